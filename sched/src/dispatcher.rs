@@ -1,6 +1,24 @@
 //! What runs now: queues by session and shape class, duty cycles, early drop.
 
+mod batches;
+mod class;
+mod correction;
+mod device;
+mod expiry;
+mod queue;
+mod rate;
+#[cfg(test)]
+mod tests;
+mod turn;
+
+pub use batches::Batch;
+
+use crate::time::nanos;
 use crate::{BatchId, ClassId, DeviceId, Instant, ModelId, Profile, RequestId, SessionId};
+use batches::Batches;
+use class::Classes;
+use device::{Behind, Device, Executing};
+use queue::{QueueIndex, Queues, Waiting};
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
@@ -69,13 +87,6 @@ pub enum DropReason {
     Removed,
 }
 
-/// The requests of an outstanding batch.
-#[derive(Clone, Debug, Default)]
-pub struct Batch {
-    pub requests: Vec<RequestId>,
-    pub items: u32,
-}
-
 /// Measured rates of a session, for `rota status`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SessionRates {
@@ -92,67 +103,332 @@ pub struct SessionRates {
 /// Calling contract: call [`Dispatcher::handle`] for everything that happened (it only records, it never decides), then
 /// [`Dispatcher::step`] once and carry out the actions in order, then step again by [`Dispatcher::next_timeout`] or after
 /// the next event. `now` never goes back.
-pub struct Dispatcher {/* private */}
+///
+/// Requests are not bound to a device before it takes them: all devices that serve a class share its queues. No device
+/// idles while a request waits that it could answer in time. Each request has exactly one fate: it is in a batch, or an
+/// [`Action::Drop`] names it, or its cancellation returned true.
+///
+/// What has arrived at a device is not taken back: a batch that is prepared is also started, even when the device
+/// overran or all its requests were cancelled meanwhile.
+///
+/// Cost: an arrival O(log of its queue) and usually an append; a turn O(queues that hold requests) and the batch.
+/// What is needed per request and batch is allocated by `new`, `add_*` and `set_profile`; a queue's buffer grows to the
+/// longest that it has been.
+#[derive(Debug)]
+pub struct Dispatcher {
+    config: Config,
+    /// By request id.
+    places: Vec<Place>,
+    sessions: Vec<Option<Session>>,
+    queues: Queues,
+    classes: Classes,
+    devices: Vec<Device>,
+    batches: Batches,
+    /// Turns of all devices so far.
+    turns: u64,
+    /// The latest time seen.
+    now: Instant,
+    /// Something was recorded since the last step.
+    recorded: bool,
+}
+
+/// Where a request is.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// Not here: its id is free.
+    Unknown,
+    Waiting {
+        queue: QueueIndex,
+        deadline: Instant,
+    },
+    InBatch,
+}
+
+#[derive(Debug)]
+struct Session {
+    config: SessionConfig,
+    /// By class id; `None` where no device serves the class.
+    queues: Vec<Option<QueueIndex>>,
+}
 
 impl Dispatcher {
     pub fn new(config: Config) -> Dispatcher {
-        let _ = config;
-        todo!()
+        Dispatcher {
+            places: vec![Place::Unknown; config.requests_max as usize],
+            sessions: (0..config.sessions_max).map(|_| None).collect(),
+            queues: Queues::new(),
+            classes: Classes::default(),
+            devices: Vec::with_capacity(config.devices_max as usize),
+            batches: Batches::new(2 * config.devices_max),
+            turns: 0,
+            now: Instant(0),
+            recorded: false,
+            config,
+        }
     }
+
+    /// # Panics
+    /// When there are `devices_max` already, or `start_lead` is longer than `prepare_lead`.
     pub fn add_device(&mut self, device: DeviceConfig) -> DeviceId {
-        let _ = device;
-        todo!()
+        assert!(self.devices.len() < self.config.devices_max as usize, "more devices than devices_max");
+        assert!(device.start_lead <= device.prepare_lead, "a batch cannot be started before it is prepared");
+        self.devices.push(Device::new(device));
+        DeviceId(self.devices.len() as u32 - 1)
     }
-    /// Lets `device` serve shape class `class` of `model`, with this profile; replaces an earlier one.
+
+    /// Lets `device` serve shape class `class` of `model`, with this profile; replaces an earlier one and forgets how
+    /// that was corrected.
+    ///
+    /// # Panics
+    /// When there is no such device.
     pub fn set_profile(&mut self, device: DeviceId, model: ModelId, class: ClassId, profile: Profile) {
-        let _ = (device, model, class, profile);
-        todo!()
+        assert!((device.0 as usize) < self.devices.len(), "a profile for device {}, which was not added", device.0);
+        self.batches.reserve(profile.max_batch().min(self.config.requests_max));
+        let index = self.classes.entry(model, class);
+        let opens = !self.classes[index].is_served();
+        self.classes[index].serve(device.0 as usize, profile);
+        if opens {
+            for id in 0..self.sessions.len() {
+                if self.sessions[id].as_ref().is_some_and(|session| session.config.model == model) {
+                    self.open_queue(SessionId(id as u32), class, index);
+                }
+            }
+        }
+        self.settle(index);
+        self.recorded = true;
     }
+
     /// No device serves `class` of `model` any more; its waiting requests are dropped at the next step.
     pub fn remove_class(&mut self, model: ModelId, class: ClassId) {
-        let _ = (model, class);
-        todo!()
+        let Some(index) = self.classes.find(model, class) else { return };
+        self.classes[index].clear();
+        for queue in std::mem::take(&mut self.classes[index].queues) {
+            let session = self.sessions[self.queues[queue].session.0 as usize].as_mut();
+            session.expect("an open queue has a session").queues[class.0 as usize] = None;
+            self.queues.close(queue);
+        }
+        self.recorded = true;
     }
+
     /// `None` when `sessions_max` are open.
     pub fn add_session(&mut self, session: SessionConfig) -> Option<SessionId> {
-        let _ = session;
-        todo!()
+        let id = SessionId(self.sessions.iter().position(Option::is_none)? as u32);
+        let classes: Vec<_> = self.classes.of(session.model).collect();
+        self.sessions[id.0 as usize] = Some(Session { config: session, queues: Vec::new() });
+        for (class, index) in classes {
+            if self.classes[index].is_served() {
+                self.open_queue(id, class, index);
+            }
+        }
+        Some(id)
     }
+
     /// Its waiting requests are dropped at the next step; batches that run go on.
     pub fn remove_session(&mut self, session: SessionId) {
-        let _ = session;
-        todo!()
+        let Some(removed) = self.sessions.get_mut(session.0 as usize).and_then(Option::take) else { return };
+        for queue in removed.queues.into_iter().flatten() {
+            self.classes[self.queues[queue].class].queues.retain(|&other| other != queue);
+            self.queues.close(queue);
+        }
+        self.recorded = true;
     }
+
+    /// Records what happened. True only for a cancelled request that was still waiting.
+    ///
+    /// A request for a session or class that is not served is dropped at the next step, and so is one with more items
+    /// than any device takes.
+    ///
+    /// # Panics
+    /// When an arriving request has no items, an id that is not below `requests_max` or that still waits or runs, or
+    /// when the finished batch is not the one that the device executes: the caller lost track.
     pub fn handle(&mut self, event: Event, now: Instant) -> bool {
-        let _ = (event, now);
-        todo!()
+        self.now = self.now.max(now);
+        match event {
+            Event::Arrived(arrival) => {
+                self.arrived(arrival);
+                self.recorded = true;
+                false
+            }
+            Event::Cancelled(request) => self.cancelled(request),
+            Event::Finished { device, batch, took } => {
+                self.finished(device.0 as usize, batch, nanos(took));
+                self.recorded = true;
+                false
+            }
+        }
     }
+
     /// Appends what must be done at `now`.
     pub fn step(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let _ = (now, actions);
-        todo!()
+        self.now = self.now.max(now);
+        self.recorded = false;
+        self.drop_removed(actions);
+        self.drop_hopeless(actions);
+        for device in 0..self.devices.len() {
+            self.resume(device, actions);
+        }
+        for device in 0..self.devices.len() {
+            self.look_ahead(device, actions);
+        }
     }
-    /// When [`Dispatcher::step`] is next due if nothing happens before.
+
+    /// When [`Dispatcher::step`] is next due if nothing happens before; at once after [`Dispatcher::handle`] recorded
+    /// something.
     pub fn next_timeout(&self) -> Option<Instant> {
-        todo!()
+        if self.recorded {
+            return Some(self.now);
+        }
+        let waits = !self.queues.busy().is_empty();
+        let devices = self.devices.iter().flat_map(|device| [device.prepare_at().filter(|_| waits), device.start_at()]);
+        // What was due and not done (nothing to prepare, or an overrun) waits for an event.
+        let due = devices.flatten().filter(|&at| at > self.now).min().unwrap_or(Instant::MAX);
+        Some(due.min(self.queues.expiry.earliest())).filter(|&at| at < Instant::MAX)
     }
-    /// An outstanding batch: prepared, or started and not finished.
+
+    /// An outstanding batch: prepared, or started and not finished (by [`Event::Finished`], so read it before that).
     pub fn batch(&self, batch: BatchId) -> &Batch {
-        let _ = batch;
-        todo!()
+        self.batches.batch(batch)
     }
+
     /// The profile as corrected by what executions took.
     pub fn profile(&self, device: DeviceId, model: ModelId, class: ClassId) -> Option<&Profile> {
-        let _ = (device, model, class);
-        todo!()
+        self.classes[self.classes.find(model, class)?].on(device.0 as usize)
     }
+
+    /// Rates over all shape classes; the target batch is the largest over classes and devices. Zero for a session that
+    /// is not open.
     pub fn rates(&self, session: SessionId, now: Instant) -> SessionRates {
-        let _ = (session, now);
-        todo!()
+        let mut rates = SessionRates::default();
+        for queue in self.queues_of(session).map(|index| &self.queues[index]) {
+            rates.offered += queue.rate.per_second(now).unwrap_or(0.0);
+            rates.queued = rates.queued.saturating_add(queue.items().try_into().unwrap_or(u32::MAX));
+            rates.target_batch = queue.targets().iter().copied().fold(rates.target_batch, u32::max);
+        }
+        rates
     }
+
     /// Waiting requests of `session`.
     pub fn waiting(&self, session: SessionId) -> u32 {
-        let _ = session;
-        todo!()
+        self.queues_of(session).map(|index| self.queues[index].requests().len() as u32).sum()
+    }
+
+    fn arrived(&mut self, Arrival { request, session, class, items, deadline }: Arrival) {
+        assert!(items > 0, "request {} has no items", request.0);
+        let place = &mut self.places[request.0 as usize];
+        assert!(matches!(place, Place::Unknown), "request {} arrived while it waits or runs", request.0);
+        let session = self.sessions.get(session.0 as usize).and_then(Option::as_ref);
+        let queue = session.and_then(|session| *session.queues.get(class.0 as usize)?).unwrap_or(Queues::REFUSED);
+        *place = Place::Waiting { queue, deadline };
+        let class = (queue != Queues::REFUSED).then(|| &self.classes[self.queues[queue].class]);
+        self.queues.push(queue, Waiting { deadline, request, items }, class, self.now);
+    }
+
+    fn cancelled(&mut self, request: RequestId) -> bool {
+        let Some(place) = self.places.get_mut(request.0 as usize) else { return false };
+        let Place::Waiting { queue, deadline } = *place else { return false };
+        *place = Place::Unknown;
+        self.queues.cancel(queue, deadline, request);
+        true
+    }
+
+    fn finished(&mut self, device: usize, id: BatchId, took: u64) {
+        self.devices[device].finish(id);
+        let (batch, made) = self.batches.close(id);
+        for request in &batch.requests {
+            self.places[request.0 as usize] = Place::Unknown;
+        }
+        if self.classes[made.class].observe(device, batch.items, took) {
+            self.settle(made.class);
+        }
+        if let Some(Behind { batch, .. }) = self.devices[device].behind.take_if(|behind| behind.started) {
+            self.execute(device, batch);
+        }
+    }
+
+    /// `batch` begins to execute now.
+    fn execute(&mut self, device: usize, batch: BatchId) {
+        let ends = Instant(self.now.0.saturating_add(self.batches.latency(batch)));
+        self.devices[device].executing = Some(Executing { batch, ends });
+    }
+
+    fn drop_removed(&mut self, actions: &mut Vec<Action>) {
+        let places = &mut self.places;
+        while self.queues.take_closed(|waiting| {
+            places[waiting.request.0 as usize] = Place::Unknown;
+            actions.push(Action::Drop { request: waiting.request, reason: DropReason::Removed });
+        }) {}
+    }
+
+    fn drop_hopeless(&mut self, actions: &mut Vec<Action>) {
+        let (now, places) = (self.now, &mut self.places);
+        while let Some(index) = self.queues.expiry.due(now) {
+            let class = &self.classes[self.queues[index].class];
+            self.queues.take_hopeless(index, class, now, |waiting| {
+                places[waiting.request.0 as usize] = Place::Unknown;
+                actions.push(Action::Drop { request: waiting.request, reason: DropReason::Hopeless });
+            });
+        }
+    }
+
+    /// Starts the prepared batch of a device that is free, or gives an idle one its turn.
+    fn resume(&mut self, device: usize, actions: &mut Vec<Action>) {
+        let state = &mut self.devices[device];
+        if state.executing.is_some() {
+            return;
+        }
+        let id = DeviceId(device as u32);
+        let batch = if let Some(behind) = state.behind.take() {
+            behind.batch
+        } else {
+            let Some(batch) = self.turn(device, self.now, actions) else { return };
+            actions.push(Action::Prepare { device: id, batch });
+            batch
+        };
+        actions.push(Action::Start { device: id, batch });
+        self.execute(device, batch);
+    }
+
+    /// Prepares, and starts, what comes behind the batch that executes.
+    fn look_ahead(&mut self, device: usize, actions: &mut Vec<Action>) {
+        let (now, id) = (self.now, DeviceId(device as u32));
+        let state = &self.devices[device];
+        let Some(executing) = state.executing else { return };
+        if state.may(state.prepare_at(), now)
+            && let Some(batch) = self.turn(device, executing.ends, actions)
+        {
+            actions.push(Action::Prepare { device: id, batch });
+            self.devices[device].behind = Some(Behind { batch, started: false });
+        }
+        let state = &mut self.devices[device];
+        if state.may(state.start_at(), now)
+            && let Some(behind) = &mut state.behind
+        {
+            behind.started = true;
+            actions.push(Action::Start { device: id, batch: behind.batch });
+        }
+    }
+
+    fn open_queue(&mut self, id: SessionId, class: ClassId, index: class::ClassIndex) {
+        let session = self.sessions[id.0 as usize].as_mut().expect("queues are opened for open sessions");
+        let queue = self.queues.open(id, index, nanos(session.config.slo), self.now);
+        let by_class = &mut session.queues;
+        by_class.resize(by_class.len().max(class.0 as usize + 1), None);
+        by_class[class.0 as usize] = Some(queue);
+        self.classes[index].queues.push(queue);
+        self.queues[queue].aim(&self.classes[index], self.now);
+    }
+
+    /// Brings the queues of a class up to date after its latencies changed.
+    fn settle(&mut self, index: class::ClassIndex) {
+        let class = &self.classes[index];
+        for &queue in &class.queues {
+            self.queues[queue].aim(class, self.now);
+            self.queues.settle(queue, class);
+        }
+    }
+
+    fn queues_of(&self, session: SessionId) -> impl Iterator<Item = QueueIndex> + '_ {
+        let session = self.sessions.get(session.0 as usize).and_then(Option::as_ref);
+        session.into_iter().flat_map(|session| session.queues.iter().copied().flatten())
     }
 }

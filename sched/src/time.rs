@@ -32,6 +32,7 @@ impl Sub<Duration> for Instant {
     }
 }
 
-fn nanos(d: Duration) -> u64 {
+/// Whole nanoseconds, saturating after 584 years.
+pub(crate) fn nanos(d: Duration) -> u64 {
     u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }

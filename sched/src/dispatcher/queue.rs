@@ -1,0 +1,372 @@
+//! Requests that wait: one queue per session and shape class, and all of them together.
+
+use super::class::{Class, ClassIndex};
+use super::expiry::Expiry;
+use super::rate::Rate;
+use crate::{Instant, Profile, RequestId, SessionId};
+use std::collections::VecDeque;
+use std::ops::{Index, IndexMut, Range};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QueueIndex(pub u32);
+
+/// A request that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub deadline: Instant,
+    pub request: RequestId,
+    pub items: u32,
+}
+
+/// Requests of one session and shape class, earliest deadline first.
+///
+/// A push searches in O(log n) and nearly always appends; a batch leaves from the front in O(batch); a cancelled request
+/// is found in O(log n). The buffer doubles up to the longest queue seen and is kept: it is not sized for `requests_max`
+/// at start, since any one queue may hold all requests and all together no more.
+#[derive(Debug)]
+pub struct Queue {
+    /// Sorted by (deadline, request).
+    waiting: VecDeque<Waiting>,
+    /// Sum over `waiting`.
+    items: u64,
+    /// No request that waits has more items; exact only while all have as many.
+    largest: u32,
+    pub session: SessionId,
+    pub class: ClassIndex,
+    /// The session's SLO, nanoseconds.
+    slo: u64,
+    pub rate: Rate,
+    /// By device: the batch size that its duty cycle aims at; 0 where it does not serve the class.
+    targets: Vec<u32>,
+    /// When it last had a turn, or became non-empty after that.
+    pub since: Instant,
+    /// The turn in which it had nothing that the device could run.
+    pub passed: u64,
+    /// Place in [`Queues::busy`] while not empty.
+    busy_at: usize,
+}
+
+/// What a batch would take: `waiting[first..first + count]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    pub first: usize,
+    pub count: usize,
+    /// Items of these requests.
+    pub items: u32,
+    /// Batch size by which the requests before `first` were judged and refused.
+    pub size: u32,
+}
+
+impl Queue {
+    fn new(session: SessionId, class: ClassIndex, slo: u64, now: Instant) -> Queue {
+        Queue {
+            waiting: VecDeque::with_capacity(CAPACITY_AT_FIRST),
+            items: 0,
+            largest: 0,
+            session,
+            class,
+            slo,
+            rate: Rate::new(now),
+            targets: Vec::new(),
+            since: now,
+            passed: 0,
+            busy_at: NOT_BUSY,
+        }
+    }
+
+    /// Where a request is, or would be put.
+    fn find(&self, deadline: Instant, request: RequestId) -> Result<usize, usize> {
+        match self.waiting.back() {
+            Some(last) if (last.deadline, last.request) >= (deadline, request) => {
+                self.waiting.binary_search_by_key(&(deadline, request), |w| (w.deadline, w.request))
+            }
+            _ => Err(self.waiting.len()),
+        }
+    }
+
+    /// Removes those of the first `range.end` requests that `keep` refuses or that lie in `range`, in order.
+    fn remove(&mut self, range: Range<usize>, mut keep: impl FnMut(&Waiting) -> bool) {
+        let mut kept = 0;
+        for index in 0..range.end {
+            let waiting = self.waiting[index];
+            if index < range.start && keep(&waiting) {
+                self.waiting[kept] = waiting;
+                kept += 1;
+            } else {
+                self.items -= u64::from(waiting.items);
+            }
+        }
+        self.waiting.drain(kept..range.end);
+    }
+
+    /// Sets the batch sizes to aim at from the measured rate r: the largest b that a request survives which just missed
+    /// a batch (2ℓ(b) ≤ SLO), unless the rate is too low to fill it in time; then the largest with b/r + ℓ(b) ≤ SLO, at
+    /// least 1. While no rate is known it is taken to be high.
+    pub fn aim(&mut self, class: &Class, now: Instant) {
+        let rate = self.rate.per_second(now);
+        self.targets.clear();
+        let profiles = class.served.iter().map(|served| served.as_ref().map(|served| &served.corrected));
+        self.targets.extend(profiles.map(|profile| profile.map_or(0, |profile| target(profile, self.slo, rate))));
+    }
+
+    /// Chooses a batch for a device that can start at `start`: the early-drop window.
+    ///
+    /// Window size w: the target, or what waits if that is less. A head that would miss start + ℓ(w) is refused, to save
+    /// the batch behind it, and w shrinks when too little is left. Since deadlines ascend and w only shrinks, nobody
+    /// after the first who makes it is refused: the batch is a contiguous run.
+    ///
+    /// The batch grows past w while the earliest deadline in it holds and it ends by `others`. A request with more items
+    /// than the device can take is passed over; where the window refuses everybody, the first who could run alone does.
+    pub fn window(&self, profile: &Profile, device: usize, start: Instant, others: Instant) -> Option<Window> {
+        let max_batch = u64::from(profile.max_batch());
+        let ends = |items: u64| match profile.nanos(items as u32) {
+            Some(latency) if items <= max_batch => start.0.saturating_add(latency),
+            _ => u64::MAX,
+        };
+        let target = u64::from(self.targets[device]);
+        let mut left = self.items;
+        let mut size = 0;
+        let windowed = self.waiting.iter().position(|head| {
+            let items = u64::from(head.items);
+            size = target.min(left).max(items).min(max_batch);
+            left -= items;
+            items <= max_batch && ends(size) <= head.deadline.0
+        });
+        let first = windowed.or_else(|| {
+            let alone = self.waiting.iter().position(|head| ends(u64::from(head.items)) <= head.deadline.0)?;
+            size = u64::from(self.waiting[alone].items);
+            Some(alone)
+        })?;
+        let free = self.waiting[first].deadline.0.min(others.0);
+        let (mut items, mut count) = (0, 0);
+        for waiting in self.waiting.range(first..) {
+            let grown = items + u64::from(waiting.items);
+            if grown > max_batch || (grown > size && ends(grown) > free) {
+                break;
+            }
+            (items, count) = (grown, count + 1);
+        }
+        Some(Window { first, count, items: items as u32, size: size as u32 })
+    }
+
+    /// The first moment at which a request that waits has become hopeless on every device that serves `class`.
+    ///
+    /// Looks only at requests that may be the first: one when all have as many items.
+    fn hopeless_at(&self, class: &Class) -> Instant {
+        let mut earliest = Instant::MAX;
+        for waiting in &self.waiting {
+            if class.hopeless_at(waiting.deadline, self.largest) >= earliest {
+                break;
+            }
+            earliest = earliest.min(class.hopeless_at(waiting.deadline, waiting.items));
+        }
+        earliest
+    }
+
+    pub fn head(&self) -> Option<&Waiting> {
+        self.waiting.front()
+    }
+
+    pub fn requests(&self) -> &VecDeque<Waiting> {
+        &self.waiting
+    }
+
+    /// Items that wait.
+    pub fn items(&self) -> u64 {
+        self.items
+    }
+
+    pub fn target(&self, device: usize) -> u32 {
+        self.targets[device]
+    }
+
+    pub fn targets(&self) -> &[u32] {
+        &self.targets
+    }
+}
+
+/// All queues, which of them hold requests, and when the next request becomes hopeless.
+///
+/// A queue's index is reused after it was freed. Index 0 is [`Queues::REFUSED`].
+#[derive(Debug)]
+pub struct Queues {
+    slots: Vec<Queue>,
+    free: Vec<QueueIndex>,
+    /// Queues that hold requests and may have turns, in no meaningful order.
+    busy: Vec<QueueIndex>,
+    /// Queues without a session or class any more; their requests are to be dropped.
+    closed: Vec<QueueIndex>,
+    pub expiry: Expiry,
+}
+
+impl Queues {
+    /// Requests for a session or class that is not served wait here for the next step, which drops them.
+    pub const REFUSED: QueueIndex = QueueIndex(0);
+
+    pub fn new() -> Queues {
+        let refused = Queue::new(SessionId(u32::MAX), ClassIndex(u32::MAX), 0, Instant(0));
+        let mut expiry = Expiry::default();
+        expiry.reserve(1);
+        Queues { slots: vec![refused], free: Vec::new(), busy: Vec::new(), closed: Vec::new(), expiry }
+    }
+
+    pub fn open(&mut self, session: SessionId, class: ClassIndex, slo: u64, now: Instant) -> QueueIndex {
+        let queue = Queue::new(session, class, slo, now);
+        let index = self.free.pop().unwrap_or(QueueIndex(self.slots.len() as u32));
+        if index.0 as usize == self.slots.len() {
+            self.slots.push(queue);
+        } else {
+            self[index] = queue;
+        }
+        self.expiry.reserve(self.slots.len());
+        let queues = self.slots.len();
+        self.busy.reserve(queues - self.busy.len());
+        index
+    }
+
+    /// No more turns: its requests leave by [`Queues::take_closed`].
+    pub fn close(&mut self, index: QueueIndex) {
+        self.rest(index);
+        self.expiry.set(index, Instant::MAX);
+        self.closed.push(index);
+    }
+
+    /// Empties one closed queue, or the one of refused requests, into `drop`; false when there was none.
+    pub fn take_closed(&mut self, drop: impl FnMut(&Waiting)) -> bool {
+        let index = self.closed.pop().unwrap_or(Queues::REFUSED);
+        let queue = &mut self[index];
+        let any = !queue.waiting.is_empty();
+        queue.waiting.iter().for_each(drop);
+        queue.waiting.clear();
+        queue.items = 0;
+        if index != Queues::REFUSED {
+            self.free.push(index);
+        }
+        any || index != Queues::REFUSED
+    }
+
+    /// `class` is the queue's; `None` for [`Queues::REFUSED`].
+    pub fn push(&mut self, index: QueueIndex, waiting: Waiting, class: Option<&Class>, now: Instant) {
+        let busy = self.busy.len();
+        let queue = &mut self[index];
+        let was_empty = queue.waiting.is_empty();
+        let place = queue.find(waiting.deadline, waiting.request).unwrap_or_else(|place| place);
+        queue.waiting.insert(place, waiting);
+        queue.items += u64::from(waiting.items);
+        let Some(class) = class else { return };
+        if queue.rate.count(waiting.items, now) {
+            queue.aim(class, now);
+        }
+        let hopeless_at = class.hopeless_at(waiting.deadline, waiting.items);
+        if was_empty {
+            (queue.largest, queue.since, queue.busy_at) = (waiting.items, now, busy);
+            self.busy.push(index);
+            self.expiry.set(index, hopeless_at);
+        } else {
+            queue.largest = queue.largest.max(waiting.items);
+            if hopeless_at < self.expiry.of(index) {
+                self.expiry.set(index, hopeless_at);
+            }
+        }
+    }
+
+    /// Takes out a request that waits there.
+    pub fn cancel(&mut self, index: QueueIndex, deadline: Instant, request: RequestId) {
+        let queue = &mut self[index];
+        let place = queue.find(deadline, request).expect("a place says waiting only while the queue holds the request");
+        let removed = queue.waiting.remove(place).expect("found there");
+        queue.items -= u64::from(removed.items);
+        // The expiry may now be too early: the step at it finds nothing and sets it right.
+        if queue.waiting.is_empty() {
+            self.rest(index);
+            self.expiry.set(index, Instant::MAX);
+        }
+    }
+
+    /// Removes the requests of `window`, and those before it that `keep` refuses.
+    pub fn take(&mut self, index: QueueIndex, window: Window, class: &Class, keep: impl FnMut(&Waiting) -> bool) {
+        self[index].remove(window.first..window.first + window.count, keep);
+        self.settle(index, class);
+    }
+
+    /// Removes requests that are hopeless at `now`, into `drop`.
+    pub fn take_hopeless(&mut self, index: QueueIndex, class: &Class, now: Instant, mut drop: impl FnMut(&Waiting)) {
+        let queue = &mut self[index];
+        let suspects = queue.waiting.partition_point(|w| class.hopeless_at(w.deadline, queue.largest) <= now);
+        queue.remove(suspects..suspects, |waiting| {
+            let keep = class.hopeless_at(waiting.deadline, waiting.items) > now;
+            if !keep {
+                drop(waiting);
+            }
+            keep
+        });
+        // Else one request that no device could take would go on making every scan a whole one.
+        if class.least(queue.largest).is_none() {
+            queue.largest = queue.waiting.iter().map(|waiting| waiting.items).max().unwrap_or(0);
+        }
+        self.settle(index, class);
+    }
+
+    /// Brings expiry and the busy list up to date after removals or a change of the class's latencies.
+    pub fn settle(&mut self, index: QueueIndex, class: &Class) {
+        let queue = &self[index];
+        let hopeless_at = queue.hopeless_at(class);
+        if queue.waiting.is_empty() {
+            self.rest(index);
+        }
+        self.expiry.set(index, hopeless_at);
+    }
+
+    /// Queues that hold requests and may have turns.
+    pub fn busy(&self) -> &[QueueIndex] {
+        &self.busy
+    }
+
+    fn rest(&mut self, index: QueueIndex) {
+        let place = std::mem::replace(&mut self[index].busy_at, NOT_BUSY);
+        if place == NOT_BUSY {
+            return;
+        }
+        self.busy.swap_remove(place);
+        if let Some(&moved) = self.busy.get(place) {
+            self[moved].busy_at = place;
+        }
+    }
+}
+
+impl Index<QueueIndex> for Queues {
+    type Output = Queue;
+    fn index(&self, index: QueueIndex) -> &Queue {
+        &self.slots[index.0 as usize]
+    }
+}
+
+impl IndexMut<QueueIndex> for Queues {
+    fn index_mut(&mut self, index: QueueIndex) -> &mut Queue {
+        &mut self.slots[index.0 as usize]
+    }
+}
+
+/// Batch size to aim at on a device with this profile; see [`Queue::aim`].
+fn target(profile: &Profile, slo: u64, rate: Option<f64>) -> u32 {
+    let saturated = profile.largest_within(std::time::Duration::from_nanos(slo / 2));
+    let Some(rate) = rate else { return saturated.max(1) };
+    let fills = |batch: u32| {
+        let latency = profile.nanos(batch).expect("within the profile") as f64;
+        f64::from(batch) * 1e9 / rate + latency <= slo as f64
+    };
+    // b/r + ℓ(b) ascends with b.
+    let (mut fit, mut miss) = (0, saturated + 1);
+    while miss - fit > 1 {
+        let middle = fit + (miss - fit) / 2;
+        if fills(middle) {
+            fit = middle;
+        } else {
+            miss = middle;
+        }
+    }
+    fit.max(1)
+}
+
+const CAPACITY_AT_FIRST: usize = 64;
+const NOT_BUSY: usize = usize::MAX;

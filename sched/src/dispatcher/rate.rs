@@ -1,0 +1,105 @@
+//! Measured rate of one queue, in the caller's time.
+
+use crate::Instant;
+
+/// Items per second, averaged over intervals with weights that fall by an eighth per interval: it follows a change
+/// within about a second.
+///
+/// Only sums, products and quotients, so that two hosts get the same bits (an exponential would depend on their libm).
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// Mean over past intervals, items per interval.
+    mean: f64,
+    /// Items in the current interval.
+    items: u64,
+    interval_ends: Instant,
+    /// Intervals that `mean` covers, up to [`MEMORY`].
+    intervals: u32,
+}
+
+impl Rate {
+    pub fn new(now: Instant) -> Rate {
+        Rate { mean: 0.0, items: 0, interval_ends: Instant(now.0.saturating_add(INTERVAL)), intervals: 0 }
+    }
+
+    /// Counts items that arrive. True when an interval ended, so that what was derived from the rate is stale.
+    pub fn count(&mut self, items: u32, now: Instant) -> bool {
+        let ended = now >= self.interval_ends;
+        if ended {
+            self.roll(now);
+        }
+        self.items += u64::from(items);
+        ended
+    }
+
+    /// Items per second; `None` before the first interval has ended.
+    pub fn per_second(&self, now: Instant) -> Option<f64> {
+        let mut rolled = *self;
+        if now >= rolled.interval_ends {
+            rolled.roll(now);
+        }
+        (rolled.intervals > 0).then(|| rolled.mean * (NANOS_PER_SECOND / INTERVAL as f64))
+    }
+
+    fn roll(&mut self, now: Instant) {
+        let ended = 1 + (now.0 - self.interval_ends.0) / INTERVAL;
+        for _ in 0..ended.min(FORGOTTEN) {
+            self.intervals = (self.intervals + 1).min(MEMORY);
+            self.mean += (self.items as f64 - self.mean) / f64::from(self.intervals);
+            self.items = 0;
+        }
+        if ended > FORGOTTEN {
+            self.mean = 0.0;
+        }
+        self.interval_ends = Instant(self.interval_ends.0.saturating_add(ended.saturating_mul(INTERVAL)));
+    }
+}
+
+const INTERVAL: u64 = 100_000_000;
+const NANOS_PER_SECOND: f64 = 1e9;
+/// While fewer intervals have passed they weigh the same, so that a new session's rate is right from the first.
+const MEMORY: u32 = 8;
+/// After this many silent intervals nothing is left of a rate ((7/8)^128 < 1e-7); bounds the work of one roll.
+const FORGOTTEN: u64 = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant(millis * 1_000_000)
+    }
+
+    #[test]
+    fn steady_arrivals_give_their_rate() {
+        let mut rate = Rate::new(at(0));
+        assert_eq!(rate.per_second(at(99)), None);
+        for millis in 0..2000 {
+            rate.count(3, at(millis));
+        }
+        let measured = rate.per_second(at(2000)).expect("20 intervals have ended");
+        assert!((measured - 3000.0).abs() < 1e-6, "{measured}");
+    }
+
+    #[test]
+    fn a_change_is_followed_within_a_second_and_silence_forgets() {
+        let mut rate = Rate::new(at(0));
+        (0..2000).for_each(|millis| _ = rate.count(1, at(millis)));
+        (2000..3000).for_each(|millis| _ = rate.count(5, at(millis)));
+        let measured = rate.per_second(at(3000)).expect("intervals have ended");
+        assert!(measured > 3500.0 && measured < 5000.0, "{measured}");
+        assert!(rate.per_second(at(5000)).expect("intervals have ended") < measured / 8.0);
+        assert_eq!(rate.per_second(at(3_600_000)), Some(0.0));
+    }
+
+    #[test]
+    fn reading_changes_nothing_and_the_end_of_time_is_survived() {
+        let mut rate = Rate::new(at(0));
+        assert!(!rate.count(7, at(50)));
+        rate.per_second(at(500));
+        assert!(rate.count(7, at(100)));
+        assert_eq!(rate.per_second(at(100)), Some(70.0));
+        assert!(rate.count(1, Instant::MAX));
+        assert!(rate.per_second(Instant::MAX).is_some());
+    }
+}
