@@ -213,3 +213,74 @@ pub enum DType {
     F32 = 12,
     F64 = 13,
 }
+
+impl DType {
+    /// In the order of their codes.
+    pub const ALL: [DType; 13] = [
+        DType::Bool,
+        DType::U8,
+        DType::I8,
+        DType::U16,
+        DType::I16,
+        DType::U32,
+        DType::I32,
+        DType::U64,
+        DType::I64,
+        DType::F16,
+        DType::Bf16,
+        DType::F32,
+        DType::F64,
+    ];
+
+    /// The element type with this code; `None` when there is none.
+    pub fn from_code(code: u8) -> Option<DType> {
+        DType::ALL.into_iter().find(|dtype| *dtype as u8 == code)
+    }
+
+    /// Bytes of one element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            DType::Bool | DType::U8 | DType::I8 => 1,
+            DType::U16 | DType::I16 | DType::F16 | DType::Bf16 => 2,
+            DType::U32 | DType::I32 | DType::F32 => 4,
+            DType::U64 | DType::I64 | DType::F64 => 8,
+        }
+    }
+}
+
+impl Status {
+    /// The status with this code; `None` when there is none.
+    pub fn from_code(code: u8) -> Option<Status> {
+        [Status::Ok, Status::Dropped, Status::Late, Status::Cancelled, Status::Failed]
+            .into_iter()
+            .find(|status| *status as u8 == code)
+    }
+}
+
+impl Reason {
+    /// The reason with this code; `None` when there is none.
+    pub fn from_code(code: u8) -> Option<Reason> {
+        [
+            Reason::None,
+            Reason::Hopeless,
+            Reason::Draining,
+            Reason::Overload,
+            Reason::BadDescriptor,
+            Reason::BadSlot,
+            Reason::BadBlock,
+            Reason::BadSpan,
+            Reason::UnknownSession,
+            Reason::WrongTensor,
+            Reason::WrongDtype,
+            Reason::WrongShape,
+            Reason::TooManyItems,
+            Reason::OutputTooSmall,
+            Reason::Engine,
+            Reason::DeviceLost,
+            Reason::Unloaded,
+            Reason::TooManyShapes,
+        ]
+        .into_iter()
+        .find(|reason| *reason as u8 == code)
+    }
+}

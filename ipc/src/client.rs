@@ -1,0 +1,526 @@
+//! The client library: connect, open sessions, ask.
+//!
+//! ```no_run
+//! use rota_ipc::{Client, client::Open};
+//! # fn main() -> Result<(), rota_ipc::client::Error> {
+//! let mut client = Client::connect_default()?;
+//! let session = client.open("digits", Open::default())?;
+//! let mut request = client.request(&session)?;
+//! request.input::<f32>("image", &[1, 1, 28, 28])?.fill(0.5);
+//! let answer = client.infer(request)?;
+//! println!("{:?}", answer.output::<f32>(0)?.data);
+//! # Ok(())
+//! # }
+//! ```
+
+mod arena;
+mod control;
+mod error;
+mod link;
+mod request;
+mod session;
+
+pub use control::{Control, default_socket_path};
+pub use error::Error;
+pub use request::{Answer, Deadline, Element, Key, Request, Ticket, Timing, View};
+pub use session::{Open, Session};
+
+use crate::control::{ModelInfo, Reply, Request as Question};
+use crate::region::submission_entries;
+use crate::wire::{Completion, Reason, Status, Submission, VERSION};
+use link::Link;
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A connection to the daemon on this host.
+///
+/// It belongs to one thread at a time; threads that ask at the same time connect each for themselves. Requests in flight are
+/// found by their slot; submitting, taking an answer and cancelling are O(1), and none of them allocates or locks when
+/// the request was used before. Only `wait`, `infer` and the control calls block.
+#[derive(Debug)]
+pub struct Client {
+    path: PathBuf,
+    options: ClientOptions,
+    control: Control,
+    link: Link,
+    /// By [`Session::index`]; `None` once closed.
+    sessions: Vec<Option<OpenSession>>,
+    /// By request slot.
+    in_flight: Vec<Option<InFlight>>,
+    /// Slots that no request in flight holds.
+    free_slots: Vec<u32>,
+    /// Answers that were read from the ring and not yet taken; with those in flight at most as many as there are slots.
+    ready: VecDeque<Answer>,
+    next_number: u64,
+    /// When the peer was last seen alive.
+    peer_checked: Instant,
+    /// Why the connection is of no further use.
+    ended: Option<String>,
+    /// One thread at a time: leaves room for unsynchronised state.
+    not_sync: PhantomData<Cell<()>>,
+}
+
+/// What a client asks for when it connects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientOptions {
+    /// Requests in flight at most; a power of two, [`crate::wire::SLOTS_MIN`]..=[`crate::wire::SLOTS_MAX`].
+    pub slots: u32,
+    /// Shared memory for all tensors of requests that exist at one time.
+    pub arena_bytes: u64,
+    /// How long `wait` polls before it sleeps: waking a sleeper costs about this much.
+    pub spin: Duration,
+    /// Name of this program in `rota status`.
+    pub name: String,
+    /// How long the daemon may take to answer control calls that load nothing.
+    pub timeout: Duration,
+}
+
+impl Default for ClientOptions {
+    fn default() -> ClientOptions {
+        let program = std::env::current_exe().ok();
+        let name = program.as_deref().and_then(Path::file_name).map_or("client".into(), |name| name.to_string_lossy());
+        ClientOptions {
+            slots: 64,
+            arena_bytes: 64 << 20,
+            spin: Duration::from_micros(20),
+            name: name.into_owned(),
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct OpenSession {
+    /// The daemon's number for it on this connection.
+    id: u32,
+    open: Open,
+    model: Arc<ModelInfo>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    number: u64,
+    cancelled: bool,
+    request: Request,
+}
+
+/// A request that was not submitted, and why. As an [`Error`] it forgets the request.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Rejected {
+    pub request: Request,
+    pub error: Error,
+}
+
+impl From<Box<Rejected>> for Error {
+    fn from(rejected: Box<Rejected>) -> Error {
+        rejected.error
+    }
+}
+
+impl Client {
+    /// Connects to [`default_socket_path`] with default options.
+    pub fn connect_default() -> Result<Client, Error> {
+        Client::connect(default_socket_path(), ClientOptions::default())
+    }
+
+    /// Fails with [`Error::NoDaemon`] or [`Error::Permission`] when the socket can't be reached, and with
+    /// [`Error::Refused`] when the daemon speaks another version or grants less than was asked for.
+    pub fn connect(path: impl AsRef<Path>, options: ClientOptions) -> Result<Client, Error> {
+        let path = path.as_ref().to_path_buf();
+        let (control, link) = hello(&path, &options)?;
+        let slots = link.slots();
+        Ok(Client {
+            path,
+            options,
+            control,
+            link,
+            sessions: Vec::new(),
+            in_flight: (0..slots).map(|_| None).collect(),
+            free_slots: (0..slots).rev().collect(),
+            ready: VecDeque::with_capacity(slots as usize),
+            next_number: 0,
+            peer_checked: Instant::now(),
+            ended: None,
+            not_sync: PhantomData,
+        })
+    }
+
+    /// A new connection to the same daemon, or to its successor, with the same sessions. Requests in flight are lost;
+    /// those that are not in flight belong to the old arena and can't be submitted any more. Answers that were read
+    /// before can still be taken. After an error the client is as it was.
+    pub fn reconnect(&mut self) -> Result<(), Error> {
+        let (mut control, link) = hello(&self.path, &self.options)?;
+        let mut ids = Vec::with_capacity(self.sessions.len());
+        for session in &self.sessions {
+            let Some(OpenSession { open, model, .. }) = session else {
+                ids.push(None);
+                continue;
+            };
+            let (id, _, now) = open_session(&mut control, &model.name, *open)?;
+            if (&now.inputs, &now.outputs) != (&model.inputs, &model.outputs) {
+                return Err(Error::ModelChanged { model: model.name.clone() });
+            }
+            ids.push(Some(id));
+        }
+        for (session, id) in self.sessions.iter_mut().zip(ids) {
+            if let (Some(session), Some(id)) = (session, id) {
+                session.id = id;
+            }
+        }
+        self.link.arena().retire();
+        let slots = link.slots();
+        (self.control, self.link) = (control, link);
+        self.in_flight = (0..slots).map(|_| None).collect();
+        self.free_slots = (0..slots).rev().collect();
+        (self.peer_checked, self.ended) = (Instant::now(), None);
+        Ok(())
+    }
+
+    /// Opens a session: a model under an SLO.
+    pub fn open(&mut self, model: &str, open: Open) -> Result<Session, Error> {
+        let (id, slo, model) = open_session(&mut self.control, model, open)?;
+        let model = Arc::new(model);
+        let index = self.sessions.len();
+        self.sessions.push(Some(OpenSession { id, open, model: model.clone() }));
+        Ok(Session { index, model, slo })
+    }
+
+    /// Closes a session; its requests in flight are still answered.
+    pub fn close(&mut self, session: Session) -> Result<(), Error> {
+        let id = self.session_id(&session)?;
+        match self.control.ask(&Question::Close { session: id }, Some(self.control.timeout()))? {
+            Reply::Done {} => {
+                self.sessions[session.index] = None;
+                Ok(())
+            }
+            other => Err(control::unexpected(&other)),
+        }
+    }
+
+    /// The control connection, for questions that need no shared memory.
+    pub fn control(&mut self) -> &mut Control {
+        &mut self.control
+    }
+
+    /// A new request, without inputs yet.
+    pub fn request(&self, session: &Session) -> Result<Request, Error> {
+        self.session_id(session)?;
+        Ok(Request::new(session.clone(), self.link.arena().clone()))
+    }
+
+    /// Hands a request to the daemon. Its buffers come back with the answer.
+    ///
+    /// Fails, and gives the request back, when it is not complete, when all slots are taken, or when the connection has ended.
+    pub fn submit(&mut self, request: Request) -> Result<Ticket, Box<Rejected>> {
+        let mut request = request;
+        match self.place(&mut request) {
+            Ok(ticket) => {
+                let entry = InFlight { number: ticket.number, cancelled: false, request };
+                self.in_flight[ticket.slot as usize] = Some(entry);
+                self.link.publish();
+                Ok(ticket)
+            }
+            Err(error) => Err(Box::new(Rejected { request, error })),
+        }
+    }
+
+    /// Asks the daemon to drop a request. It is answered all the same, `cancelled` unless it was too late for that. False: it
+    /// was answered, or cancelled, before.
+    pub fn cancel(&mut self, ticket: Ticket) -> Result<bool, Error> {
+        self.check_open()?;
+        let place = ticket.slot as usize;
+        let flies = self.in_flight.get(place).and_then(Option::as_ref);
+        if flies.is_none_or(|entry| entry.number != ticket.number || entry.cancelled) {
+            return Ok(false);
+        }
+        let submission =
+            Submission { op: crate::wire::OP_CANCEL, slot: ticket.slot, tag: ticket.number, ..Submission::default() };
+        self.push(&submission)?;
+        if let Some(entry) = &mut self.in_flight[place] {
+            entry.cancelled = true;
+        }
+        self.link.publish();
+        Ok(true)
+    }
+
+    /// The next answer, if one is there. Never blocks.
+    pub fn poll(&mut self) -> Result<Option<Answer>, Error> {
+        self.read_completions()?;
+        let answer = self.ready.pop_front();
+        if answer.is_none() && (self.ended.is_some() || self.peer_checked.elapsed() >= PEER_CHECK_EVERY) {
+            self.check_peer()?;
+        }
+        Ok(answer)
+    }
+
+    /// The next answer; `None` when none came within `timeout`, or when nothing is in flight.
+    pub fn wait(&mut self, timeout: Duration) -> Result<Option<Answer>, Error> {
+        self.wait_until(deadline(timeout), |client| match client.ready.pop_front() {
+            None if client.in_flight_count() == 0 => Some(None),
+            answer => answer.map(Some),
+        })
+        .map(Option::flatten)
+    }
+
+    /// This request's answer; `None` when it did not come within `timeout`, or was taken before. Other answers stay to be taken.
+    pub fn wait_for(&mut self, ticket: Ticket, timeout: Duration) -> Result<Option<Answer>, Error> {
+        self.wait_until(deadline(timeout), |client| {
+            if let Some(place) = client.ready.iter().position(|answer| answer.ticket == ticket) {
+                return Some(client.ready.remove(place));
+            }
+            let flies = client.in_flight.get(ticket.slot as usize).and_then(Option::as_ref);
+            (flies.is_none_or(|entry| entry.number != ticket.number)).then_some(None)
+        })
+        .map(Option::flatten)
+    }
+
+    /// Submits and waits for the answer, however long it takes: the daemon answers every request or ends.
+    pub fn infer(&mut self, request: Request) -> Result<Answer, Error> {
+        let ticket = self.submit(request)?;
+        loop {
+            if let Some(answer) = self.wait_for(ticket, Duration::from_secs(3600))? {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Requests that were submitted and whose answer has not come.
+    pub fn in_flight_count(&self) -> usize {
+        self.in_flight.len() - self.free_slots.len()
+    }
+
+    /// Prepares for sleep on the descriptor of [`Client::as_fd`], which turns readable when an answer comes or the daemon dies.
+    /// False: do not sleep, [`Client::poll`] has something. The next `poll` or `wait` ends the preparation.
+    pub fn arm(&mut self) -> Result<bool, Error> {
+        self.check_peer()?;
+        Ok(self.ready.is_empty() && self.link.arm()?)
+    }
+
+    /// Checks the request, writes its block and its descriptor.
+    fn place(&mut self, request: &mut Request) -> Result<Ticket, Error> {
+        self.check_open()?;
+        if !Arc::ptr_eq(&request.arena, self.link.arena()) {
+            return Err(Error::Foreign { what: "the request" });
+        }
+        let session = self.session_id(&request.session)?;
+        let full = self.ready.len() + self.in_flight_count() >= self.in_flight.len();
+        let Some(slot) = self.free_slots.last().copied().filter(|_| !full) else {
+            return Err(Error::SlotsFull { slots: self.link.slots() });
+        };
+        let items = request.items()?;
+        request.default_outputs(items)?;
+        let block_bytes = self.link.write_block(slot, request, session, items)?;
+        let submission = Submission {
+            op: crate::wire::OP_INFER,
+            slot,
+            block_bytes,
+            tag: self.next_number,
+            deadline_ns: link::deadline_ns(request.deadline),
+            ..Submission::default()
+        };
+        self.push(&submission)?;
+        self.free_slots.pop();
+        let ticket = Ticket { slot, number: self.next_number };
+        self.next_number += 1;
+        Ok(ticket)
+    }
+
+    fn push(&mut self, submission: &Submission) -> Result<(), Error> {
+        match self.link.push(submission) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::RingFull { entries: submission_entries(self.link.slots()) }),
+            Err(poisoned) => Err(Error::Protocol(self.end_with(poisoned.to_string()))),
+        }
+    }
+
+    fn wait_until<T>(
+        &mut self,
+        deadline: Instant,
+        mut ready: impl FnMut(&mut Client) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
+        let spin_until = deadline.min(Instant::now() + self.options.spin);
+        loop {
+            for _ in 0..SPINS_PER_CLOCK {
+                self.read_completions()?;
+                if let Some(result) = ready(self) {
+                    return Ok(Some(result));
+                }
+                std::hint::spin_loop();
+            }
+            self.check_open()?;
+            if Instant::now() >= spin_until {
+                break;
+            }
+        }
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            let woken = self.link.sleep(left.min(PEER_CHECK_EVERY))?;
+            self.read_completions()?;
+            if let Some(result) = ready(self) {
+                return Ok(Some(result));
+            }
+            if !woken || self.peer_checked.elapsed() >= PEER_CHECK_EVERY {
+                self.check_peer()?;
+            }
+        }
+    }
+
+    /// Moves what the ring holds to `ready`.
+    fn read_completions(&mut self) -> Result<(), Error> {
+        self.link.disarm();
+        let mut completions = [Completion::default(); COMPLETIONS_PER_READ];
+        loop {
+            let count = match self.link.pop(&mut completions) {
+                Ok(count) => count,
+                Err(poisoned) => return Err(Error::Protocol(self.end_with(poisoned.to_string()))),
+            };
+            for completion in &completions[..count] {
+                self.finish(completion)?;
+            }
+            if count < completions.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn finish(&mut self, completion: &Completion) -> Result<(), Error> {
+        let place = self.in_flight.get_mut(completion.slot as usize);
+        let entry = place.and_then(|place| place.take_if(|entry| entry.number == completion.tag));
+        let (Some(mut entry), Some(status), Some(reason)) =
+            (entry, Status::from_code(completion.status), Reason::from_code(completion.reason))
+        else {
+            return Err(Error::Protocol(self.end_with(format!("it completed what was not asked: {completion:?}"))));
+        };
+        self.free_slots.push(completion.slot);
+        if let Err(text) = self.link.read_record(completion, status, &mut entry.request) {
+            return Err(Error::Protocol(self.end_with(text)));
+        }
+        self.ready.push_back(Answer {
+            ticket: Ticket { slot: completion.slot, number: entry.number },
+            tag: entry.request.tag,
+            status,
+            reason,
+            timing: Timing {
+                queued: Duration::from_nanos(completion.queued_ns),
+                executing: Duration::from_nanos(completion.executing_ns),
+                batch: completion.batch,
+                device: completion.device,
+            },
+            request: entry.request,
+        });
+        Ok(())
+    }
+
+    /// Looks whether the daemon is alive; it may have answered before it died, so what the ring holds comes first.
+    fn check_peer(&mut self) -> Result<(), Error> {
+        self.check_open()?;
+        self.peer_checked = Instant::now();
+        let alive = self.link.is_peer_alive();
+        self.read_completions()?;
+        if alive || !self.ready.is_empty() {
+            return Ok(());
+        }
+        let why = self
+            .control
+            .last_words()
+            .unwrap_or_else(|| format!("the daemon on {} ended, or ended this connection", self.path.display()));
+        Err(self.end(why))
+    }
+
+    fn check_open(&self) -> Result<(), Error> {
+        self.ended.as_ref().map_or(Ok(()), |why| Err(Error::Disconnected { why: why.clone() }))
+    }
+
+    fn end(&mut self, why: String) -> Error {
+        Error::Disconnected { why: self.end_with(why) }
+    }
+
+    fn end_with(&mut self, why: String) -> String {
+        self.link.arena().retire();
+        self.ended.get_or_insert(why).clone()
+    }
+
+    fn session_id(&self, session: &Session) -> Result<u32, Error> {
+        match self.sessions.get(session.index) {
+            Some(Some(open)) if Arc::ptr_eq(&open.model, &session.model) => Ok(open.id),
+            _ => Err(Error::Foreign { what: "the session" }),
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // The daemon may still write what is in flight, so a request that outlives us must not be given that memory.
+        self.link.arena().retire();
+    }
+}
+
+impl AsFd for Client {
+    /// For an event loop: [`Client::arm`], then wait until this is readable, then [`Client::poll`] until it has nothing.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.link.doorbell()
+    }
+}
+
+/// Connects and asks for shared memory.
+fn hello(path: &Path, options: &ClientOptions) -> Result<(Control, Link), Error> {
+    let mut control = Control::connect(path, options.timeout)?;
+    let question = Question::Hello {
+        versions: vec![VERSION],
+        client: options.name.clone(),
+        slots: options.slots,
+        arena_bytes: options.arena_bytes,
+    };
+    let reply = control.ask(&question, Some(options.timeout))?;
+    let Reply::Welcome { version, slots, arena_bytes, .. } = reply else { return Err(control::unexpected(&reply)) };
+    if version != VERSION {
+        return Err(Error::Protocol(format!("it chose version {version}, which was not offered")));
+    }
+    let Some(descriptors) = control.take_descriptors() else {
+        return Err(Error::Protocol("its welcome came without the four descriptors".into()));
+    };
+    let link = Link::new(slots, arena_bytes, descriptors)?;
+    Ok((control, link))
+}
+
+fn open_session(control: &mut Control, model: &str, open: Open) -> Result<(u32, Duration, ModelInfo), Error> {
+    let question = Question::Open {
+        model: model.into(),
+        version: open.version,
+        slo_ms: open.slo.map(|slo| slo.as_secs_f64() * 1e3),
+    };
+    match control.ask(&question, Some(control.timeout()))? {
+        Reply::Opened { session, slo_ms, model } => {
+            let slo = Duration::try_from_secs_f64(slo_ms / 1e3)
+                .map_err(|_| Error::Protocol(format!("it opened a session with an SLO of {slo_ms} ms")))?;
+            Ok((session, slo, model))
+        }
+        other => Err(control::unexpected(&other)),
+    }
+}
+
+/// An instant that far away, or as far as the clock goes.
+fn deadline(timeout: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(timeout).unwrap_or(now + Duration::from_secs(1 << 30))
+}
+
+/// A dead daemon is noticed this late at most.
+const PEER_CHECK_EVERY: Duration = Duration::from_millis(100);
+/// Polls between two looks at the clock, which costs as much as several of them.
+const SPINS_PER_CLOCK: u32 = 16;
+const COMPLETIONS_PER_READ: usize = 8;
+
+const fn assert_send<T: Send>() {}
+const _: () = assert_send::<Client>();
+const _: () = assert_send::<Request>();
+const _: () = assert_send::<Answer>();

@@ -1,0 +1,217 @@
+//! The client's side of a connection's shared memory: rings, blocks, records, and how to sleep on them.
+
+use super::arena::Arena;
+use super::error::Error;
+use super::request::{Deadline, Request, Written};
+use crate::doorbell::{Doorbell, Peer};
+use crate::region::{Regions, State};
+use crate::ring::{ASLEEP, ASLEEP_ON_DOORBELL, AWAKE, Consumer, Descriptor, Poisoned, Producer};
+use crate::wire::{
+    BlockHeader, Completion, OUTPUTS_MAX, OutputRecord, RECORD_BYTES, Status, Submission, TENSORS_MAX, TensorRecord,
+};
+use rustix::thread::futex;
+use rustix::time::{ClockId, Timespec, clock_gettime};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use zerocopy::{FromBytes, IntoBytes};
+
+#[derive(Debug)]
+pub(super) struct Link {
+    regions: Regions,
+    submissions: Producer,
+    completions: Consumer,
+    doorbell: Doorbell,
+    arena: Arc<Arena>,
+    /// Our `need_wake` says that we sleep.
+    armed: bool,
+}
+
+impl Link {
+    /// From a welcome's four descriptors.
+    pub(super) fn new(slots: u32, arena_bytes: u64, descriptors: [OwnedFd; 4]) -> io::Result<Link> {
+        let [client, daemon, arena, doorbell] = descriptors;
+        let regions = Regions::open(slots, arena_bytes, &[client, daemon, arena])?;
+        let arena = Arena::new(regions.arena().clone());
+        Ok(Link {
+            regions,
+            submissions: Producer::default(),
+            completions: Consumer::default(),
+            doorbell: doorbell.into(),
+            arena,
+            armed: false,
+        })
+    }
+
+    pub(super) fn slots(&self) -> u32 {
+        self.regions.slots()
+    }
+
+    pub(super) fn arena(&self) -> &Arc<Arena> {
+        &self.arena
+    }
+
+    pub(super) fn doorbell(&self) -> BorrowedFd<'_> {
+        self.doorbell.as_fd()
+    }
+
+    /// Writes a request's block; returns the bytes in use.
+    pub(super) fn write_block(&self, slot: u32, request: &Request, session: u32, items: u32) -> Result<u32, Error> {
+        let inputs = request.inputs.iter().flatten().count();
+        let outputs = request.outputs.iter().flatten().count();
+        if inputs + outputs > TENSORS_MAX || outputs > OUTPUTS_MAX {
+            return Err(Error::TooManyTensors { tensors: inputs + outputs, tensors_max: TENSORS_MAX });
+        }
+        let mut header =
+            BlockHeader { inputs: inputs as u8, outputs: outputs as u8, sessions: 1, items, ..BlockHeader::default() };
+        header.session[0] = session;
+        let block = self.regions.block(slot);
+        store(block, 0, zerocopy::transmute!(header));
+        let model = request.session.model();
+        let given = request.inputs.iter().enumerate().filter_map(|(index, input)| Some((index, input.as_ref()?)));
+        let given = given.map(|(index, input)| TensorRecord {
+            offset: input.span.offset() as u64,
+            bytes: input.bytes as u64,
+            dtype: model.inputs[index].dtype as u8,
+            rank: input.rank,
+            tensor: index as u8,
+            dims: input.dims,
+            ..TensorRecord::default()
+        });
+        let asked = request.outputs.iter().enumerate().filter_map(|(index, output)| Some((index, output.as_ref()?)));
+        let asked = asked.map(|(index, output)| TensorRecord {
+            offset: output.span.offset() as u64,
+            bytes: output.span.capacity() as u64,
+            dtype: model.outputs[index].dtype as u8,
+            tensor: index as u8,
+            ..TensorRecord::default()
+        });
+        for (place, record) in given.chain(asked).enumerate() {
+            store(block, place + 1, zerocopy::transmute!(record));
+        }
+        Ok(((1 + inputs + outputs) * size_of::<TensorRecord>()) as u32)
+    }
+
+    /// Writes a submission, not visible before [`Link::publish`]. False: the ring is full.
+    pub(super) fn push(&mut self, submission: &Submission) -> Result<bool, Poisoned> {
+        let descriptor: Descriptor = zerocopy::transmute!(*submission);
+        self.submissions.push(&self.regions.submissions(), &descriptor)
+    }
+
+    /// Shows the daemon what was pushed, and rings if it sleeps.
+    pub(super) fn publish(&mut self) {
+        if self.submissions.publish(&self.regions.submissions()) != AWAKE {
+            self.doorbell.ring();
+        }
+    }
+
+    pub(super) fn pop(&mut self, out: &mut [Completion]) -> Result<usize, Poisoned> {
+        let out = <[Descriptor]>::mut_from_bytes(out.as_mut_bytes()).expect("a completion is laid out as a descriptor");
+        self.completions.pop(&self.regions.completions(), out)
+    }
+
+    /// Fills in the request what the daemon wrote about its outputs, or why there are none. The error says what is wrong with it.
+    pub(super) fn read_record(
+        &self,
+        completion: &Completion,
+        status: Status,
+        request: &mut Request,
+    ) -> Result<(), String> {
+        request.message.clear();
+        for output in request.outputs.iter_mut().flatten() {
+            output.written = None;
+        }
+        let mut bytes = [0; RECORD_BYTES];
+        let used = bytes.get_mut(..completion.record_bytes as usize).ok_or("a result record is too long")?;
+        for (chunk, word) in used.chunks_mut(8).zip(self.regions.record(completion.slot)) {
+            chunk.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes()[..chunk.len()]);
+        }
+        if !matches!(status, Status::Ok | Status::Late) {
+            request.message.push_str(std::str::from_utf8(used).map_err(|_| "a result record is no text")?);
+            return Ok(());
+        }
+        for chunk in used.chunks(size_of::<OutputRecord>()) {
+            let record = OutputRecord::read_from_bytes(chunk).map_err(|_| "a result record is cut")?;
+            let index = usize::from(record.tensor);
+            let Some(Some(output)) = request.outputs.get_mut(index) else {
+                return Err(format!("output {index} was written, but not asked for"));
+            };
+            let dims = record.dims.get(..usize::from(record.rank)).ok_or("an output has too many dimensions")?;
+            let dtype = request.session.model.outputs[index].dtype;
+            if record.dtype != dtype as u8 {
+                return Err(format!("output {index} has element type {}, not {dtype:?}", record.dtype));
+            }
+            let wanted =
+                dims.iter().try_fold(dtype.bytes() as u128, |product, dim| product.checked_mul(u128::from(*dim)));
+            if wanted != Some(u128::from(record.bytes)) || record.bytes > output.span.capacity() as u64 {
+                return Err(format!("output {index} of {dims:?} has {} bytes", record.bytes));
+            }
+            output.written = Some(Written { bytes: record.bytes as usize, rank: record.rank, dims: record.dims });
+        }
+        Ok(())
+    }
+
+    /// Sleeps on the futex until the daemon publishes; false when `timeout` passed.
+    pub(super) fn sleep(&mut self, timeout: Duration) -> Result<bool, Error> {
+        let ring = self.regions.completions();
+        let tail = match self.completions.prepare_sleep(&ring, ASLEEP) {
+            Ok(Some(tail)) => tail,
+            Ok(None) => return Ok(true),
+            Err(poisoned) => return Err(Error::Protocol(poisoned.to_string())),
+        };
+        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+        // Not private: the daemon, another process, wakes it. A signal or a tail that moved is as good as a wake-up.
+        let slept = futex::wait(ring.tail, futex::Flags::empty(), tail, Some(&timeout));
+        self.completions.wake(&ring);
+        Ok(slept != Err(rustix::io::Errno::TIMEDOUT))
+    }
+
+    /// Asks the daemon to ring the doorbell for its next completion. False: one has come.
+    pub(super) fn arm(&mut self) -> Result<bool, Error> {
+        let ring = self.regions.completions();
+        match self.completions.prepare_sleep(&ring, ASLEEP_ON_DOORBELL) {
+            Ok(sleeps) => {
+                self.armed = sleeps.is_some();
+                Ok(self.armed)
+            }
+            Err(poisoned) => Err(Error::Protocol(poisoned.to_string())),
+        }
+    }
+
+    pub(super) fn disarm(&mut self) {
+        if std::mem::take(&mut self.armed) {
+            self.completions.wake(&self.regions.completions());
+        }
+    }
+
+    /// Whether the daemon still serves this connection. Takes the rings out of the doorbell.
+    pub(super) fn is_peer_alive(&mut self) -> bool {
+        let state = self.regions.state().load(Ordering::Acquire);
+        self.doorbell.drain() == Peer::Alive && state != State::Poisoned as u32
+    }
+}
+
+/// The absolute deadline of the wire; 0 is the session's SLO.
+pub(super) fn deadline_ns(deadline: Deadline) -> u64 {
+    let left = match deadline {
+        Deadline::Slo => return 0,
+        Deadline::Within(left) => left,
+        Deadline::At(at) => match at.checked_duration_since(Instant::now()) {
+            Some(left) => left,
+            // Long past: any instant that has passed says so.
+            None => return 1,
+        },
+    };
+    let now = clock_gettime(ClockId::Monotonic);
+    let now_ns = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+    now_ns.saturating_add(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX))
+}
+
+/// Writes the `index`th 64 bytes of a block.
+fn store(block: &[AtomicU64], index: usize, record: [u64; 8]) {
+    for (word, value) in block[index * 8..][..8].iter().zip(record) {
+        word.store(value, Ordering::Relaxed);
+    }
+}
