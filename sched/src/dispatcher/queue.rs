@@ -370,3 +370,166 @@ fn target(profile: &Profile, slo: u64, rate: Option<f64>) -> u32 {
 
 const CAPACITY_AT_FIRST: usize = 64;
 const NOT_BUSY: usize = usize::MAX;
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{linear, ms};
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A queue on one device; a request is (deadline in ms, items).
+    fn queue(requests: &[(u64, u32)], target: u32) -> Queue {
+        let mut queue = Queue::new(SessionId(0), ClassIndex(0), 0, Instant(0));
+        queue.targets = vec![target];
+        for (id, &(deadline, items)) in requests.iter().enumerate() {
+            let deadline = Instant(deadline * 1_000_000);
+            queue.waiting.push_back(Waiting { deadline, request: RequestId(id as u32), items });
+            queue.items += u64::from(items);
+        }
+        queue
+    }
+
+    #[test]
+    fn early_drop_window() {
+        struct Case {
+            claim: &'static str,
+            requests: &'static [(u64, u32)],
+            target: u32,
+            others: u64,
+            window: Option<(usize, usize, u32)>,
+        }
+        // ℓ(b) = 10b + 10 ms, at most 8 items, start at 0.
+        let cases = [
+            Case { claim: "nothing waits", requests: &[], target: 4, others: 0, window: None },
+            Case { claim: "all in time", requests: &[(50, 1); 4], target: 4, others: 0, window: Some((0, 4, 4)) },
+            Case {
+                claim: "a head that would miss the full batch is refused",
+                requests: &[(49, 1), (50, 1), (50, 1), (50, 1), (50, 1)],
+                target: 4,
+                others: 0,
+                window: Some((1, 4, 4)),
+            },
+            Case {
+                claim: "the window shrinks with what is left, and with it whom it refuses",
+                requests: &[(29, 1), (39, 1), (40, 1), (40, 1), (41, 1)],
+                target: 4,
+                others: 0,
+                window: Some((2, 3, 3)),
+            },
+            Case {
+                claim: "a short queue is its own window",
+                requests: &[(30, 1), (90, 1)],
+                target: 8,
+                others: 0,
+                window: Some((0, 2, 2)),
+            },
+            Case { claim: "all hopeless", requests: &[(5, 1), (19, 1)], target: 4, others: 99, window: None },
+            Case {
+                claim: "past the target while the earliest deadline and the others hold",
+                requests: &[(70, 1); 8],
+                target: 2,
+                others: 60,
+                window: Some((0, 5, 5)),
+            },
+            Case {
+                claim: "past the target no further than the earliest deadline",
+                requests: &[(45, 1), (90, 1), (90, 1), (90, 1)],
+                target: 2,
+                others: 1000,
+                window: Some((0, 3, 3)),
+            },
+            Case {
+                claim: "a request is not split: the batch ends before the one that does not fit",
+                requests: &[(90, 3), (90, 3), (90, 3), (90, 1)],
+                target: 8,
+                others: 0,
+                window: Some((0, 2, 6)),
+            },
+            Case {
+                claim: "a request larger than the target sets the window itself",
+                requests: &[(60, 5), (90, 1)],
+                target: 2,
+                others: 0,
+                window: Some((0, 1, 5)),
+            },
+            Case {
+                claim: "what the device cannot take is passed over",
+                requests: &[(500, 9), (500, 1)],
+                target: 4,
+                others: 0,
+                window: Some((1, 1, 1)),
+            },
+            Case {
+                claim: "nobody is refused for the sake of what the device cannot take",
+                requests: &[(20, 1), (500, 9)],
+                target: 4,
+                others: 0,
+                window: Some((0, 1, 1)),
+            },
+        ];
+        for case in cases {
+            let window = queue(case.requests, case.target).window(
+                &linear(10, 10, 8),
+                0,
+                Instant(0),
+                Instant(case.others * 1_000_000),
+            );
+            assert_eq!(window.map(|w| (w.first, w.count, w.items)), case.window, "{}", case.claim);
+        }
+    }
+
+    proptest! {
+        /// The window as published: pop the head, refuse it or take it, shrink, recompute.
+        #[test]
+        fn the_window_is_the_published_one(
+            mut deadlines in prop::collection::vec(0u64..200, 0..30),
+            target in 1u32..=16,
+        ) {
+            deadlines.sort_unstable();
+            let profile = linear(3, 7, 16);
+            let requests: Vec<_> = deadlines.iter().map(|&deadline| (deadline, 1)).collect();
+            let (mut refused, mut taken) = (0, 0);
+            let mut size = (target as usize).min(requests.len());
+            for (popped, &deadline) in deadlines.iter().enumerate() {
+                if taken == size {
+                    break;
+                }
+                if ms(deadline) < profile.latency(size as u32).expect("within the profile") {
+                    refused += 1;
+                } else {
+                    taken += 1;
+                }
+                size = size.min(taken + deadlines.len() - popped - 1);
+            }
+            let window = queue(&requests, target).window(&profile, 0, Instant(0), Instant(0));
+            let expected = (taken > 0).then_some((refused, taken));
+            prop_assert_eq!(window.map(|window| (window.first, window.count)), expected);
+        }
+    }
+
+    #[test]
+    fn target_batches_of_the_published_example() {
+        // Table 2 of the paper: batch sizes 4, 8, 16. Between them our profiles are linear, so that the residual
+        // batches of B and C, 4 there, are 5.
+        let profile = |latencies: [u64; 3]| {
+            let points = [4, 8, 16].into_iter().zip(latencies.map(ms)).collect::<Vec<_>>();
+            Profile::new(&points).expect("valid points")
+        };
+        let (a, b, c) = (profile([50, 75, 100]), profile([50, 90, 125]), profile([60, 95, 125]));
+        let cases = [
+            (&a, 200, None, 16),
+            (&b, 250, None, 16),
+            (&c, 250, None, 16),
+            (&a, 200, Some(160.0), 16),
+            (&a, 200, Some(64.0), 8),
+            (&b, 250, Some(32.0), 5),
+            (&c, 250, Some(32.0), 5),
+            (&a, 200, Some(1.0), 1),
+            (&a, 200, Some(0.0), 1),
+            (&a, 20, None, 1),
+        ];
+        for (profile, slo, rate, batch) in cases {
+            assert_eq!(target(profile, slo * 1_000_000, rate), batch, "SLO {slo} ms, rate {rate:?}");
+        }
+    }
+}

@@ -1,6 +1,5 @@
 //! What the dispatcher as a whole does: scenes by hand.
 
-
 use super::*;
 
 pub fn ms(millis: u64) -> Duration {
