@@ -8,10 +8,12 @@
 
 pub mod batch;
 mod batched;
+pub mod check;
 pub mod cpu;
 pub mod emulated;
 pub mod engine;
 pub mod host;
+pub mod profile;
 pub mod sample;
 mod strided;
 pub mod tensor;

@@ -37,6 +37,7 @@ pub fn load(engine: &dyn Engine, name: &str) -> Box<dyn Network> {
 }
 
 /// Generated inputs of one request.
+#[allow(dead_code, reason = "not every test makes its own requests")]
 pub fn inputs(signature: &Signature, items: u32, hints: &Hints, seed: u64) -> Vec<HostTensor> {
     let mut numbers = Numbers(seed);
     let input =
