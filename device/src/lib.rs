@@ -2,11 +2,28 @@
 //!
 //! A [`Device`] takes batches ([`Batch`]: plain data) and gives them back executed. [`cpu`] runs them through an engine on
 //! pinned cores, [`emulated`] takes as long as a profile says. Neither knows anything of sessions, SLOs or clients.
+//!
+//! An [`engine`] turns a model's file into a [`Network`]. What a network's outputs have to do with the batch axis is found by
+//! [`check`], how long its batches take by [`profile`].
 
 pub mod batch;
+mod batched;
+pub mod check;
+pub mod cpu;
+pub mod emulated;
+pub mod engine;
+pub mod host;
+pub mod profile;
+pub mod sample;
+mod strided;
 pub mod tensor;
 
 pub use batch::{Batch, BatchId, Outcome, Request, ShapeClass, Span, Written};
+pub use cpu::{CpuDevice, CpuOptions};
+pub use emulated::{EmulatedDevice, EmulatedNetwork, EmulatedOptions, Pace};
+pub use engine::{CompileOptions, Engine, EngineChoice, EngineKind};
+pub use host::{Bytes, HostTensor};
+pub use sample::Hints;
 pub use tensor::{DType, Dim, Shape, Signature, TensorSpec};
 
 /// A network as the daemon numbers it: one version of one model.
@@ -37,11 +54,36 @@ pub trait Device: Send {
 /// A loaded network of one device.
 pub trait Network: Send {
     fn signature(&self) -> &Signature;
+    /// Replaces the signature by what [`check`] found: other batch axes for the same tensors.
+    fn set_signature(&mut self, signature: Signature);
     /// Bytes that it holds while loaded (weights; an estimate).
     fn memory_bytes(&self) -> u64;
     /// Gathers the batch's inputs from its arenas, executes, and scatters the outputs; sets every request's outcome. When
     /// the batch as a whole fails, runs its requests again one by one, so that only the guilty fail.
+    ///
+    /// A network without a batch axis, or whose class lacks the content of an input that has none, runs its requests one
+    /// after the other.
     fn execute(&mut self, batch: &mut Batch);
+    /// Runs once on tensors of the caller, batch axis included; for checks and for one-off inference.
+    fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError>;
+    /// How long a batch is to take, when that is given and not measured: only an emulated network knows.
+    fn pace(&self) -> Option<&Pace> {
+        None
+    }
+}
+
+/// Why [`Network::run`] gave no outputs. The network is as usable as before.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RunError {
+    /// The caller's inputs are not what the signature asks for.
+    #[error("{0}")]
+    Inputs(String),
+    /// The engine refused: its own words.
+    #[error("{0}")]
+    Engine(String),
+    /// The engine panicked: a bug of the engine.
+    #[error("the engine panicked: {0}")]
+    Panicked(String),
 }
 
 /// Wakes the thread that polls the devices. Called from device threads; must be cheap and must not block.

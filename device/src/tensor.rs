@@ -30,6 +30,56 @@ impl DType {
             DType::U64 | DType::I64 | DType::F64 => 8,
         }
     }
+
+    /// As files and messages spell it: "f32".
+    pub const fn name(self) -> &'static str {
+        match self {
+            DType::Bool => "bool",
+            DType::U8 => "u8",
+            DType::I8 => "i8",
+            DType::U16 => "u16",
+            DType::I16 => "i16",
+            DType::U32 => "u32",
+            DType::I32 => "i32",
+            DType::U64 => "u64",
+            DType::I64 => "i64",
+            DType::F16 => "f16",
+            DType::Bf16 => "bf16",
+            DType::F32 => "f32",
+            DType::F64 => "f64",
+        }
+    }
+
+    /// The type that `name` spells, if any.
+    pub fn from_name(name: &str) -> Option<DType> {
+        DType::ALL.into_iter().find(|dtype| dtype.name() == name)
+    }
+
+    pub const ALL: [DType; 13] = [
+        DType::Bool,
+        DType::U8,
+        DType::I8,
+        DType::U16,
+        DType::I16,
+        DType::U32,
+        DType::I32,
+        DType::U64,
+        DType::I64,
+        DType::F16,
+        DType::Bf16,
+        DType::F32,
+        DType::F64,
+    ];
+
+    pub const fn is_float(self) -> bool {
+        matches!(self, DType::F16 | DType::Bf16 | DType::F32 | DType::F64)
+    }
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// Dimensions of a tensor, outermost first, at most eight.
@@ -69,6 +119,12 @@ impl fmt::Debug for Shape {
     }
 }
 
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.dims())
+    }
+}
+
 /// A dimension as the network declares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dim {
@@ -85,6 +141,17 @@ pub struct TensorSpec {
     pub dims: Vec<Dim>,
     /// The axis that requests are batched along; `None`: the same for every item of a batch.
     pub batch_axis: Option<usize>,
+}
+
+impl TensorSpec {
+    /// Whether a tensor may have this shape: the rank is right, and so is every fixed dimension.
+    pub fn takes(&self, shape: &Shape) -> bool {
+        let fits = |(dim, &size): (&Dim, &u32)| match dim {
+            Dim::Fixed(fixed) => *fixed == size,
+            Dim::Dynamic(_) => true,
+        };
+        shape.dims().len() == self.dims.len() && self.dims.iter().zip(shape.dims()).all(fits)
+    }
 }
 
 /// What a network takes and gives.

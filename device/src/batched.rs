@@ -1,0 +1,351 @@
+//! Turns "run this batch of tensors" into a whole [`Network`]: gathers the requests' inputs from their arenas, runs, scatters
+//! the outputs, and finds the guilty request of a batch that fails.
+//!
+//! Requests without a batch axis to share run alone, one after the other. Bytes are copied once each way: arena to batch
+//! buffer, and the engine's output to arena. Buffers are kept and grown on demand, so that a network that runs allocates
+//! nothing of ours.
+
+use crate::strided::Strided;
+use crate::{Batch, DType, Dim, HostTensor, Network, Outcome, RunError, Shape, Signature, TensorSpec, Written};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+/// What executes one batch of tensors: an engine's session, or the emulated echo.
+pub(crate) trait Runner: Send {
+    /// Runs on `inputs`, in the order of the signature, and keeps the outputs until [`Runner::release`] or the next run.
+    fn run(&mut self, inputs: &[HostTensor]) -> Result<(), String>;
+    /// Output `index` of the last run that succeeded.
+    fn output(&self, index: usize) -> Result<Output<'_>, String>;
+    /// Frees the outputs.
+    fn release(&mut self);
+}
+
+/// An output where the runner keeps it.
+#[derive(Clone, Copy)]
+pub(crate) struct Output<'a> {
+    pub(crate) dtype: DType,
+    pub(crate) shape: Shape,
+    /// As many as the shape and dtype ask for.
+    pub(crate) bytes: &'a [u8],
+}
+
+/// A network on a runner.
+pub(crate) struct Batched<R> {
+    signature: Signature,
+    memory_bytes: u64,
+    runner: R,
+    /// The batch buffers, one per input.
+    gathered: Vec<HostTensor>,
+    /// Requests of the current batch that can run, by index.
+    sound: Vec<usize>,
+}
+
+impl<R: Runner> Batched<R> {
+    pub(crate) fn new(signature: Signature, memory_bytes: u64, runner: R) -> Batched<R> {
+        let gathered = signature
+            .inputs
+            .iter()
+            .map(|input| HostTensor { dtype: input.dtype, shape: Shape::default(), bytes: Default::default() })
+            .collect();
+        Batched { signature, memory_bytes, runner, gathered, sound: Vec::new() }
+    }
+
+    /// Makes the batch buffers large enough for `items` items, where every other dimension is fixed.
+    pub(crate) fn reserve(&mut self, items: u32) {
+        for (spec, into) in self.signature.inputs.iter().zip(&mut self.gathered) {
+            let dims = spec.dims.iter().enumerate().map(|(axis, dim)| match dim {
+                Dim::Fixed(size) => Some(*size),
+                Dim::Dynamic(_) => (spec.batch_axis == Some(axis)).then_some(items),
+            });
+            let dims: Option<Vec<u32>> = dims.collect();
+            let bytes = dims.and_then(|dims| Strided::new(&dims, None, spec.dtype)).and_then(|all| all.bytes(1));
+            into.bytes.resize(bytes.unwrap_or(0));
+        }
+    }
+
+    pub(crate) fn runner_mut(&mut self) -> &mut R {
+        &mut self.runner
+    }
+
+    /// Runs the requests `group` as one batch.
+    fn run_group(&mut self, batch: &mut Batch, group: &[usize]) -> Result<(), String> {
+        let total = self.gather(batch, group)?;
+        let run = catch_unwind(AssertUnwindSafe(|| self.runner.run(&self.gathered)));
+        let result = match run {
+            Ok(Ok(())) => self.scatter(batch, group, total),
+            Ok(Err(text)) => Err(text),
+            Err(panic) => Err(format!("the engine panicked: {}", panic_text(&*panic))),
+        };
+        self.runner.release();
+        result
+    }
+
+    /// Fills the batch buffers; returns how many items they hold.
+    fn gather(&mut self, batch: &Batch, group: &[usize]) -> Result<usize, String> {
+        let total = group.iter().try_fold(0u32, |n, &r| n.checked_add(batch.requests[r].items));
+        let total = total.ok_or("the batch has more than 2^32 items")?;
+        let stride = self.stride();
+        for (index, spec) in self.signature.inputs.iter().enumerate() {
+            let into = &mut self.gathered[index];
+            into.shape = batch.class.inputs[index];
+            let items = match spec.batch_axis {
+                Some(axis) => {
+                    into.shape.dims_mut()[axis] = total;
+                    total as usize
+                }
+                None => 1,
+            };
+            let strided = input_layout(batch, spec, index)?;
+            into.bytes.resize(strided.bytes(items).ok_or_else(|| format!("input '{}' is too large", spec.name))?);
+            if let (None, Some(constant)) = (spec.batch_axis, &batch.class.constants[index]) {
+                if constant.len() != into.bytes.len() {
+                    return Err(format!(
+                        "input '{}' needs {} bytes, its class brings {}",
+                        spec.name,
+                        into.bytes.len(),
+                        constant.len()
+                    ));
+                }
+                into.bytes.copy_from_slice(constant);
+                continue;
+            }
+            let mut first = 0;
+            for &request in group {
+                let span = batch.spans[request * stride + index];
+                let request = &batch.requests[request];
+                let own = if spec.batch_axis.is_some() { request.items as usize } else { 1 };
+                // SAFETY: `check` saw that the span is `bytes(own)` long and inside the arena, which the batch keeps mapped;
+                // the buffer is memory of ours, so they do not overlap. Whatever else writes there can only change bytes.
+                unsafe {
+                    let from = request.arena.as_ptr().add(span.offset);
+                    strided.gather(from, &mut into.bytes, first, own, items);
+                }
+                first += own;
+            }
+            if spec.dtype == DType::Bool {
+                // Engines compile `bool` to machine code that any other byte breaks.
+                into.bytes.iter_mut().for_each(|byte| *byte = u8::from(*byte != 0));
+            }
+        }
+        Ok(total as usize)
+    }
+
+    /// Writes every output to the requests that asked for it, and sets their outcomes.
+    fn scatter(&mut self, batch: &mut Batch, group: &[usize], total: usize) -> Result<(), String> {
+        let (inputs, outputs) = (self.signature.inputs.len(), self.signature.outputs.len());
+        for (index, spec) in self.signature.outputs.iter().enumerate() {
+            check_output(spec, &self.runner.output(index)?, total)?;
+        }
+        for &request in group {
+            batch.requests[request].outcome = Outcome::Done;
+        }
+        for (index, spec) in self.signature.outputs.iter().enumerate() {
+            let output = self.runner.output(index)?;
+            let strided = Strided::new(output.shape.dims(), spec.batch_axis, spec.dtype)
+                .ok_or_else(|| format!("output '{}' is too large", spec.name))?;
+            let mut first = 0;
+            for &request in group {
+                let span = batch.spans[request * (inputs + outputs) + inputs + index];
+                let entry = &mut batch.requests[request];
+                let mut shape = output.shape;
+                let (own, all) = match spec.batch_axis {
+                    Some(axis) => {
+                        shape.dims_mut()[axis] = entry.items;
+                        (entry.items as usize, total)
+                    }
+                    None => (1, 1),
+                };
+                let place = first;
+                first += if spec.batch_axis.is_some() { own } else { 0 };
+                if span.offset == crate::Span::UNWANTED {
+                    continue;
+                }
+                // It cannot overflow: the whole output, which is at least as large, is in memory.
+                let needed = strided.bytes(own).unwrap_or(usize::MAX);
+                if needed > span.bytes {
+                    if entry.outcome == Outcome::Done {
+                        entry.outcome = Outcome::OutputTooSmall { output: index, needed, room: span.bytes };
+                    }
+                    continue;
+                }
+                // SAFETY: `check` saw that the span lies inside the arena, which the batch keeps mapped, and `needed` fits
+                // in it; the output is the engine's memory, so they do not overlap.
+                unsafe {
+                    let to = entry.arena.as_mut_ptr().add(span.offset);
+                    strided.scatter(output.bytes, to, place, own, all);
+                }
+                batch.written[request * outputs + index] = Written { bytes: needed, shape };
+            }
+        }
+        Ok(())
+    }
+
+    /// Spans per request.
+    fn stride(&self) -> usize {
+        self.signature.inputs.len() + self.signature.outputs.len()
+    }
+
+    /// What is wrong with the batch itself, if anything: a mistake of its maker.
+    fn check_batch(&self, batch: &Batch) -> Result<(), String> {
+        let (inputs, spans) = (self.signature.inputs.len(), batch.requests.len() * self.stride());
+        if batch.spans.len() != spans {
+            return Err(format!("the batch has {} spans, its requests need {spans}", batch.spans.len()));
+        }
+        if batch.class.inputs.len() != inputs || batch.class.constants.len() != inputs {
+            return Err(format!("the shape class has {} inputs, the network {inputs}", batch.class.inputs.len()));
+        }
+        Ok(())
+    }
+
+    /// What is wrong with one request, if anything. After this its spans may be copied from and to.
+    fn check(&self, batch: &Batch, request: usize) -> Result<(), String> {
+        let entry = &batch.requests[request];
+        if entry.items == 0 || (entry.items > 1 && !self.signature.batches()) {
+            return Err(format!("{} items in a request; this network takes {}", entry.items, self.items_text()));
+        }
+        let spans = &batch.spans[request * self.stride()..][..self.stride()];
+        let (inputs, outputs) = spans.split_at(self.signature.inputs.len());
+        let inside =
+            |span: &crate::Span| span.offset.checked_add(span.bytes).is_some_and(|end| end <= entry.arena.len());
+        for (index, (spec, span)) in self.signature.inputs.iter().zip(inputs).enumerate() {
+            if spec.batch_axis.is_none() && batch.class.constants[index].is_some() {
+                continue;
+            }
+            let items = if spec.batch_axis.is_some() { entry.items as usize } else { 1 };
+            let needed = input_layout(batch, spec, index)?.bytes(items);
+            if needed != Some(span.bytes) {
+                let needed = needed.map_or("more than memory holds".into(), |n| n.to_string());
+                return Err(format!("input '{}' has {} bytes, its shape needs {needed}", spec.name, span.bytes));
+            }
+            if !inside(span) {
+                return Err(format!("input '{}' lies outside its arena", spec.name));
+            }
+        }
+        for (spec, span) in self.signature.outputs.iter().zip(outputs) {
+            if span.offset != crate::Span::UNWANTED && !inside(span) {
+                return Err(format!("output '{}' lies outside its arena", spec.name));
+            }
+        }
+        Ok(())
+    }
+
+    fn items_text(&self) -> &'static str {
+        if self.signature.batches() { "at least 1" } else { "1: its batch is fixed" }
+    }
+
+    /// Whether the requests of the batch can run together: there is an axis to share, and what has none is known to be equal.
+    fn shares(&self, batch: &Batch) -> bool {
+        self.signature.batches()
+            && self
+                .signature
+                .inputs
+                .iter()
+                .zip(&batch.class.constants)
+                .all(|(i, c)| i.batch_axis.is_some() || c.is_some())
+    }
+}
+
+impl<R: Runner> Network for Batched<R> {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn set_signature(&mut self, signature: Signature) {
+        self.signature = signature;
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    fn execute(&mut self, batch: &mut Batch) {
+        let begin = Instant::now();
+        batch.started = Some(begin);
+        batch.written.clear();
+        batch.written.resize(batch.requests.len() * self.signature.outputs.len(), Written::default());
+        let mut sound = std::mem::take(&mut self.sound);
+        sound.clear();
+        match self.check_batch(batch) {
+            Ok(()) => {
+                for request in 0..batch.requests.len() {
+                    match self.check(batch, request) {
+                        Ok(()) => sound.push(request),
+                        Err(text) => batch.requests[request].outcome = Outcome::Failed(text),
+                    }
+                }
+            }
+            Err(text) => batch.requests.iter_mut().for_each(|r| r.outcome = Outcome::Failed(text.clone())),
+        }
+        let together = sound.len() > 1 && self.shares(batch) && self.run_group(batch, &sound).is_ok();
+        if !together {
+            for request in &sound {
+                if let Err(text) = self.run_group(batch, std::slice::from_ref(request)) {
+                    batch.requests[*request].outcome = Outcome::Failed(text);
+                }
+            }
+        }
+        self.sound = sound;
+        batch.took = begin.elapsed();
+    }
+
+    fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError> {
+        check_inputs(&self.signature, inputs)?;
+        match catch_unwind(AssertUnwindSafe(|| self.runner.run(inputs))) {
+            Ok(result) => result.map_err(RunError::Engine)?,
+            Err(panic) => return Err(RunError::Panicked(panic_text(&*panic))),
+        }
+        let mut outputs = Vec::with_capacity(self.signature.outputs.len());
+        for (index, spec) in self.signature.outputs.iter().enumerate() {
+            let output = self.runner.output(index).map_err(RunError::Engine)?;
+            let tensor = HostTensor::from_bytes(output.dtype, output.shape, output.bytes);
+            outputs.push(tensor.ok_or_else(|| RunError::Engine(format!("output '{}' is not dense", spec.name)))?);
+        }
+        self.runner.release();
+        Ok(outputs)
+    }
+}
+
+fn input_layout(batch: &Batch, spec: &TensorSpec, index: usize) -> Result<Strided, String> {
+    Strided::new(batch.class.inputs[index].dims(), spec.batch_axis, spec.dtype)
+        .ok_or_else(|| format!("input '{}' can't have shape {}", spec.name, batch.class.inputs[index]))
+}
+
+fn check_output(spec: &TensorSpec, output: &Output<'_>, total: usize) -> Result<(), String> {
+    if output.dtype != spec.dtype {
+        return Err(format!("output '{}' came as {}, the network declares {}", spec.name, output.dtype, spec.dtype));
+    }
+    if let Some(axis) = spec.batch_axis {
+        let length = output.shape.dims().get(axis).map(|&d| d as usize);
+        if length != Some(total) {
+            return Err(format!(
+                "output '{}' came with shape {}; its batch axis {axis} should have {total} items",
+                spec.name, output.shape
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_inputs(signature: &Signature, inputs: &[HostTensor]) -> Result<(), RunError> {
+    if inputs.len() != signature.inputs.len() {
+        return Err(RunError::Inputs(format!("{} inputs, the network takes {}", inputs.len(), signature.inputs.len())));
+    }
+    for (spec, input) in signature.inputs.iter().zip(inputs) {
+        if input.dtype != spec.dtype {
+            return Err(RunError::Inputs(format!("input '{}' is {}, not {}", spec.name, spec.dtype, input.dtype)));
+        }
+        if !spec.takes(&input.shape) {
+            return Err(RunError::Inputs(format!("input '{}' can't have shape {}", spec.name, input.shape)));
+        }
+        if input.shape.elements().and_then(|n| n.checked_mul(input.dtype.bytes())) != Some(input.bytes.len()) {
+            let bytes = input.bytes.len();
+            return Err(RunError::Inputs(format!("input '{}' of shape {} has {bytes} bytes", spec.name, input.shape)));
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no message").to_owned()
+}

@@ -1,0 +1,278 @@
+//! The cpu device: one pinned thread that executes batches through an engine's networks.
+//!
+//! Commands travel to the thread over a ring, batches back over another; neither side locks or allocates for a batch. The
+//! thread spins on its ring for a while and then parks. On one set of cores nothing of a batch can overlap the one before it,
+//! so a prepared batch waits as it is, and its inputs are gathered when it executes.
+
+use crate::{Batch, BatchId, Device, Network, NetworkId, Outcome, Waker};
+use rtrb::{Consumer, Producer, RingBuffer};
+use rustix::thread::CpuSet;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How to run a cpu device.
+#[derive(Clone, Debug)]
+pub struct CpuOptions {
+    /// "cpu0".
+    pub name: String,
+    /// What its networks run on, for people: "ONNX Runtime 1.32.0".
+    pub engine: String,
+    /// The executing thread is pinned to the first of these; the engine's own threads follow
+    /// [`CompileOptions::cores`](crate::CompileOptions::cores). Empty: not pinned.
+    pub cores: Vec<usize>,
+    /// Threads that its networks were compiled for, for people.
+    pub threads: usize,
+    /// How long the thread looks for work before it sleeps.
+    pub spin: Duration,
+}
+
+/// A pinned thread that executes one batch at a time. Dropping it waits for the batch that executes and ends the thread;
+/// batches that have not started are dropped with it.
+pub struct CpuDevice {
+    description: String,
+    commands: Producer<Command>,
+    ended: Consumer<Box<Batch>>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Entries of each ring: a few per batch, and at most two batches are outstanding.
+const RING: usize = 16;
+
+enum Command {
+    Prepare(Box<Batch>),
+    Start(BatchId),
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    /// Set after a push to `changes`, cleared by the thread before it takes them.
+    changed: AtomicBool,
+    /// Networks to put into service, or out of it with `None`. Cold: the thread locks it only when `changed` is set.
+    changes: Mutex<Vec<Change>>,
+}
+
+type Change = (NetworkId, Option<Box<dyn Network>>);
+
+impl CpuDevice {
+    /// Starts the thread. Fails when it can't be started or pinned: a core that is not the process's.
+    pub fn spawn(options: CpuOptions, waker: Waker) -> io::Result<CpuDevice> {
+        let (commands, inbox) = RingBuffer::new(RING);
+        let (outbox, ended) = RingBuffer::new(RING);
+        let shared = Arc::new(Shared::default());
+        let (pinned, is_pinned) = mpsc::sync_channel(1);
+        let executor = Executor {
+            inbox,
+            outbox,
+            shared: shared.clone(),
+            waker,
+            spin: options.spin,
+            networks: Vec::new(),
+            prepared: VecDeque::new(),
+            starts: VecDeque::new(),
+        };
+        let core = options.cores.first().copied();
+        let thread = std::thread::Builder::new().name(format!("rota-{}", options.name)).spawn(move || {
+            let result = core.map_or(Ok(()), |core| pin(&[core]));
+            let ready = result.is_ok();
+            // The receiver waits for exactly this message.
+            let _ = pinned.send(result);
+            if ready {
+                executor.run();
+            }
+        })?;
+        is_pinned.recv().unwrap_or_else(|_| Err(io::Error::other("the executing thread died at its start")))?;
+        let description = describe(&options);
+        Ok(CpuDevice { description, commands, ended, shared, thread: Some(thread) })
+    }
+
+    fn send(&mut self, command: Command) {
+        self.commands.push(command).expect("more commands than two outstanding batches can have");
+        self.wake();
+    }
+
+    fn change(&self, id: NetworkId, network: Option<Box<dyn Network>>) {
+        self.shared.changes.lock().unwrap_or_else(PoisonError::into_inner).push((id, network));
+        self.shared.changed.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Costs a system call only when the thread is parked.
+    fn wake(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+}
+
+impl Device for CpuDevice {
+    fn describe(&self) -> String {
+        self.description.clone()
+    }
+
+    fn install(&mut self, id: NetworkId, network: Box<dyn Network>) {
+        self.change(id, Some(network));
+    }
+
+    fn remove(&mut self, id: NetworkId) {
+        self.change(id, None);
+    }
+
+    fn prepare(&mut self, batch: Box<Batch>) {
+        self.send(Command::Prepare(batch));
+    }
+
+    fn start(&mut self, batch: BatchId) {
+        self.send(Command::Start(batch));
+    }
+
+    fn poll(&mut self) -> Option<Box<Batch>> {
+        self.ended.pop().ok()
+    }
+}
+
+impl Drop for CpuDevice {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.wake();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has been printed by then; there is nothing left to undo.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's own state.
+struct Executor {
+    inbox: Consumer<Command>,
+    outbox: Producer<Box<Batch>>,
+    shared: Arc<Shared>,
+    waker: Waker,
+    spin: Duration,
+    /// A handful per device, so that a scan beats a hash.
+    networks: Vec<(NetworkId, Box<dyn Network>)>,
+    /// Batches that have no start yet, or wait for the one before them.
+    prepared: VecDeque<Box<Batch>>,
+    starts: VecDeque<BatchId>,
+}
+
+impl Executor {
+    fn run(mut self) {
+        let mut idle_since = None;
+        while !self.shared.stop.load(Ordering::Acquire) {
+            let took_commands = self.take_commands();
+            if self.execute_next() || took_commands {
+                idle_since = None;
+                continue;
+            }
+            let since = *idle_since.get_or_insert_with(Instant::now);
+            if since.elapsed() < self.spin {
+                std::hint::spin_loop();
+            } else {
+                // A wake-up that comes between the look at the ring and here is not lost: `unpark` leaves a token.
+                std::thread::park();
+                idle_since = None;
+            }
+        }
+    }
+
+    fn take_commands(&mut self) -> bool {
+        let mut took = false;
+        while let Ok(command) = self.inbox.pop() {
+            took = true;
+            match command {
+                Command::Prepare(batch) => self.prepared.push_back(batch),
+                Command::Start(id) => self.starts.push_back(id),
+            }
+        }
+        // After the ring: a batch's network was announced before the batch was pushed.
+        if self.shared.changed.swap(false, Ordering::AcqRel) {
+            self.take_changes();
+            took = true;
+        }
+        took
+    }
+
+    fn take_changes(&mut self) {
+        let changes = std::mem::take(&mut *self.shared.changes.lock().unwrap_or_else(PoisonError::into_inner));
+        for (id, network) in changes {
+            if let Some(index) = self.networks.iter().position(|(installed, _)| *installed == id) {
+                unload(self.networks.swap_remove(index).1);
+            }
+            if let Some(network) = network {
+                self.networks.push((id, network));
+            }
+        }
+    }
+
+    /// Executes the batch whose start came first, if there is one; a start without a batch is forgotten.
+    fn execute_next(&mut self) -> bool {
+        let Some(id) = self.starts.pop_front() else { return false };
+        let Some(index) = self.prepared.iter().position(|batch| batch.id == id) else { return true };
+        let Some(mut batch) = self.prepared.swap_remove_back(index) else { return true };
+        match self.networks.iter_mut().find(|(installed, _)| *installed == batch.network) {
+            Some((_, network)) => network.execute(&mut batch),
+            None => fail(&mut batch),
+        }
+        let mut batch = Some(batch);
+        while let Some(unsent) = batch.take() {
+            // Full only when the other side does not poll: it has more batches outstanding than it may.
+            if let Err(rtrb::PushError::Full(unsent)) = self.outbox.push(unsent) {
+                if self.shared.stop.load(Ordering::Acquire) {
+                    return true;
+                }
+                std::thread::yield_now();
+                batch = Some(unsent);
+            }
+        }
+        (self.waker)();
+        true
+    }
+}
+
+/// Fails every request of a batch for a network that is not installed.
+pub(crate) fn fail(batch: &mut Batch) {
+    batch.started = Some(Instant::now());
+    batch.took = Duration::ZERO;
+    batch.written.clear();
+    let text = format!("network {} is not installed on this device", batch.network.0);
+    batch.requests.iter_mut().for_each(|request| request.outcome = Outcome::Failed(text.clone()));
+}
+
+/// Drops a network on a thread of its own: unloading takes milliseconds, which belong to the next batch.
+fn unload(network: Box<dyn Network>) {
+    // When no thread can be had, the network is dropped here, with the closure.
+    let _ = std::thread::Builder::new().name("rota-unload".into()).spawn(move || drop(network));
+}
+
+/// Pins the calling thread to `cores`.
+pub(crate) fn pin(cores: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    for &core in cores {
+        if core >= CpuSet::MAX_CPU {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("there is no core {core}")));
+        }
+        set.set(core);
+    }
+    rustix::thread::sched_setaffinity(None, &set)
+        .map_err(|error| io::Error::new(error.kind(), format!("threads can't be pinned to cores {cores:?}: {error}")))
+}
+
+fn describe(options: &CpuOptions) -> String {
+    let threads = match options.threads {
+        0 | 1 => String::new(),
+        threads => format!(", {threads} threads"),
+    };
+    let cores = match &options.cores[..] {
+        [] => String::new(),
+        [core] => format!(", core {core}"),
+        [first, .., last] if last - first + 1 == options.cores.len() => format!(", cores {first}-{last}"),
+        cores => format!(", cores {}", cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",")),
+    };
+    format!("{}: {}{threads}{cores}", options.name, options.engine)
+}

@@ -1,0 +1,224 @@
+//! A network that computes nothing: it takes as long as its table says and gives back what it was given.
+
+use crate::batched::{Batched, Output, Runner};
+use crate::emulated::EmulatedProfile;
+use crate::strided::Strided;
+use crate::{Batch, Dim, HostTensor, Network, RunError, Shape, Signature};
+use std::time::Duration;
+
+/// How long a batch takes: measured points, linear between them.
+///
+/// Invariant: at least one point; batch sizes are at least 1 and ascend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pace(Vec<(u32, Duration)>);
+
+impl Pace {
+    /// From (batch size, time) in any order; `None` when there is no point, a size is 0, or two points have the same size.
+    pub fn new(points: impl IntoIterator<Item = (u32, Duration)>) -> Option<Pace> {
+        let mut points: Vec<(u32, Duration)> = points.into_iter().collect();
+        points.sort_unstable();
+        let ascends = points.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        (ascends && points.first()?.0 > 0).then_some(Pace(points))
+    }
+
+    pub fn points(&self) -> &[(u32, Duration)] {
+        &self.0
+    }
+
+    /// The time of a batch of `items`: below the smallest measured batch as long as that one, past the largest in proportion
+    /// to it.
+    pub fn of(&self, items: u32) -> Duration {
+        let above = self.0.partition_point(|&(batch, _)| batch < items);
+        match (above.checked_sub(1).map(|i| self.0[i]), self.0.get(above)) {
+            (_, Some(&(batch, time))) if batch == items => time,
+            (None, Some(&(_, time))) => time,
+            (Some((low, from)), Some(&(high, to))) => {
+                let share = f64::from(items - low) / f64::from(high - low);
+                Duration::from_secs_f64(from.as_secs_f64() + (to.as_secs_f64() - from.as_secs_f64()) * share)
+            }
+            (Some((largest, time)), None) => time.mul_f64(f64::from(items) / f64::from(largest)),
+            (None, None) => Duration::ZERO,
+        }
+    }
+
+    /// Whether every batch takes no time at all.
+    pub fn is_zero(&self) -> bool {
+        self.0.iter().all(|(_, time)| time.is_zero())
+    }
+}
+
+/// A network that answers with its own input.
+///
+/// Each item's part of an output repeats the bytes of that item's part of the first input, so that a test can tell whose
+/// answer it got. The bytes go through a batch buffer, as with an engine, so that the copies cost what they cost there.
+pub struct EmulatedNetwork {
+    batched: Batched<Echo>,
+    pace: Pace,
+}
+
+impl EmulatedNetwork {
+    pub fn new(profile: &EmulatedProfile) -> EmulatedNetwork {
+        let echo = Echo { signature: profile.signature.clone(), outputs: Vec::new(), item: Vec::new() };
+        let batched = Batched::new(profile.signature.clone(), profile.memory_bytes, echo);
+        EmulatedNetwork { batched, pace: profile.pace.clone() }
+    }
+}
+
+impl Network for EmulatedNetwork {
+    fn signature(&self) -> &Signature {
+        self.batched.signature()
+    }
+
+    fn set_signature(&mut self, signature: Signature) {
+        self.batched.runner_mut().signature = signature.clone();
+        self.batched.set_signature(signature);
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.batched.memory_bytes()
+    }
+
+    /// At once: it is the device that lets the time pass.
+    fn execute(&mut self, batch: &mut Batch) {
+        self.batched.execute(batch);
+    }
+
+    fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError> {
+        self.batched.run(inputs)
+    }
+
+    fn pace(&self) -> Option<&Pace> {
+        Some(&self.pace)
+    }
+}
+
+struct Echo {
+    signature: Signature,
+    outputs: Vec<HostTensor>,
+    /// One item's part of the first input.
+    item: Vec<u8>,
+}
+
+impl Runner for Echo {
+    fn run(&mut self, inputs: &[HostTensor]) -> Result<(), String> {
+        let items = self.items(inputs);
+        for index in 0..self.signature.outputs.len() {
+            let shape = self.output_shape(index, items, inputs);
+            let dtype = self.signature.outputs[index].dtype;
+            let bytes = shape.elements().and_then(|n| n.checked_mul(dtype.bytes())).ok_or("an output is too large")?;
+            match self.outputs.get_mut(index) {
+                Some(output) => {
+                    output.shape = shape;
+                    output.bytes.resize(bytes);
+                }
+                None => self.outputs.push(HostTensor::zeroed(dtype, shape).ok_or("an output is too large")?),
+            }
+            self.echo(index, items as usize, inputs)?;
+        }
+        Ok(())
+    }
+
+    fn output(&self, index: usize) -> Result<Output<'_>, String> {
+        let HostTensor { dtype, shape, bytes } = &self.outputs[index];
+        Ok(Output { dtype: *dtype, shape: *shape, bytes })
+    }
+
+    /// The buffers are kept for the next batch.
+    fn release(&mut self) {}
+}
+
+impl Echo {
+    fn items(&self, inputs: &[HostTensor]) -> u32 {
+        let axes = self.signature.inputs.iter().zip(inputs);
+        axes.filter_map(|(spec, input)| Some(input.shape.dims()[spec.batch_axis?])).next().unwrap_or(1)
+    }
+
+    /// Dynamic dimensions are those of the same name among the inputs; one that none has is 1.
+    fn output_shape(&self, index: usize, items: u32, inputs: &[HostTensor]) -> Shape {
+        let spec = &self.signature.outputs[index];
+        let named = |name: &str| {
+            let dims = self.signature.inputs.iter().zip(inputs).flat_map(|(s, t)| s.dims.iter().zip(t.shape.dims()));
+            dims.filter(|(dim, _)| matches!(dim, Dim::Dynamic(n) if n == name)).map(|(_, &size)| size).next()
+        };
+        let mut dims = [1; Shape::RANK_MAX];
+        for (axis, (to, dim)) in dims.iter_mut().zip(&spec.dims).enumerate() {
+            *to = match dim {
+                _ if spec.batch_axis == Some(axis) => items,
+                Dim::Fixed(size) => *size,
+                Dim::Dynamic(name) => named(name).unwrap_or(1),
+            };
+        }
+        Shape::new(&dims[..spec.dims.len().min(Shape::RANK_MAX)]).unwrap_or_default()
+    }
+
+    fn echo(&mut self, index: usize, items: usize, inputs: &[HostTensor]) -> Result<(), String> {
+        let Some((source, spec)) = inputs.first().zip(self.signature.inputs.first()) else { return Ok(()) };
+        let layout = |tensor: &HostTensor, axis| Strided::new(tensor.shape.dims(), axis, tensor.dtype);
+        let from = layout(source, spec.batch_axis).ok_or("an input is too large")?;
+        let axis = self.signature.outputs[index].batch_axis;
+        let output = &mut self.outputs[index];
+        let to = layout(output, axis).ok_or("an output is too large")?;
+        let (parts, total) = if axis.is_some() { (items, items) } else { (1, 1) };
+        for part in 0..parts {
+            self.item.clear();
+            let (own, all) = if spec.batch_axis.is_some() { (part, items) } else { (0, 1) };
+            from.runs(own, all).for_each(|run| self.item.extend_from_slice(&source.bytes[run]));
+            let mut at = 0;
+            for run in to.runs(part, total) {
+                at = repeat(&self.item, at, &mut output.bytes[run]);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Fills `to` with `pattern` over and over, beginning at its byte `at`; returns where the next run goes on.
+fn repeat(pattern: &[u8], mut at: usize, to: &mut [u8]) -> usize {
+    if pattern.is_empty() {
+        to.fill(0);
+        return 0;
+    }
+    let mut filled = 0;
+    while filled < to.len() {
+        let bytes = (to.len() - filled).min(pattern.len() - at);
+        to[filled..filled + bytes].copy_from_slice(&pattern[at..at + bytes]);
+        filled += bytes;
+        at = (at + bytes) % pattern.len();
+    }
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn milliseconds(points: &[(u32, u64)]) -> Option<Pace> {
+        Pace::new(points.iter().map(|&(batch, ms)| (batch, Duration::from_millis(ms))))
+    }
+
+    #[test]
+    fn pace_is_linear_between_points_and_proportional_past_the_last() {
+        let pace = milliseconds(&[(8, 80), (2, 20), (4, 60)]).unwrap();
+        for (items, ms) in [(1, 20), (2, 20), (3, 40), (4, 60), (6, 70), (8, 80), (16, 160)] {
+            assert_eq!(pace.of(items).as_micros(), ms * 1000, "{items} items");
+        }
+        assert!(!pace.is_zero());
+        assert!(milliseconds(&[(1, 0), (64, 0)]).unwrap().is_zero());
+    }
+
+    #[test]
+    fn tables_that_say_nothing_or_two_things_are_refused() {
+        assert_eq!(milliseconds(&[]), None);
+        assert_eq!(milliseconds(&[(0, 1)]), None);
+        assert_eq!(milliseconds(&[(4, 1), (4, 2)]), None);
+    }
+
+    #[test]
+    fn a_pattern_goes_on_across_runs() {
+        let mut to = [0; 7];
+        let (first, second) = to.split_at_mut(4);
+        let at = repeat(b"abc", 0, first);
+        repeat(b"abc", at, second);
+        assert_eq!(&to, b"abcabca");
+    }
+}

@@ -1,0 +1,142 @@
+//! Engines: what turns a model's file into a [`Network`] on the host's cores.
+//!
+//! ONNX Runtime is the faster one and a shared library that a host may lack; rten is built in. Both give the same answers
+//! within rounding, and the tests hold them to it.
+
+mod locate;
+mod onnxruntime;
+mod rten;
+mod signature;
+
+pub(crate) use signature::{Declared, signature as declared_signature};
+
+use crate::Network;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Loads networks. One per process and kind is enough: networks do not share threads or state.
+pub trait Engine: Send + Sync {
+    /// "ONNX Runtime 1.32.0".
+    fn describe(&self) -> String;
+    fn kind(&self) -> EngineKind;
+    /// Loads the ONNX model in `file`. Slow (seconds for large models): not for a thread that serves.
+    fn compile(&self, file: &Path, options: &CompileOptions) -> Result<Box<dyn Network>, LoadError>;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EngineKind {
+    OnnxRuntime,
+    Rten,
+}
+
+/// Which engine to open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum EngineChoice {
+    /// ONNX Runtime where its library is found, else rten.
+    #[default]
+    Auto,
+    /// ONNX Runtime, from this library or, with `None`, from where [`EngineChoice::Auto`] looks.
+    OnnxRuntime(Option<PathBuf>),
+    Rten,
+}
+
+/// How to load a network.
+#[derive(Clone, Debug, Default)]
+pub struct CompileOptions {
+    /// Threads of one batch, the one that calls `execute` included; 0 counts as 1.
+    pub threads: usize,
+    /// Cores of those threads, the calling one's first; empty: wherever the system puts them. The engine pins its own
+    /// threads, never the caller.
+    pub cores: Vec<usize>,
+    /// Batch buffers are made large enough for this many items at once, where every other dimension is fixed; larger batches
+    /// grow them.
+    pub max_batch: Option<u32>,
+    /// The name of the dynamic dimension that requests are batched along; `None`: found by the rule in [`crate::check`].
+    pub batch_symbol: Option<String>,
+    /// By name of input or output: its batch axis, or `None` for a tensor that has none. Comes before any rule.
+    pub batch_axes: BTreeMap<String, Option<usize>>,
+}
+
+/// An engine, and what was not found on the way to it.
+pub struct Opened {
+    pub engine: Arc<dyn Engine>,
+    /// Why it is not the preferred one, in words, for the log.
+    pub fell_back: Option<String>,
+}
+
+/// Opens the engine of `choice`.
+pub fn open(choice: &EngineChoice) -> Result<Opened, EngineError> {
+    let preferred = |engine: Arc<dyn Engine>| Opened { engine, fell_back: None };
+    match choice {
+        EngineChoice::Rten => Ok(preferred(Arc::new(rten::Rten))),
+        EngineChoice::OnnxRuntime(Some(library)) => Ok(preferred(Arc::new(onnxruntime::OnnxRuntime::open(library)?))),
+        EngineChoice::OnnxRuntime(None) => Ok(preferred(Arc::new(locate::open()?))),
+        EngineChoice::Auto => match locate::open() {
+            Ok(engine) => Ok(preferred(Arc::new(engine))),
+            Err(error) => Ok(Opened {
+                engine: Arc::new(rten::Rten),
+                fell_back: Some(format!("{error}; using rten, which is slower")),
+            }),
+        },
+    }
+}
+
+/// An engine can't be used on this host.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No file by that name in any place where it is looked for.
+    #[error(
+        "ONNX Runtime's library was not found: set {variable} to libonnxruntime.so, or place it under third_party/onnxruntime; looked in {looked}"
+    )]
+    NotFound { variable: &'static str, looked: String },
+    /// The file is there and does not serve: not a library, too old, or refused by the loader.
+    #[error("ONNX Runtime in {library}: {text}")]
+    Unusable { library: PathBuf, text: String },
+    /// A process holds one ONNX Runtime, for good.
+    #[error("ONNX Runtime is loaded from {loaded}; a process can't load a second one from {wanted}")]
+    OtherLoaded { loaded: PathBuf, wanted: PathBuf },
+}
+
+/// A model can't be loaded. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("{file}: {error}")]
+    Io { file: PathBuf, error: std::io::Error },
+    /// The file is not a model that the engine can run: its own words.
+    #[error("{file}: {text}")]
+    Model { file: PathBuf, text: String },
+    /// An input or output has an element type that the engine, or this crate, does not carry.
+    #[error("{file}: {role} '{tensor}' is {dtype}; {engine} takes {takes}")]
+    DType {
+        file: PathBuf,
+        role: &'static str,
+        tensor: String,
+        dtype: String,
+        engine: &'static str,
+        takes: &'static str,
+    },
+    /// An input or output has more dimensions than [`crate::Shape::RANK_MAX`], or none declared.
+    #[error("{file}: {role} '{tensor}' has {rank} dimensions; at most 8 are carried")]
+    Rank { file: PathBuf, role: &'static str, tensor: String, rank: usize },
+    /// An override of [`CompileOptions`] fits no tensor of the model: the caller's mistake.
+    #[error("{file}: {text}")]
+    BatchAxis { file: PathBuf, text: String },
+}
+
+/// Bytes of the model file and of the files beside it that start with its name (external weights): what loading it holds at
+/// least.
+fn stored_bytes(file: &Path) -> Result<u64, LoadError> {
+    let io = |error| LoadError::Io { file: file.to_owned(), error };
+    let name = file.file_name().unwrap_or_default().as_encoded_bytes();
+    let mut bytes = std::fs::metadata(file).map_err(io)?.len();
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    for entry in std::fs::read_dir(folder).map_err(io)?.flatten() {
+        let beside = entry.file_name();
+        let beside = beside.as_encoded_bytes();
+        if beside.len() > name.len() && beside.starts_with(name) {
+            bytes += entry.metadata().map(|m| m.len()).unwrap_or(0);
+        }
+    }
+    Ok(bytes)
+}

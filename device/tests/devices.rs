@@ -1,0 +1,257 @@
+//! Devices through the `Device` trait: order, completion, unknown networks, an orderly end.
+
+mod common;
+
+use common::{engines, inputs, load};
+use rota_device::emulated::{self, EmulatedProfile};
+use rota_device::sample::{self, Hints};
+use rota_device::{
+    Batch, BatchId, CpuDevice, CpuOptions, DType, Device, Dim, EmulatedNetwork, EmulatedOptions, HostTensor, NetworkId,
+    Outcome, Pace, Signature, TensorSpec, Waker,
+};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// A waker that counts, and lets a test wait for the next ring.
+#[derive(Default)]
+struct Bell {
+    rings: Mutex<u32>,
+    rung: Condvar,
+}
+
+impl Bell {
+    fn waker(self: &Arc<Bell>) -> Waker {
+        let bell = self.clone();
+        Arc::new(move || {
+            *bell.rings.lock().unwrap() += 1;
+            bell.rung.notify_all();
+        })
+    }
+
+    /// The next batch of the device; fails when none comes in a minute.
+    fn wait(&self, device: &mut dyn Device) -> Box<Batch> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut rings = self.rings.lock().unwrap();
+        loop {
+            if let Some(batch) = device.poll() {
+                return batch;
+            }
+            assert!(Instant::now() < deadline, "no batch ended");
+            rings = self.rung.wait_timeout(rings, Duration::from_secs(1)).unwrap().0;
+        }
+    }
+}
+
+fn cpu(bell: &Arc<Bell>, spin: Duration) -> CpuDevice {
+    let options = CpuOptions { name: "cpu0".into(), engine: "test".into(), cores: vec![], threads: 1, spin };
+    CpuDevice::spawn(options, bell.waker()).unwrap()
+}
+
+fn batch(network: NetworkId, signature: &Signature, id: u64, seeds: std::ops::Range<u64>, room: usize) -> Box<Batch> {
+    let requests: Vec<_> = seeds.map(|seed| inputs(signature, 1, &Hints::default(), seed)).collect();
+    let mut batch = sample::lay_out(network, signature, &requests, &vec![room; signature.outputs.len()]).unwrap();
+    batch.id = BatchId(id);
+    batch
+}
+
+#[test]
+fn a_cpu_device_executes_in_the_order_of_starts() {
+    for engine in engines() {
+        for spin in [Duration::ZERO, Duration::from_millis(2)] {
+            let bell = Arc::new(Bell::default());
+            let mut device = cpu(&bell, spin);
+            let (mlp, state) = (load(&*engine, "mlp"), load(&*engine, "state"));
+            let signatures = [mlp.signature().clone(), state.signature().clone()];
+            device.install(NetworkId(0), mlp);
+            device.install(NetworkId(7), state);
+            let networks = [NetworkId(0), NetworkId(7)];
+            for round in 0..50u64 {
+                for (i, id) in [(0, 2 * round), (1, 2 * round + 1)] {
+                    device.prepare(batch(networks[i], &signatures[i], id, id..id + 3, 64));
+                }
+                // Started the other way round than prepared.
+                device.start(BatchId(2 * round + 1));
+                device.start(BatchId(2 * round));
+                for (i, id) in [(1, 2 * round + 1), (0, 2 * round)] {
+                    let ended = bell.wait(&mut device);
+                    assert_eq!(ended.id, BatchId(id));
+                    assert!(ended.requests.iter().all(|request| request.outcome == Outcome::Done));
+                    let outputs = sample::outputs(&ended, &signatures[i], 2);
+                    assert!(outputs.iter().all(Option::is_some));
+                }
+            }
+            assert!(device.poll().is_none());
+        }
+    }
+}
+
+#[test]
+fn requests_for_a_network_that_is_not_installed_fail() {
+    let rten = rota_device::engine::open(&rota_device::EngineChoice::Rten).unwrap().engine;
+    let network = load(&*rten, "mlp");
+    let signature = network.signature().clone();
+    let bell = Arc::new(Bell::default());
+    let mut cpu = cpu(&bell, Duration::ZERO);
+    let mut emulated = emulated::spawn(1, EmulatedOptions::default(), bell.waker()).unwrap();
+    cpu.install(NetworkId(1), network);
+    cpu.remove(NetworkId(1));
+    for device in [&mut cpu as &mut dyn Device, &mut emulated[0]] {
+        device.prepare(batch(NetworkId(1), &signature, 5, 0..2, 64));
+        device.start(BatchId(5));
+        let ended = bell.wait(device);
+        for request in &ended.requests {
+            assert_eq!(request.outcome, Outcome::Failed("network 1 is not installed on this device".into()));
+        }
+    }
+}
+
+#[test]
+fn a_start_without_its_batch_is_harmless_and_dropping_a_device_with_batches_ends_its_thread() {
+    let rten = rota_device::engine::open(&rota_device::EngineChoice::Rten).unwrap().engine;
+    let network = load(&*rten, "mlp");
+    let signature = network.signature().clone();
+    let bell = Arc::new(Bell::default());
+    let mut device = cpu(&bell, Duration::ZERO);
+    device.install(NetworkId(0), network);
+    device.start(BatchId(99));
+    device.prepare(batch(NetworkId(0), &signature, 1, 0..1, 64));
+    device.start(BatchId(1));
+    assert_eq!(bell.wait(&mut device).id, BatchId(1));
+    let waiting = batch(NetworkId(0), &signature, 2, 0..1, 64);
+    let arena = Arc::downgrade(&waiting.requests[0].arena);
+    device.prepare(waiting);
+    drop(device);
+    assert!(arena.upgrade().is_none(), "the batch that never started is gone with its thread");
+}
+
+#[test]
+fn a_device_describes_itself_and_refuses_cores_that_are_not_there() {
+    let options = |cores: Vec<usize>| CpuOptions {
+        name: "cpu0".into(),
+        engine: "ONNX Runtime 1.32.0".into(),
+        cores,
+        threads: 2,
+        spin: Duration::ZERO,
+    };
+    let waker: Waker = Arc::new(|| {});
+    let device = CpuDevice::spawn(options(vec![0, 1]), waker.clone()).unwrap();
+    assert_eq!(device.describe(), "cpu0: ONNX Runtime 1.32.0, 2 threads, cores 0-1");
+    assert!(CpuDevice::spawn(options(vec![100_000]), waker).is_err());
+}
+
+fn tensor(name: &str, dims: &[u32]) -> TensorSpec {
+    let mut all = vec![Dim::Dynamic("batch".into())];
+    all.extend(dims.iter().map(|&size| Dim::Fixed(size)));
+    TensorSpec { name: name.into(), dtype: DType::U8, dims: all, batch_axis: Some(0) }
+}
+
+fn profile(points: &[(u32, u64)]) -> EmulatedProfile {
+    EmulatedProfile {
+        model: "a".into(),
+        signature: Signature { inputs: vec![tensor("x", &[4])], outputs: vec![tensor("y", &[10])] },
+        pace: Pace::new(points.iter().map(|&(batch, us)| (batch, Duration::from_micros(us)))).unwrap(),
+        memory_bytes: 1000,
+    }
+}
+
+fn bytes_batch(profile: &EmulatedProfile, id: u64, contents: &[&[u8; 4]]) -> Box<Batch> {
+    let request = |&content: &&[u8; 4]| vec![HostTensor::from_elements(&[1, 4], content).unwrap()];
+    let requests: Vec<_> = contents.iter().map(request).collect();
+    let mut batch = sample::lay_out(NetworkId(0), &profile.signature, &requests, &[10]).unwrap();
+    batch.id = BatchId(id);
+    batch
+}
+
+#[test]
+fn an_emulated_device_takes_its_time_and_answers_each_request_with_its_own_input() {
+    let profile = profile(&[(1, 3000), (3, 5000)]);
+    let bell = Arc::new(Bell::default());
+    let mut devices = emulated::spawn(3, EmulatedOptions::default(), bell.waker()).unwrap();
+    assert_eq!(devices[2].describe(), "emulated2: emulated");
+    for device in &mut devices {
+        device.install(NetworkId(0), Box::new(EmulatedNetwork::new(&profile)));
+    }
+    let begin = Instant::now();
+    for device in &mut devices {
+        device.prepare(bytes_batch(&profile, 1, &[b"abcd", b"efgh"]));
+        device.start(BatchId(1));
+        device.prepare(bytes_batch(&profile, 2, &[b"1234"]));
+        device.start(BatchId(2));
+        assert!(device.poll().is_none(), "nothing has ended yet");
+    }
+    for device in &mut devices {
+        let first = bell.wait(device);
+        let second = bell.wait(device);
+        assert_eq!((first.id, second.id), (BatchId(1), BatchId(2)));
+        assert_eq!(first.took, Duration::from_millis(4));
+        assert_eq!(second.took, Duration::from_millis(3));
+        // One begins when the other is due, to the nanosecond, whenever the thread woke.
+        assert_eq!(second.started.unwrap(), first.started.unwrap() + first.took);
+        assert!(begin.elapsed() >= Duration::from_millis(7), "a batch ends no earlier than it is due");
+        let output = |batch: &Batch, request| sample::outputs(batch, &profile.signature, request)[0].clone().unwrap();
+        assert_eq!(&*output(&first, 0).bytes, b"abcdabcdab");
+        assert_eq!(&*output(&first, 1).bytes, b"efghefghef");
+        assert_eq!(&*output(&second, 0).bytes, b"1234123412");
+    }
+}
+
+#[test]
+fn a_device_that_takes_no_time_ends_a_batch_inside_start() {
+    let profile = profile(&[(1, 0)]);
+    let rings = Arc::new(AtomicU32::new(0));
+    let counted = rings.clone();
+    let waker: Waker = Arc::new(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+    });
+    let mut devices = emulated::spawn(1, EmulatedOptions::default(), waker).unwrap();
+    let device = &mut devices[0];
+    device.install(NetworkId(0), Box::new(EmulatedNetwork::new(&profile)));
+    for id in 0..100 {
+        device.prepare(bytes_batch(&profile, id, &[b"abcd"]));
+        assert!(device.poll().is_none());
+        device.start(BatchId(id));
+        assert_eq!(device.poll().unwrap().id, BatchId(id));
+        assert_eq!(rings.load(Ordering::Relaxed) as u64, id + 1);
+    }
+}
+
+#[test]
+fn many_emulated_devices_each_end_every_batch_once() {
+    let profile = profile(&[(1, 200), (8, 900)]);
+    let bell = Arc::new(Bell::default());
+    let mut devices = emulated::spawn(100, EmulatedOptions::default(), bell.waker()).unwrap();
+    for device in &mut devices {
+        device.install(NetworkId(0), Box::new(EmulatedNetwork::new(&profile)));
+    }
+    for round in 0..20u64 {
+        for device in &mut devices {
+            device.prepare(bytes_batch(&profile, round, &[b"abcd", b"efgh"]));
+            device.start(BatchId(round));
+        }
+        for device in &mut devices {
+            let ended = bell.wait(device);
+            assert_eq!(ended.id, BatchId(round));
+            assert!(ended.requests.iter().all(|request| request.outcome == Outcome::Done));
+        }
+    }
+    // With batches outstanding: they are dropped, and so is the thread.
+    for device in &mut devices {
+        device.prepare(bytes_batch(&profile, 99, &[b"abcd"]));
+        device.start(BatchId(99));
+    }
+}
+
+#[test]
+fn a_real_network_on_an_emulated_device_is_served_too() {
+    let rten = rota_device::engine::open(&rota_device::EngineChoice::Rten).unwrap().engine;
+    let network = load(&*rten, "mlp");
+    let signature = network.signature().clone();
+    let bell = Arc::new(Bell::default());
+    let mut devices = emulated::spawn(1, EmulatedOptions::default(), bell.waker()).unwrap();
+    devices[0].install(NetworkId(0), network);
+    devices[0].prepare(batch(NetworkId(0), &signature, 3, 0..4, 64));
+    devices[0].start(BatchId(3));
+    let ended = bell.wait(&mut devices[0]);
+    assert!(ended.requests.iter().all(|request| request.outcome == Outcome::Done));
+}
