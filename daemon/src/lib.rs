@@ -1,2 +1,18 @@
 //! The Rota daemon: model repository, poller, control socket, command line.
+//!
+//! Threads: [`poller`] owns the rings, the requests and the dispatcher; each cpu device has its executor (in
+//! `rota-device`); [`control`] owns sockets and the catalogue of models; [`background`] does whatever takes long.
 #![forbid(unsafe_code)]
+
+pub mod background;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod model;
+pub mod poller;
+pub mod profiles;
+pub mod repository;
+pub mod serve;
+pub mod stats;
+pub mod wake;

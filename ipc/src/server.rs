@@ -64,6 +64,18 @@ impl Connection {
         self.regions.arena()
     }
 
+    /// Copies `into.len()` bytes of the arena, from `offset`, out of the client's reach.
+    ///
+    /// # Panics
+    /// When they are not all inside the arena: the caller checked the span.
+    pub fn copy_out(&self, offset: usize, into: &mut [u8]) {
+        let arena = self.arena();
+        assert!(offset.checked_add(into.len()).is_some_and(|end| end <= arena.len()), "a span outside the arena");
+        // SAFETY: the source lies inside the mapping, which the `Arc` keeps, and `into` is ours and so apart from it. The
+        // client may write there meanwhile: whatever bytes come are copied once and looked at only in the copy.
+        unsafe { std::ptr::copy_nonoverlapping(arena.as_ptr().add(offset), into.as_mut_ptr(), into.len()) };
+    }
+
     /// Completions that can still be promised: ring entries that neither a request in flight nor an unread completion
     /// holds. `in_flight`: requests that were taken and not completed.
     pub fn room(&mut self, in_flight: u32) -> Result<u32, Poisoned> {

@@ -1,0 +1,254 @@
+//! Whatever takes long: loading a model on every device, checking how it batches, profiling it.
+
+use crate::model::Model;
+use crate::profiles::{Key, Store};
+use crate::repository::{self, Entry, Settings};
+use rota_device::check::{self, Checked};
+use rota_device::emulated::{EmulatedNetwork, EmulatedProfile};
+use rota_device::{CompileOptions, Engine, Hints, Network, Shape, Signature, TensorSpec, profile, sample};
+use rota_sched::{ModelId, Profile};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+/// A model to be loaded under `id`.
+pub struct Job {
+    pub id: ModelId,
+    pub source: Source,
+}
+
+/// Where a model comes from.
+#[derive(Clone)]
+pub enum Source {
+    Repository(Entry),
+    /// A model of an emulated device's profile file, served by the devices of that file.
+    Emulated(Arc<EmulatedProfile>),
+}
+
+impl Source {
+    pub fn name(&self) -> &str {
+        match self {
+            Source::Repository(entry) => &entry.name,
+            Source::Emulated(profile) => &profile.model,
+        }
+    }
+
+    pub fn version(&self) -> u64 {
+        match self {
+            Source::Repository(entry) => entry.version,
+            Source::Emulated(_) => 1,
+        }
+    }
+}
+
+/// How a job ended: the model and its networks by device index, or why not.
+pub struct Loaded {
+    pub name: String,
+    pub version: u64,
+    pub result: Result<Ready, String>,
+}
+
+pub type Ready = (Arc<Model>, Vec<Option<Box<dyn Network>>>);
+
+/// What loading needs to know of a device.
+#[derive(Clone)]
+pub enum DeviceRole {
+    Cpu {
+        engine: Arc<dyn Engine>,
+        cores: Vec<usize>,
+        threads: usize,
+    },
+    /// The models of its profile file.
+    Emulated {
+        profiles: Vec<Arc<EmulatedProfile>>,
+    },
+}
+
+/// The thread's whole state.
+pub struct Loader {
+    pub devices: Vec<DeviceRole>,
+    pub store: Store,
+    /// SLO of models that name none; zero: from ℓ(1).
+    pub default_slo: Duration,
+}
+
+/// Batches are profiled up to this size when `model.toml` gives none.
+const MAX_BATCH_DEFAULT: u32 = 32;
+/// SLO of a model that names none: this many times ℓ(1), and not less than `SLO_MIN`.
+const SLO_FACTOR: u32 = 8;
+const SLO_MIN: Duration = Duration::from_millis(10);
+
+impl Loader {
+    /// Works until nobody can send a job any more.
+    pub fn run(self, jobs: Receiver<Job>, done: impl Fn(Loaded)) {
+        for job in jobs {
+            let (name, version) = (job.source.name().to_string(), job.source.version());
+            let result = match &job.source {
+                Source::Repository(entry) => self.load(job.id, entry),
+                Source::Emulated(profile) => self.load_emulated(job.id, profile),
+            };
+            done(Loaded { name, version, result });
+        }
+    }
+
+    fn load(&self, id: ModelId, entry: &Entry) -> Result<Ready, String> {
+        let digest = repository::digest(&entry.file).map_err(|error| format!("{}: {error}", entry.file.display()))?;
+        let mut networks: Vec<Option<Box<dyn Network>>> = Vec::new();
+        let mut profiles = Vec::new();
+        let mut checked: Option<Checked> = None;
+        for device in &self.devices {
+            let DeviceRole::Cpu { engine, cores, threads } = device else {
+                networks.push(None);
+                profiles.push(None);
+                continue;
+            };
+            let options = compile_options(&entry.settings, cores, *threads);
+            let mut network = engine.compile(&entry.file, &options).map_err(|error| error.to_string())?;
+            // How a model batches is its own property: found out on the first device.
+            let checked = match &checked {
+                Some(checked) => checked,
+                None => {
+                    let found = check::check_batching(&mut *network, &hints(&entry.settings));
+                    checked.insert(found.map_err(|error| format!("{}: {error}", entry.file.display()))?)
+                }
+            };
+            network.set_signature(checked.signature.clone());
+            let shapes = profiled_shapes(checked);
+            let key = Key { digest: &digest, engine: &engine.describe(), threads: *threads, shapes: &shapes };
+            profiles.push(Some(self.profile(entry, &key, &mut *network, checked)?));
+            networks.push(Some(network));
+        }
+        let Some(checked) = checked else {
+            return Err(
+                "no device serves model files: the devices are all emulated; add a [[device]] of kind \"cpu\"".into()
+            );
+        };
+        if let Some(finding) = &checked.finding {
+            tracing::warn!(model = %entry.name, version = entry.version, finding = %finding, "checked on load");
+        }
+        let shapes = profiled_shapes(&checked);
+        let memory_bytes = networks.iter().flatten().map(|n| n.memory_bytes()).max().unwrap_or(0);
+        let model = self.model(id, entry, digest, checked.signature, shapes, profiles, memory_bytes);
+        Ok((Arc::new(model), networks))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is a field of the model, and this is its one constructor")]
+    fn model(
+        &self,
+        id: ModelId,
+        entry: &Entry,
+        digest: String,
+        signature: Signature,
+        profiled: Vec<Shape>,
+        profiles: Vec<Option<Profile>>,
+        memory_bytes: u64,
+    ) -> Model {
+        let max_batch = profiles.iter().flatten().map(Profile::max_batch).max().unwrap_or(1);
+        let mut model = Model {
+            id,
+            name: entry.name.clone(),
+            version: entry.version,
+            digest,
+            signature,
+            max_batch,
+            default_slo: Duration::ZERO,
+            memory_bytes,
+            profiled,
+            profiles,
+        };
+        model.default_slo = match entry.settings.slo_ms {
+            Some(ms) => Duration::from_secs_f64(ms / 1e3),
+            None if !self.default_slo.is_zero() => self.default_slo,
+            None => (model.batch_of_one() * SLO_FACTOR).max(SLO_MIN),
+        };
+        model
+    }
+
+    /// ℓ(b) as kept from an earlier run, or as measured now.
+    fn profile(
+        &self,
+        entry: &Entry,
+        key: &Key<'_>,
+        network: &mut dyn Network,
+        checked: &Checked,
+    ) -> Result<Profile, String> {
+        let most = if checked.signature.batches() { entry.settings.max_batch.unwrap_or(MAX_BATCH_DEFAULT) } else { 1 };
+        let points = match self.store.read(key, most) {
+            Some(points) => points,
+            None => {
+                tracing::info!(model = %entry.name, version = entry.version, max_batch = most, "profiling");
+                let measured = measure(network, checked, most).map_err(|e| format!("{}: {e}", entry.file.display()))?;
+                if let Err(error) = self.store.write(key, most, &measured) {
+                    tracing::warn!(%error, "the profile can't be kept; it will be measured again at the next start");
+                }
+                measured
+            }
+        };
+        Profile::new(&points).map_err(|error| error.to_string())
+    }
+
+    fn load_emulated(&self, id: ModelId, profile: &Arc<EmulatedProfile>) -> Result<Ready, String> {
+        let serves = |device: &DeviceRole| match device {
+            DeviceRole::Emulated { profiles } => profiles.iter().any(|p| Arc::ptr_eq(p, profile)),
+            DeviceRole::Cpu { .. } => false,
+        };
+        // A device that takes no time still has a profile: the shortest that there is.
+        let points: Vec<(u32, Duration)> =
+            profile.pace.points().iter().map(|&(b, latency)| (b, latency.max(Duration::from_nanos(1)))).collect();
+        let pace = Profile::new(&points).map_err(|error| format!("model \"{}\": {error}", profile.model))?;
+        let served: Vec<bool> = self.devices.iter().map(serves).collect();
+        let network = || Box::new(EmulatedNetwork::new(profile)) as Box<dyn Network>;
+        let networks = served.iter().map(|s| s.then(network)).collect();
+        let profiles = served.iter().map(|s| s.then(|| pace.clone())).collect();
+        let entry =
+            Entry { name: profile.model.clone(), version: 1, file: Default::default(), settings: Settings::default() };
+        let shape = |spec| sample::shape(spec, 0, &Hints::default(), 1).unwrap_or_default();
+        let profiled = profile.signature.inputs.iter().map(shape).collect();
+        let signature = profile.signature.clone();
+        let model = self.model(id, &entry, String::new(), signature, profiled, profiles, profile.memory_bytes);
+        Ok((Arc::new(model), networks))
+    }
+}
+
+fn compile_options(settings: &Settings, cores: &[usize], threads: usize) -> CompileOptions {
+    let axis = |axis: i32| usize::try_from(axis).ok();
+    CompileOptions {
+        threads,
+        cores: cores.to_vec(),
+        max_batch: Some(settings.max_batch.unwrap_or(MAX_BATCH_DEFAULT)),
+        batch_symbol: settings.batch_symbol.clone(),
+        batch_axes: settings.batch_axis.iter().map(|(name, &a)| (name.clone(), axis(a))).collect(),
+    }
+}
+
+/// What `model.toml` says about the inputs, in the devices' words: `"input:axis"` is their `"input.axis"`.
+pub fn hints(settings: &Settings) -> Hints {
+    let name = |key: &str| match key.rsplit_once(':') {
+        Some((input, axis)) if axis.parse::<usize>().is_ok() => format!("{input}.{axis}"),
+        _ => key.to_string(),
+    };
+    Hints {
+        sizes: settings.shape.iter().map(|(key, &size)| (name(key), size)).collect(),
+        ranges: settings.range.iter().map(|(key, &[low, high])| (key.clone(), (low as f64, high as f64))).collect(),
+    }
+}
+
+/// The shape class that is checked and profiled: per input, the batch axis holding 0.
+fn profiled_shapes(checked: &Checked) -> Vec<Shape> {
+    let shape = |spec: &TensorSpec| sample::shape(spec, 0, &checked.hints, 1).unwrap_or_default();
+    checked.signature.inputs.iter().map(shape).collect()
+}
+
+/// Measures on a thread of least priority, so that it costs the requests that are being served nothing.
+fn measure(network: &mut dyn Network, checked: &Checked, most: u32) -> Result<Vec<(u32, Duration)>, String> {
+    std::thread::scope(|scope| {
+        let measuring = scope.spawn(|| {
+            // Niceness is a thread's own on Linux; ours ends with the thread.
+            let _ = rustix::process::setpriority_process(None, 19);
+            let sizes = profile::doubling(most);
+            profile::measure(network, &checked.hints, &sizes, profile::Budget::default(), &mut |_| {})
+        });
+        let points = measuring.join().map_err(|_| "the engine panicked while it was profiled".to_string())?;
+        Ok(points.map_err(|e| e.to_string())?.into_iter().map(|p| (p.batch, p.latency)).collect())
+    })
+}

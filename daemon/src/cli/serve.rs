@@ -1,0 +1,49 @@
+//! `rota serve`
+
+use super::Failure;
+use crate::config::Config;
+use crate::serve::Daemon;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::path::PathBuf;
+use tracing_subscriber::EnvFilter;
+
+/// Serve models until SIGTERM.
+///
+/// Example: `rota serve --repository models --socket /tmp/rota.sock`
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Folder of models: <model>/<version>/model.onnx
+    #[arg(long, value_name = "DIR")]
+    repository: Option<PathBuf>,
+    /// Where clients connect [default: $ROTA_SOCKET, $XDG_RUNTIME_DIR/rota.sock or /run/rota/rota.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Settings (TOML); flags come before them
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How long the poller looks for work before it sleeps
+    #[arg(long, value_name = "MICROSECONDS")]
+    spin_us: Option<u64>,
+}
+
+pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    let filter = EnvFilter::try_from_env("ROTA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
+    let mut config = match &arguments.config {
+        Some(path) => Config::read(path)?,
+        None => Config::default(),
+    };
+    config.repository = arguments.repository.or(config.repository);
+    config.socket = arguments.socket.or(config.socket);
+    config.spin_us = arguments.spin_us.unwrap_or(config.spin_us);
+    // Before any thread: a signal that comes during the start must not be lost.
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let daemon = Daemon::start(&config)?;
+    tracing::info!(socket = %daemon.socket().display(), "listening");
+    let stop = daemon.stopper();
+    std::thread::spawn(move || signals.forever().for_each(|_| stop.stop()));
+    daemon.join()?;
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! The daemon's settings: a TOML file, every field optional, and what the command line puts over it.
+
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// `rota.toml`. Units are in the names; every field has a default.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where clients connect; default: `$ROTA_SOCKET`, `$XDG_RUNTIME_DIR/rota.sock` or `/run/rota/rota.sock`.
+    pub socket: Option<PathBuf>,
+    /// Permissions of the socket, octal in a string.
+    pub socket_mode: String,
+    /// The model repository.
+    pub repository: Option<PathBuf>,
+    /// Where profiles are kept; default `$XDG_CACHE_HOME/rota` or `~/.cache/rota`.
+    pub profile_cache: Option<PathBuf>,
+    /// SLO of models that name none. Zero or absent: eight times ℓ(1), at least 10 ms.
+    pub default_slo_ms: f64,
+    /// How long the poller looks for work before it sleeps.
+    pub spin_us: u64,
+    /// A device's next batch is chosen this long before the device is free.
+    pub prepare_lead_us: u64,
+    /// … and its start is sent this long before.
+    pub start_lead_us: u64,
+    pub limits: Limits,
+    /// Default: one cpu device on all cores but the first.
+    pub device: Vec<DeviceSettings>,
+}
+
+/// What the daemon takes on, in all and of each user.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    pub connections_per_user: u32,
+    pub arena_mb_per_user: u64,
+    pub requests_per_user: u32,
+    /// Requests in flight in all.
+    pub requests_max: u32,
+    pub sessions_max: u32,
+    /// Largest arena of one connection.
+    pub arena_mb: u64,
+}
+
+/// One `[[device]]`.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum DeviceSettings {
+    /// A pool of cores with an inference engine.
+    Cpu {
+        /// Cores that it runs on; default: all that the process may use but the first.
+        #[serde(default)]
+        cores: Vec<usize>,
+        /// Threads of the engine; default: as many as cores.
+        #[serde(default)]
+        threads: Option<usize>,
+        /// "auto", "onnxruntime" or "rten".
+        #[serde(default)]
+        engine: EngineName,
+    },
+    /// Devices that take as long as a profile file says.
+    Emulated {
+        #[serde(default = "one")]
+        count: u32,
+        /// The profile file; its models are served beside the repository's.
+        profiles: PathBuf,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineName {
+    #[default]
+    Auto,
+    OnnxRuntime,
+    Rten,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            socket: None,
+            socket_mode: "0660".to_string(),
+            repository: None,
+            profile_cache: None,
+            default_slo_ms: 0.0,
+            spin_us: 50,
+            prepare_lead_us: 200,
+            start_lead_us: 100,
+            limits: Limits::default(),
+            device: Vec::new(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections_per_user: 1024,
+            arena_mb_per_user: 16 << 10,
+            requests_per_user: 32_768,
+            requests_max: 65_536,
+            sessions_max: 4096,
+            arena_mb: 4096,
+        }
+    }
+}
+
+/// What is wrong with the settings, and where.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{path}: {error}")]
+    Read { path: PathBuf, error: std::io::Error },
+    /// `toml`'s message shows the line.
+    #[error("{path}: {error}")]
+    Parse { path: PathBuf, error: Box<toml::de::Error> },
+    #[error("{0}")]
+    Value(String),
+}
+
+impl Config {
+    pub fn read(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path);
+        let text = text.map_err(|error| ConfigError::Read { path: path.to_path_buf(), error })?;
+        let parsed = toml::from_str::<Config>(&text);
+        let mut config =
+            parsed.map_err(|error| ConfigError::Parse { path: path.to_path_buf(), error: Box::new(error) })?;
+        // Paths in the file are relative to the file.
+        let base = path.parent().unwrap_or(Path::new("."));
+        let own = [&mut config.socket, &mut config.repository, &mut config.profile_cache];
+        own.into_iter().flatten().for_each(|p| *p = base.join(&*p));
+        for device in &mut config.device {
+            if let DeviceSettings::Emulated { profiles, .. } = device {
+                *profiles = base.join(&*profiles);
+            }
+        }
+        Ok(config)
+    }
+
+    /// Checks what the types can't.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let value = |text: String| Err(ConfigError::Value(text));
+        if self.socket_permissions().is_none() {
+            return value(format!("socket_mode = \"{}\" is not an octal mode such as \"0660\"", self.socket_mode));
+        }
+        if !self.default_slo_ms.is_finite() || self.default_slo_ms < 0.0 {
+            return value(format!("default_slo_ms = {} must be zero or more", self.default_slo_ms));
+        }
+        if self.start_lead_us > self.prepare_lead_us {
+            return value(format!(
+                "start_lead_us = {} must be at most prepare_lead_us = {}",
+                self.start_lead_us, self.prepare_lead_us
+            ));
+        }
+        let l = &self.limits;
+        if l.requests_max == 0 || l.sessions_max == 0 || l.requests_max > 1 << 24 || l.sessions_max > 1 << 20 {
+            return value(format!(
+                "limits: requests_max = {} must be 1 to {}, sessions_max = {} 1 to {}",
+                l.requests_max,
+                1 << 24,
+                l.sessions_max,
+                1 << 20
+            ));
+        }
+        Ok(())
+    }
+
+    pub fn socket_permissions(&self) -> Option<u32> {
+        u32::from_str_radix(&self.socket_mode, 8).ok().filter(|mode| *mode <= 0o777)
+    }
+
+    pub fn spin(&self) -> Duration {
+        Duration::from_micros(self.spin_us)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_empty_file_is_the_default_and_valid() {
+        let config: Config = toml::from_str("").unwrap();
+        config.check().unwrap();
+        assert!(config.device.is_empty());
+    }
+
+    #[test]
+    fn devices_parse_with_their_defaults() {
+        let text = "[[device]]\nkind = \"cpu\"\ncores = [1]\n[[device]]\nkind = \"emulated\"\nprofiles = \"p.toml\"\n";
+        let config: Config = toml::from_str(text).unwrap();
+        assert_eq!(config.device[0], DeviceSettings::Cpu { cores: vec![1], threads: None, engine: EngineName::Auto });
+        assert_eq!(config.device[1], DeviceSettings::Emulated { count: 1, profiles: "p.toml".into() });
+    }
+
+    #[test]
+    fn a_misspelt_key_is_refused_with_its_line() {
+        let error = toml::from_str::<Config>("spin_us = 5\nspinn_us = 6\n").unwrap_err().to_string();
+        assert!(error.contains("line 2") && error.contains("spinn_us"), "{error}");
+    }
+}

@@ -1,0 +1,330 @@
+//! The control thread: accepts clients, answers their control messages, keeps the catalogue of models, takes signals.
+//!
+//! It alone decides about sockets and models; it asks the poller and the background thread by message and answers the client
+//! when they have. A connection has one request under way at a time; further ones wait in its buffer.
+
+mod catalogue;
+mod connection;
+mod requests;
+pub mod socket;
+
+use crate::background::{Job, Loaded};
+use crate::config::Limits;
+use crate::poller::messages::{Command, ConnectionId, Notice};
+use crate::stats::SessionReport;
+use crate::wake::Wake;
+use catalogue::Catalogue;
+use connection::{Connection, Waiting};
+use mio::net::UnixListener;
+use mio::{Events, Interest, Poll, Token};
+use rota_ipc::control::{ErrorCode, Reply};
+use slab::Slab;
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+
+/// What other threads tell the control thread.
+pub enum Message {
+    Poller(Notice),
+    Loaded(Loaded),
+    /// Drain; the second time, stop at once.
+    Stop,
+}
+
+const LISTENER: Token = Token(0);
+pub const INBOX: Token = Token(1);
+const FIRST_CONNECTION: usize = 2;
+
+/// What the control thread is started with.
+pub struct Options {
+    pub socket: PathBuf,
+    pub repository: Option<PathBuf>,
+    pub limits: Limits,
+    pub uid: u32,
+}
+
+pub struct Control {
+    options: Options,
+    poll: Poll,
+    listener: Option<UnixListener>,
+    inbox: Receiver<Message>,
+    commands: Sender<Command>,
+    wake: Arc<Wake>,
+    jobs: Sender<Job>,
+    connections: Slab<Connection>,
+    keys: HashMap<ConnectionId, usize>,
+    connections_made: u64,
+    catalogue: Catalogue,
+    /// The sessions of the report that the poller is sending.
+    report: Option<Vec<SessionReport>>,
+    started: std::time::Instant,
+    draining: bool,
+    drained: bool,
+    /// Told to stop while draining.
+    stopped: bool,
+}
+
+impl Control {
+    pub fn new(
+        options: Options,
+        poll: Poll,
+        listener: std::os::unix::net::UnixListener,
+        inbox: Receiver<Message>,
+        commands: Sender<Command>,
+        wake: Arc<Wake>,
+        jobs: Sender<Job>,
+    ) -> io::Result<Control> {
+        listener.set_nonblocking(true)?;
+        let mut listener = UnixListener::from_std(listener);
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        Ok(Control {
+            options,
+            poll,
+            listener: Some(listener),
+            inbox,
+            commands,
+            wake,
+            jobs,
+            connections: Slab::new(),
+            keys: HashMap::new(),
+            connections_made: 0,
+            catalogue: Catalogue::default(),
+            report: None,
+            started: std::time::Instant::now(),
+            draining: false,
+            drained: false,
+            stopped: false,
+        })
+    }
+
+    /// Starts loading a model; true unless it is there, or on its way.
+    pub fn load(&mut self, source: crate::background::Source) -> bool {
+        let (name, version) = (source.name().to_string(), source.version());
+        let Some(id) = self.catalogue.begin(&name, version) else { return false };
+        tracing::info!(model = %name, version, "loading");
+        if self.jobs.send(Job { id, source }).is_err() {
+            self.catalogue.failed(&name, version, "the loading thread has ended".to_string());
+        }
+        true
+    }
+
+    /// Serves until the daemon has drained (true) or was stopped at once (false).
+    pub fn run(mut self) -> io::Result<bool> {
+        let mut events = Events::with_capacity(256);
+        while !self.drained && !self.stopped {
+            match self.poll.poll(&mut events, None) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                polled => polled?,
+            }
+            for event in &events {
+                match event.token() {
+                    LISTENER => self.accept(),
+                    INBOX => {} // Looked at below, after every poll.
+                    Token(token) => self.attend(token - FIRST_CONNECTION),
+                }
+            }
+            while let Ok(message) = self.inbox.try_recv() {
+                match message {
+                    Message::Poller(notice) => self.handle_notice(notice),
+                    Message::Loaded(loaded) => self.handle_loaded(loaded),
+                    Message::Stop => self.drain(),
+                }
+            }
+        }
+        // The last replies; a client that does not read them has had its chance.
+        for (_, connection) in &mut self.connections {
+            let _ = connection.flush();
+        }
+        Ok(self.drained)
+    }
+
+    pub(self) fn tell_poller(&self, command: Command) {
+        // The poller ends only after it said `Drained`; what comes later needs no answer.
+        if self.commands.send(command).is_ok() {
+            self.wake.wake();
+        }
+    }
+
+    fn accept(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => match Connection::new(stream, ConnectionId(self.connections_made)) {
+                    Ok(connection) => {
+                        self.connections_made += 1;
+                        let entry = self.connections.vacant_entry();
+                        let token = Token(entry.key() + FIRST_CONNECTION);
+                        let connection = entry.insert(connection);
+                        self.keys.insert(connection.id, token.0 - FIRST_CONNECTION);
+                        if let Err(error) = connection.register(self.poll.registry(), token) {
+                            tracing::warn!(%error, "a connection can't be watched");
+                            let id = connection.id;
+                            self.connections.remove(token.0 - FIRST_CONNECTION);
+                            self.keys.remove(&id);
+                        }
+                    }
+                    Err(error) => tracing::warn!(%error, "a connection's peer is unknown"),
+                },
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // Out of descriptors, most likely: what is connected goes on.
+                    tracing::warn!(%error, "a connection can't be accepted");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A connection is readable, writable or gone.
+    fn attend(&mut self, key: usize) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let alive = connection.fill();
+        self.serve_requests(key);
+        self.finish(key, alive);
+    }
+
+    /// Handles the requests that the connection has sent, one after the other, until one has to wait for another thread.
+    fn serve_requests(&mut self, key: usize) {
+        while let Some(connection) = self.connections.get_mut(key) {
+            if connection.waiting.is_some() || connection.closing {
+                return;
+            }
+            match connection.reader.next() {
+                Ok(Some(request)) => self.handle_request(key, request),
+                Ok(None) => return,
+                Err(error) => {
+                    let message = format!("{error}; see docs/protocol.md for the messages of this version");
+                    connection.reply(&Reply::Error { code: ErrorCode::BadRequest, message });
+                    connection.closing = true;
+                }
+            }
+        }
+    }
+
+    /// Sends what is queued; closes what is over.
+    fn finish(&mut self, key: usize, alive: bool) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let sent = connection.flush();
+        if !alive || sent.is_err() || (connection.closing && sent.is_ok_and(|all| all)) {
+            self.close(key);
+        }
+    }
+
+    fn close(&mut self, key: usize) {
+        let mut connection = self.connections.remove(key);
+        let _ = connection.deregister(self.poll.registry());
+        self.keys.remove(&connection.id);
+        if connection.has_memory {
+            self.tell_poller(Command::Disconnect { id: connection.id });
+        }
+    }
+
+    /// Answers a connection that waited, and goes on with its next request.
+    fn answer(&mut self, key: usize, reply: &Reply) {
+        let connection = &mut self.connections[key];
+        connection.waiting = None;
+        connection.reply(reply);
+        self.serve_requests(key);
+        self.finish(key, true);
+    }
+
+    fn handle_notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Opened { id, session } => self.opened(id, session),
+            Notice::Removed { model } => {
+                self.catalogue.removed(model);
+                self.settle(|waiting| match waiting {
+                    Waiting::Unload { models } => {
+                        models.retain(|id| *id != model);
+                        models.is_empty().then_some(Reply::Done {})
+                    }
+                    _ => None,
+                });
+            }
+            Notice::Gone { id, poisoned } => {
+                let Some(&key) = self.keys.get(&id) else { return };
+                let connection = &mut self.connections[key];
+                connection.has_memory = false;
+                connection.closing = true;
+                if let Some(message) = poisoned {
+                    tracing::warn!(client = %connection.name, uid = connection.uid, reason = %message, "client disconnected");
+                    connection.reply(&Reply::Poisoned { message });
+                }
+                self.finish(key, true);
+            }
+            Notice::Session(snapshot) => {
+                let report = requests::session_report(&snapshot);
+                self.report.get_or_insert_default().push(report);
+            }
+            Notice::Report(poller) => {
+                let sessions = self.report.take().unwrap_or_default();
+                let status = self.status(sessions, poller);
+                self.settle(|waiting| match waiting {
+                    Waiting::Status => Some(Reply::Status { status: status.clone() }),
+                    _ => None,
+                });
+            }
+            Notice::Drained => {
+                self.settle(|waiting| match waiting {
+                    Waiting::Drain => Some(Reply::Done {}),
+                    _ => None,
+                });
+                self.drained = true;
+            }
+        }
+    }
+
+    fn handle_loaded(&mut self, loaded: Loaded) {
+        let Loaded { name, version, result } = loaded;
+        let outcome = match result {
+            Ok((model, networks)) => {
+                let batch_of_one_ms = crate::clock::millis(model.batch_of_one());
+                tracing::info!(model = %name, version, max_batch = model.max_batch, batch_of_one_ms, "serving");
+                self.catalogue.loaded(Arc::clone(&model));
+                self.tell_poller(Command::Add { model, networks });
+                None
+            }
+            Err(why) => {
+                tracing::error!(model = %name, version, error = %why, "can't be served");
+                self.catalogue.failed(&name, version, why.clone());
+                Some(why)
+            }
+        };
+        self.settle(|waiting| match waiting {
+            Waiting::Load { name: n, version: v } if *n == name && *v == version => Some(match &outcome {
+                None => Reply::Done {},
+                Some(why) => Reply::Error { code: ErrorCode::Load, message: why.clone() },
+            }),
+            _ => None,
+        });
+        self.retry_opens();
+    }
+
+    /// Answers every waiting connection for which `ready` has a reply.
+    fn settle(&mut self, mut ready: impl FnMut(&mut Waiting) -> Option<Reply>) {
+        let answers: Vec<(usize, Reply)> =
+            self.connections.iter_mut().filter_map(|(key, c)| Some((key, ready(c.waiting.as_mut()?)?))).collect();
+        for (key, reply) in answers {
+            self.answer(key, &reply);
+        }
+    }
+
+    /// Stops admission; the second time, stops at once.
+    fn drain(&mut self) {
+        if self.draining {
+            tracing::warn!("stopping at once: requests in flight are lost");
+            self.stopped = true;
+            return;
+        }
+        tracing::info!("draining");
+        self.draining = true;
+        if let Some(mut listener) = self.listener.take() {
+            let _ = self.poll.registry().deregister(&mut listener);
+        }
+        socket::remove(&self.options.socket);
+        self.tell_poller(Command::Drain);
+    }
+}

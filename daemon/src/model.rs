@@ -1,0 +1,82 @@
+//! A model that is served, as the daemon's threads share it.
+
+use rota_device::{DType, Dim, NetworkId, Shape, Signature, TensorSpec};
+use rota_ipc::control::{DimInfo, ModelInfo, TensorInfo};
+use rota_ipc::wire;
+use rota_sched::{ModelId, Profile};
+use std::time::Duration;
+
+/// One version of one model, loaded and checked.
+#[derive(Debug)]
+pub struct Model {
+    pub id: ModelId,
+    pub name: String,
+    pub version: u64,
+    /// SHA-256 of the model file, in hexadecimal; what profiles are kept under.
+    pub digest: String,
+    pub signature: Signature,
+    /// Largest number of items in one batch.
+    pub max_batch: u32,
+    pub default_slo: Duration,
+    /// Bytes of weights on each device (an estimate).
+    pub memory_bytes: u64,
+    /// The shape class that was profiled: per input, the batch axis holding 0.
+    pub profiled: Vec<Shape>,
+    /// ℓ(b) of that class by device index; `None` where the device does not serve it.
+    pub profiles: Vec<Option<Profile>>,
+}
+
+impl Model {
+    pub fn network(&self) -> NetworkId {
+        NetworkId(self.id.0)
+    }
+
+    /// ℓ(1) on the fastest device.
+    pub fn batch_of_one(&self) -> Duration {
+        self.profiles.iter().flatten().filter_map(|p| p.latency(1)).min().unwrap_or_default()
+    }
+
+    pub fn info(&self) -> ModelInfo {
+        ModelInfo {
+            name: self.name.clone(),
+            version: self.version,
+            inputs: self.signature.inputs.iter().map(tensor_info).collect(),
+            outputs: self.signature.outputs.iter().map(tensor_info).collect(),
+            max_batch: self.max_batch,
+            default_slo_ms: crate::clock::millis(self.default_slo),
+            batch_of_one_ms: crate::clock::millis(self.batch_of_one()),
+        }
+    }
+}
+
+fn tensor_info(spec: &TensorSpec) -> TensorInfo {
+    let dims = spec.dims.iter().map(|d| match d {
+        Dim::Fixed(n) => DimInfo::Fixed(u64::from(*n)),
+        Dim::Dynamic(name) => DimInfo::Named(name.clone()),
+    });
+    TensorInfo {
+        name: spec.name.clone(),
+        dtype: wire_dtype(spec.dtype),
+        dims: dims.collect(),
+        batch_axis: spec.batch_axis,
+    }
+}
+
+/// The protocol and the devices each name element types on their own, so that neither crate needs the other.
+pub fn wire_dtype(dtype: DType) -> wire::DType {
+    match dtype {
+        DType::Bool => wire::DType::Bool,
+        DType::U8 => wire::DType::U8,
+        DType::I8 => wire::DType::I8,
+        DType::U16 => wire::DType::U16,
+        DType::I16 => wire::DType::I16,
+        DType::U32 => wire::DType::U32,
+        DType::I32 => wire::DType::I32,
+        DType::U64 => wire::DType::U64,
+        DType::I64 => wire::DType::I64,
+        DType::F16 => wire::DType::F16,
+        DType::Bf16 => wire::DType::Bf16,
+        DType::F32 => wire::DType::F32,
+        DType::F64 => wire::DType::F64,
+    }
+}

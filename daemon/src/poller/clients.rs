@@ -1,0 +1,131 @@
+//! The poller's clients: their rings, sessions and requests in flight, and what their users hold.
+
+use super::messages::ConnectionId;
+use rota_ipc::server::Connection;
+use rota_sched::{Instant, RequestId, SessionId};
+use slab::Slab;
+use std::collections::HashMap;
+
+/// Sessions that one connection can have open.
+pub const SESSIONS_PER_CLIENT: usize = 4096;
+
+/// One connected client.
+pub struct Client {
+    pub id: ConnectionId,
+    pub connection: Connection,
+    pub name: String,
+    pub uid: u32,
+    /// Index in [`Clients::users`].
+    pub user: usize,
+    /// By the connection's own session numbers.
+    pub sessions: Vec<Handle>,
+    /// By request slot.
+    pub slots: Vec<Option<RequestId>>,
+    pub in_flight: u32,
+    /// Completions were written that are not yet published.
+    pub dirty: bool,
+    /// Its ring is polled; otherwise it was asked to ring the doorbell.
+    pub polled: bool,
+    pub last_heard: Instant,
+    /// Hung up or poisoned: nothing is read from or written to it; it leaves when its last request has ended.
+    pub dying: bool,
+}
+
+/// What a connection's session number stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handle {
+    Closed,
+    Open(SessionId),
+    /// Its model was unloaded.
+    Unloaded,
+}
+
+/// All clients by slab key, and the requests in flight of each user.
+#[derive(Default)]
+pub struct Clients {
+    pub entries: Slab<Client>,
+    /// Keys of the clients whose rings are polled.
+    pub polled: Vec<usize>,
+    keys: HashMap<ConnectionId, usize>,
+    users: Vec<User>,
+    user_of: HashMap<u32, usize>,
+}
+
+#[derive(Debug, Default)]
+struct User {
+    in_flight: u32,
+}
+
+impl Clients {
+    /// Users are never forgotten: one entry for each uid that ever connected.
+    pub fn insert(&mut self, id: ConnectionId, connection: Connection, uid: u32, name: String, now: Instant) -> usize {
+        let users = &mut self.users;
+        let user = *self.user_of.entry(uid).or_insert_with(|| {
+            users.push(User::default());
+            users.len() - 1
+        });
+        let slots = vec![None; connection.slots() as usize];
+        let key = self.entries.insert(Client {
+            id,
+            connection,
+            name,
+            uid,
+            user,
+            sessions: Vec::new(),
+            slots,
+            in_flight: 0,
+            dirty: false,
+            polled: false,
+            last_heard: now,
+            dying: false,
+        });
+        self.keys.insert(id, key);
+        key
+    }
+
+    pub fn key(&self, id: ConnectionId) -> Option<usize> {
+        self.keys.get(&id).copied()
+    }
+
+    /// The connection is over; its entry stays until [`Clients::remove`].
+    pub fn forget(&mut self, id: ConnectionId) {
+        self.keys.remove(&id);
+    }
+
+    pub fn remove(&mut self, key: usize) {
+        let client = self.entries.remove(key);
+        debug_assert_eq!(client.in_flight, 0);
+    }
+
+    /// Starts polling the client's ring.
+    pub fn poll(&mut self, key: usize, now: Instant) {
+        let client = &mut self.entries[key];
+        client.last_heard = now;
+        if !client.polled && !client.dying {
+            client.polled = true;
+            client.connection.disarm();
+            self.polled.push(key);
+        }
+    }
+
+    /// Counts a request of the client; false when its user holds `limit` already.
+    pub fn admit(&mut self, key: usize, slot: u32, request: RequestId, limit: u32) -> bool {
+        let client = &mut self.entries[key];
+        let user = &mut self.users[client.user];
+        if user.in_flight >= limit {
+            return false;
+        }
+        user.in_flight += 1;
+        client.in_flight += 1;
+        client.slots[slot as usize] = Some(request);
+        true
+    }
+
+    /// Takes a request of the client off the books.
+    pub fn release(&mut self, key: usize, slot: u32) {
+        let client = &mut self.entries[key];
+        self.users[client.user].in_flight -= 1;
+        client.in_flight -= 1;
+        client.slots[slot as usize] = None;
+    }
+}

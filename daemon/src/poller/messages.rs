@@ -1,0 +1,114 @@
+//! What the poller is told and what it tells: the cold path, between threads.
+
+use crate::model::Model;
+use crate::stats::SessionStats;
+use rota_device::Network;
+use rota_ipc::server::Connection;
+use rota_sched::{ModelId, SessionRates};
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A client's connection, numbered by the control thread; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
+pub enum Command {
+    Connect {
+        id: ConnectionId,
+        connection: Box<Connection>,
+        uid: u32,
+        name: String,
+    },
+    /// The control socket closed.
+    Disconnect {
+        id: ConnectionId,
+    },
+    /// Answered with [`Notice::Opened`].
+    Open {
+        id: ConnectionId,
+        model: ModelId,
+        slo: Duration,
+    },
+    Close {
+        id: ConnectionId,
+        session: u32,
+    },
+    /// By device index, one for each device that serves it.
+    Add {
+        model: Arc<Model>,
+        networks: Vec<Option<Box<dyn Network>>>,
+    },
+    /// Answered with [`Notice::Removed`] when nothing of it runs any more.
+    Remove {
+        model: ModelId,
+    },
+    /// Answered with a [`Notice::Session`] for each session and one [`Notice::Report`].
+    Report,
+    /// Stop admission, finish what runs, answer the rest; ends with [`Notice::Drained`].
+    Drain,
+}
+
+pub enum Notice {
+    /// The connection's own number for the session.
+    Opened {
+        id: ConnectionId,
+        session: Result<u32, OpenError>,
+    },
+    Removed {
+        model: ModelId,
+    },
+    /// The client broke the protocol or hung up; it is gone from the poller.
+    Gone {
+        id: ConnectionId,
+        poisoned: Option<String>,
+    },
+    Session(Box<SessionSnapshot>),
+    Report(PollerReport),
+    Drained,
+}
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum OpenError {
+    #[error("this connection has {0} sessions open, which is the most; close one")]
+    ConnectionFull(usize),
+    #[error("the daemon has {0} sessions in use, which is the most; raise `sessions_max`")]
+    DaemonFull(u32),
+    #[error("the model is being unloaded")]
+    Unloading,
+    #[error("the daemon is stopping")]
+    Draining,
+}
+
+/// A session's state at one moment.
+#[derive(Debug)]
+pub struct SessionSnapshot {
+    pub model: Arc<Model>,
+    pub slo: Duration,
+    pub clients: u32,
+    pub rates: SessionRates,
+    pub stats: SessionStats,
+}
+
+/// The rest of the poller's state at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct PollerReport {
+    pub requests_in_flight: u32,
+    pub clients: Vec<ClientReport>,
+    pub devices: Vec<DeviceReport>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct ClientReport {
+    pub name: String,
+    pub uid: u32,
+    pub in_flight: u32,
+    pub sessions: usize,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct DeviceReport {
+    pub description: String,
+    pub batches: u64,
+    pub busy_ms: f64,
+}

@@ -1,0 +1,282 @@
+//! The poller: one thread that drains the clients' rings, steps the dispatcher, feeds the devices and answers.
+//!
+//! It never blocks on a client, and nothing on its way from submission to completion allocates or locks once the requests'
+//! buffers have grown to what the load needs. It drains a bounded number of submissions from each ring, then lets the
+//! dispatcher decide once, then shows each client all its completions at once.
+
+mod admission;
+mod answer;
+mod classes;
+mod clients;
+mod cold;
+pub mod messages;
+mod requests;
+mod sleep;
+mod submissions;
+
+use crate::clock::Clock;
+use crate::model::Model;
+use crate::stats::SessionStats;
+use crate::wake::Wake;
+use classes::{Candidate, Classes};
+use clients::Clients;
+use messages::{Command, ConnectionId, Notice};
+use requests::Requests;
+use rota_device::{Batch, BatchId, Device, ShapeClass};
+use rota_ipc::server::RequestBlock;
+use rota_ipc::wire::{OutputRecord, Submission};
+use rota_sched::{Action, Dispatcher, Instant, ModelId, SessionId};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+/// Submissions taken from one ring before the next ring's turn.
+const DRAIN_MAX: usize = 64;
+/// Batches that a device can hold (one executing, one behind it), and one that is being filled.
+const BATCHES_PER_DEVICE: usize = 3;
+
+/// What the poller is started with.
+pub struct Options {
+    /// Requests in flight, of all clients together.
+    pub requests_max: u32,
+    /// Sessions known at once; those that nobody has open make room for new ones.
+    pub sessions_max: u32,
+    /// Requests in flight, of all connections of one user together.
+    pub requests_per_user: u32,
+    /// How long it looks for work before it sleeps.
+    pub spin: Duration,
+    /// See [`rota_sched::DeviceConfig`].
+    pub prepare_lead: Duration,
+    pub start_lead: Duration,
+}
+
+/// The thread's whole state. [`Poller::run`] returns when the daemon has drained.
+pub struct Poller {
+    options: Options,
+    clock: Clock,
+    commands: Receiver<Command>,
+    notices: Box<dyn FnMut(Notice) + Send>,
+    wake: Arc<Wake>,
+    epoll: OwnedFd,
+
+    clients: Clients,
+    requests: Requests,
+    dispatcher: Dispatcher,
+    /// By [`ModelId`].
+    models: Vec<Option<ModelState>>,
+    /// By [`SessionId`].
+    sessions: Vec<Option<SessionState>>,
+    session_of: HashMap<(ModelId, Duration), SessionId>,
+    devices: Vec<DeviceState>,
+    draining: bool,
+    /// The next session to show in a report that is under way.
+    report: Option<usize>,
+
+    // Reused from turn to turn.
+    submissions: Vec<Submission>,
+    block: RequestBlock,
+    candidate: Candidate,
+    actions: Vec<Action>,
+    records: Vec<OutputRecord>,
+    dirty: Vec<usize>,
+}
+
+struct ModelState {
+    model: Arc<Model>,
+    classes: Classes,
+    /// Batches of it that are with devices.
+    outstanding: u32,
+    removing: bool,
+}
+
+struct SessionState {
+    model: Arc<Model>,
+    slo: Duration,
+    /// Connections that have it open.
+    clients: u32,
+    last_closed: Instant,
+    stats: SessionStats,
+}
+
+struct DeviceState {
+    device: Box<dyn Device>,
+    #[expect(clippy::vec_box, reason = "the boxes travel to the device and back")]
+    pool: Vec<Box<Batch>>,
+    /// Batches that were prepared and have not come back.
+    outstanding: u32,
+    batches: u64,
+    busy: Duration,
+}
+
+impl Poller {
+    /// `devices` in the order of their profiles in [`Model::profiles`].
+    pub fn new(
+        options: Options,
+        devices: Vec<Box<dyn Device>>,
+        commands: Receiver<Command>,
+        notices: Box<dyn FnMut(Notice) + Send>,
+        wake: Arc<Wake>,
+    ) -> std::io::Result<Poller> {
+        let mut dispatcher = Dispatcher::new(rota_sched::Config {
+            requests_max: options.requests_max,
+            sessions_max: options.sessions_max,
+            devices_max: devices.len() as u32,
+        });
+        for _ in &devices {
+            dispatcher.add_device(rota_sched::DeviceConfig {
+                prepare_lead: options.prepare_lead,
+                start_lead: options.start_lead,
+            });
+        }
+        let epoll = sleep::epoll(&wake)?;
+        Ok(Poller {
+            requests: Requests::new(options.requests_max),
+            clock: Clock::new(),
+            commands,
+            notices,
+            wake,
+            epoll,
+            clients: Clients::default(),
+            dispatcher,
+            models: Vec::new(),
+            sessions: Vec::new(),
+            session_of: HashMap::new(),
+            devices: devices.into_iter().map(DeviceState::new).collect(),
+            draining: false,
+            report: None,
+            submissions: vec![Submission::default(); DRAIN_MAX],
+            block: RequestBlock::default(),
+            candidate: Candidate::default(),
+            actions: Vec::new(),
+            records: Vec::new(),
+            dirty: Vec::new(),
+            options,
+        })
+    }
+
+    /// Polls until the daemon has drained.
+    pub fn run(mut self) {
+        let mut last_work = self.clock.now();
+        let mut last_bells = last_work;
+        loop {
+            let now = self.clock.now();
+            let mut worked = self.take_submissions(now);
+            worked |= self.take_finished();
+            worked |= self.take_commands(now);
+            if worked || self.dispatcher.next_timeout().is_some_and(|due| due <= now) {
+                self.schedule(now);
+                self.publish();
+            }
+            if self.draining && self.requests.in_flight() == 0 {
+                (self.notices)(Notice::Drained);
+                return;
+            }
+            if worked {
+                last_work = now;
+            } else if now.since(last_work) >= self.options.spin {
+                self.sleep();
+                last_work = self.clock.now();
+                last_bells = last_work;
+                continue;
+            }
+            if now.since(last_bells) >= sleep::BELL_INTERVAL {
+                self.look_at_bells();
+                last_bells = now;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Lets the dispatcher decide, and carries it out. A device that takes no time has ended by then: its answers are taken at
+    /// once and its next batch follows.
+    fn schedule(&mut self, now: Instant) {
+        let mut now = now;
+        loop {
+            let mut actions = std::mem::take(&mut self.actions);
+            self.dispatcher.step(now, &mut actions);
+            let acted = !actions.is_empty();
+            for action in actions.drain(..) {
+                match action {
+                    Action::Prepare { device, batch } => self.prepare(device, batch),
+                    Action::Start { device, batch } => {
+                        self.devices[device.0 as usize].device.start(BatchId(u64::from(batch.0)));
+                    }
+                    Action::Drop { request, reason } => self.answer_dropped(request, reason, now),
+                }
+            }
+            self.actions = actions;
+            if !acted || !self.take_finished() {
+                return;
+            }
+            now = self.clock.now();
+        }
+    }
+
+    /// Fills a device's batch from the dispatcher's and hands it over.
+    fn prepare(&mut self, device: rota_sched::DeviceId, id: rota_sched::BatchId) {
+        let state = &mut self.devices[device.0 as usize];
+        let mut batch = state.pool.pop().expect("the dispatcher keeps at most two batches outstanding on a device");
+        let chosen = self.dispatcher.batch(id);
+        let first = &self.requests[chosen.requests[0]];
+        let model = self.models[first.model.0 as usize].as_mut().expect("a model stays until its requests have ended");
+        model.outstanding += 1;
+        batch.id = BatchId(u64::from(id.0));
+        batch.network = model.model.network();
+        batch.class = Arc::clone(model.classes.get(first.class));
+        for &request_id in &chosen.requests {
+            let request = &self.requests[request_id];
+            let client = &self.clients.entries[request.client as usize];
+            batch.requests.push(rota_device::Request {
+                key: request_id.0,
+                items: request.items,
+                arena: Arc::clone(client.connection.arena()),
+                outcome: rota_device::Outcome::Pending,
+            });
+            batch.spans.extend_from_slice(&request.spans);
+        }
+        state.outstanding += 1;
+        state.device.prepare(batch);
+    }
+
+    /// Shows the clients what was answered since the last time.
+    fn publish(&mut self) {
+        while let Some(key) = self.dirty.pop() {
+            // Gone, or its key is another client's by now: then it has nothing unpublished.
+            let Some(client) = self.clients.entries.get_mut(key) else { continue };
+            if std::mem::take(&mut client.dirty) && !client.dying {
+                client.connection.publish();
+            }
+        }
+    }
+}
+
+impl DeviceState {
+    fn new(device: Box<dyn Device>) -> DeviceState {
+        let empty = || {
+            Box::new(Batch {
+                id: BatchId(0),
+                network: rota_device::NetworkId(0),
+                class: Arc::new(ShapeClass { inputs: Vec::new(), constants: Vec::new() }),
+                requests: Vec::new(),
+                spans: Vec::new(),
+                written: Vec::new(),
+                started: None,
+                took: Duration::ZERO,
+            })
+        };
+        DeviceState {
+            device,
+            pool: (0..BATCHES_PER_DEVICE).map(|_| empty()).collect(),
+            outstanding: 0,
+            batches: 0,
+            busy: Duration::ZERO,
+        }
+    }
+}
+
+/// Tells the control thread about a client that is no more.
+fn gone(id: ConnectionId, poisoned: Option<String>) -> Notice {
+    Notice::Gone { id, poisoned }
+}

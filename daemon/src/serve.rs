@@ -1,0 +1,303 @@
+//! Puts a daemon together: devices, threads, socket; and takes it apart again.
+
+use crate::background::{DeviceRole, Job, Loader, Source};
+use crate::config::{Config, ConfigError, DeviceSettings, EngineName};
+use crate::control::socket::{self, Lock, SocketError};
+use crate::control::{self, Control, INBOX, Message};
+use crate::poller::{self, Poller};
+use crate::profiles::Store;
+use crate::repository;
+use crate::wake::Wake;
+use rota_device::cpu::{CpuDevice, CpuOptions};
+use rota_device::emulated::{self, EmulatedOptions, ProfileFileError};
+use rota_device::engine::{self, EngineError};
+use rota_device::{Device, EngineChoice, Waker};
+use std::io;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// Why the daemon can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Profiles(#[from] ProfileFileError),
+    #[error("cpu device {index} on cores {cores:?}: {error}; choose among {allowed:?}")]
+    Cores { index: usize, cores: Vec<usize>, error: io::Error, allowed: Vec<usize> },
+    #[error("{path}: {error}; --repository names the folder that holds <model>/<version>/model.onnx")]
+    Repository { path: PathBuf, error: io::Error },
+    #[error("nothing to serve: name a --repository, or emulated devices in --config")]
+    Nothing,
+    #[error("{what}: {error}")]
+    System { what: &'static str, error: io::Error },
+}
+
+/// A daemon that runs in threads of this process.
+pub struct Daemon {
+    stop: Stop,
+    threads: Vec<JoinHandle<()>>,
+    /// True when it has drained, false when it was stopped at once.
+    control: JoinHandle<io::Result<bool>>,
+    socket: PathBuf,
+    _lock: Lock,
+}
+
+/// Asks a daemon to stop; the second time, at once.
+#[derive(Clone)]
+pub struct Stop {
+    inbox: Sender<Message>,
+    waker: Arc<mio::Waker>,
+}
+
+impl Stop {
+    pub fn stop(&self) {
+        if self.inbox.send(Message::Stop).is_ok() {
+            // Without the wake-up it stops at its next event.
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+impl Daemon {
+    /// Starts all threads. Models are loaded while clients can already connect; a session of one that is not loaded yet is opened as
+    /// soon as it is.
+    pub fn start(config: &Config) -> Result<Daemon, ServeError> {
+        config.check()?;
+        raise_descriptor_limit();
+        let socket_path = config.socket.clone().unwrap_or_else(rota_ipc::client::default_socket_path);
+        let system = |what| move |error| ServeError::System { what, error };
+        let wake = Arc::new(Wake::new().map_err(system("eventfd"))?);
+        let waker: Waker = {
+            let wake = Arc::clone(&wake);
+            Arc::new(move || wake.wake())
+        };
+        let (devices, roles) = devices(config, &waker)?;
+        let sources = sources(config, &roles)?;
+        let mode = config.socket_permissions().unwrap_or(0o600);
+        let (listener, lock) = socket::bind(&socket_path, mode)?.split();
+
+        let poll = mio::Poll::new().map_err(system("epoll"))?;
+        let mio_waker = Arc::new(mio::Waker::new(poll.registry(), INBOX).map_err(system("eventfd"))?);
+        let (to_control, inbox) = channel();
+        let (to_poller, commands) = channel();
+        let (to_loader, jobs) = channel::<Job>();
+        let stop = Stop { inbox: to_control.clone(), waker: Arc::clone(&mio_waker) };
+
+        let notify = {
+            let (inbox, waker) = (to_control.clone(), Arc::clone(&mio_waker));
+            move |message| {
+                if inbox.send(message).is_ok() {
+                    let _ = waker.wake();
+                }
+            }
+        };
+        let notices = Box::new({
+            let notify = notify.clone();
+            move |notice| notify(Message::Poller(notice))
+        });
+        let poller = Poller::new(poller_options(config), devices, commands, notices, Arc::clone(&wake));
+        let poller = poller.map_err(system("epoll"))?;
+        let loader = Loader {
+            devices: roles,
+            store: Store { folder: profile_cache(config) },
+            default_slo: Duration::from_secs_f64(config.default_slo_ms / 1e3),
+        };
+        let options = control::Options {
+            socket: socket_path.clone(),
+            repository: config.repository.clone(),
+            limits: config.limits,
+            uid: rustix::process::getuid().as_raw(),
+        };
+        let mut control = Control::new(options, poll, listener, inbox, to_poller, wake, to_loader)
+            .map_err(system("the socket can't be watched"))?;
+        for source in sources {
+            control.load(source);
+        }
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            thread::Builder::new().name(name.to_string()).spawn(run).map_err(system("a thread can't be started"))
+        };
+        let threads = vec![
+            spawn("rota-poller", Box::new(move || run_poller(poller)))?,
+            spawn("rota-loader", Box::new(move || loader.run(jobs, |loaded| notify(Message::Loaded(loaded)))))?,
+        ];
+        let control = thread::Builder::new().name("rota-control".to_string()).spawn(move || control.run());
+        let control = control.map_err(system("a thread can't be started"))?;
+        Ok(Daemon { stop, threads, control, socket: socket_path, _lock: lock })
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// A handle that stops it from elsewhere.
+    pub fn stopper(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// Waits until it has drained, or was stopped at once.
+    pub fn join(self) -> Result<(), ServeError> {
+        let ended = self.control.join().unwrap_or_else(|_| Err(io::Error::other("the control thread panicked")));
+        socket::remove(&self.socket);
+        let drained = ended.map_err(|error| ServeError::System { what: "the control thread", error })?;
+        if drained {
+            for thread in self.threads {
+                if thread.join().is_err() {
+                    return Err(ServeError::System { what: "a thread", error: io::Error::other("panicked") });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn poller_options(config: &Config) -> poller::Options {
+    poller::Options {
+        requests_max: config.limits.requests_max,
+        sessions_max: config.limits.sessions_max,
+        requests_per_user: config.limits.requests_per_user,
+        spin: config.spin(),
+        prepare_lead: Duration::from_micros(config.prepare_lead_us),
+        start_lead: Duration::from_micros(config.start_lead_us),
+    }
+}
+
+fn run_poller(poller: Poller) {
+    // The kernel may otherwise let a timer lie 50 µs; a failure costs only that.
+    let _ = rustix::thread::set_current_timer_slack(NonZero::new(1));
+    poller.run();
+}
+
+/// By device index: what executes, and what loading has to know of it.
+type Devices = (Vec<Box<dyn Device>>, Vec<DeviceRole>);
+
+/// The configured devices, and what loading has to know of each; by device index.
+fn devices(config: &Config, waker: &Waker) -> Result<Devices, ServeError> {
+    let mut devices: Vec<Box<dyn Device>> = Vec::new();
+    let mut roles = Vec::new();
+    let default = [DeviceSettings::Cpu { cores: Vec::new(), threads: None, engine: EngineName::Auto }];
+    let settings = if config.device.is_empty() { &default[..] } else { &config.device[..] };
+    for setting in settings {
+        match setting {
+            DeviceSettings::Cpu { cores, threads, engine } => {
+                let (device, role) = cpu_device(devices.len(), cores, *threads, *engine, config.spin(), waker)?;
+                devices.push(Box::new(device));
+                roles.push(role);
+            }
+            DeviceSettings::Emulated { count, profiles } => {
+                let profiles: Vec<_> = emulated::read_profiles(profiles)?.into_iter().map(Arc::new).collect();
+                let options = EmulatedOptions { name: format!("emulated{}", devices.len()), ..Default::default() };
+                let spawned = emulated::spawn(*count as usize, options, Arc::clone(waker));
+                let spawned = spawned.map_err(|error| ServeError::System {
+                    what: "the emulated devices' thread can't be started",
+                    error,
+                })?;
+                for device in spawned {
+                    devices.push(Box::new(device));
+                    roles.push(DeviceRole::Emulated { profiles: profiles.clone() });
+                }
+            }
+        }
+    }
+    Ok((devices, roles))
+}
+
+fn cpu_device(
+    index: usize,
+    cores: &[usize],
+    threads: Option<usize>,
+    engine: EngineName,
+    spin: Duration,
+    waker: &Waker,
+) -> Result<(CpuDevice, DeviceRole), ServeError> {
+    let allowed = allowed_cores();
+    let cores = match cores {
+        // The first core is left to the poller and the clients, where there is more than one.
+        [] if allowed.len() > 1 => allowed[1..].to_vec(),
+        [] => allowed.clone(),
+        chosen => chosen.to_vec(),
+    };
+    let threads = threads.unwrap_or(cores.len()).max(1);
+    let choice = match engine {
+        EngineName::Auto => EngineChoice::Auto,
+        EngineName::OnnxRuntime => EngineChoice::OnnxRuntime(None),
+        EngineName::Rten => EngineChoice::Rten,
+    };
+    let opened = engine::open(&choice)?;
+    if let Some(why) = &opened.fell_back {
+        tracing::warn!(reason = %why, "slower engine");
+    }
+    let options = CpuOptions {
+        name: format!("cpu{index}"),
+        engine: opened.engine.describe(),
+        cores: cores.clone(),
+        threads,
+        spin,
+    };
+    let device = CpuDevice::spawn(options, Arc::clone(waker)).map_err(|error| ServeError::Cores {
+        index,
+        cores: cores.clone(),
+        error,
+        allowed,
+    })?;
+    Ok((device, DeviceRole::Cpu { engine: opened.engine, cores, threads }))
+}
+
+/// Cores that this process may run on.
+pub fn allowed_cores() -> Vec<usize> {
+    match rustix::thread::sched_getaffinity(None) {
+        Ok(set) => (0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect(),
+        Err(_) => vec![0],
+    }
+}
+
+/// The models to load at the start: the repository's, and those of the profile files.
+fn sources(config: &Config, roles: &[DeviceRole]) -> Result<Vec<Source>, ServeError> {
+    let mut sources = Vec::new();
+    if let Some(path) = &config.repository {
+        let scanned = repository::scan(path);
+        let scan = scanned.map_err(|error| ServeError::Repository { path: path.clone(), error })?;
+        for problem in &scan.problems {
+            tracing::error!(path = %problem.path.display(), problem = %problem.what, "not served");
+        }
+        sources.extend(scan.entries.into_iter().map(Source::Repository));
+    }
+    let mut emulated: Vec<_> = roles
+        .iter()
+        .flat_map(|role| match role {
+            DeviceRole::Emulated { profiles } => profiles.clone(),
+            DeviceRole::Cpu { .. } => Vec::new(),
+        })
+        .collect();
+    // Devices of one file share its profiles.
+    let mut seen = std::collections::HashSet::new();
+    emulated.retain(|profile| seen.insert(Arc::as_ptr(profile)));
+    sources.extend(emulated.into_iter().map(Source::Emulated));
+    if sources.is_empty() && config.repository.is_none() {
+        return Err(ServeError::Nothing);
+    }
+    Ok(sources)
+}
+
+fn profile_cache(config: &Config) -> Option<PathBuf> {
+    config.profile_cache.clone().or_else(|| {
+        let from = |variable: &str| std::env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from);
+        from("XDG_CACHE_HOME").or_else(|| Some(from("HOME")?.join(".cache"))).map(|cache| cache.join("rota"))
+    })
+}
+
+/// A connection takes two descriptors: as many as the system allows.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // A failure leaves the lower limit; connections beyond it are refused with a warning.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
