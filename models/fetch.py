@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The one wheel of each package that is pinned, whatever Python runs this script.
 WHEEL_TAGS = ["--platform", "manylinux_2_28_x86_64", "--python-version", "3.11", "--implementation", "cp", "--abi", "cp311"]
 PIP_SECONDS_MAX = 900
+PART = ".part-"  # how the name of a file begins that is not whole yet
 EXIT_WRONG, EXIT_NO_PIP = 1, 3
 
 
@@ -64,6 +65,9 @@ class Fetcher:
             fcntl.flock(lock, fcntl.LOCK_EX)
             for left in scratch.glob(".fetch-*"):
                 shutil.rmtree(left, ignore_errors=True)
+            for folder in {(self.root / path).parent for path in self.files()}:
+                for left in folder.glob(PART + "*"):
+                    left.unlink()
             self.record = {} if verify else _read_json(self.record_path, {})
             steps = [step for step in self.pins["steps"] if not all(map(self._right, step["files"].items()))]
             committed = self._committed()
@@ -258,7 +262,7 @@ def _read_json(path, default):
 def _write(path, data):
     """Whole or not at all: under its name only when every byte is on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".part-", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=PART, dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

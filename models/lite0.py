@@ -37,7 +37,7 @@ STAGES = [
 ]
 
 
-class WeightsError(Exception):
+class WeightsError(ValueError):
     """The weights file is not what this script can read."""
 
 
@@ -93,6 +93,8 @@ def read_weights(data):
                 storage.byteswap()
             if len(storage) != count:
                 raise WeightsError(f"storage {key} has {len(storage)} of its {count} elements")
+    except WeightsError:
+        raise
     except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, struct.error) as error:
         raise WeightsError(f"the weights are damaged: {error!r}") from error
     return {name: (t.shape, _row_major(t)) for name, t in state.items() if t.storage.typecode == "f"}

@@ -15,7 +15,7 @@ CHANNELS = {0: 1, 2: 3}  # PNG colour types that we read: grey and RGB
 PIXELS_MAX = 1 << 24
 
 
-class PictureError(Exception):
+class PictureError(ValueError):
     """The bytes are no picture that this module reads."""
 
 
@@ -34,7 +34,9 @@ def read_png(data):
     while place + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)
         body = data[place + 8 : place + 8 + length]
-        if kind == b"IHDR":
+        if len(body) < length:
+            raise PictureError("the PNG file ends inside a chunk")
+        if kind == b"IHDR" and length == 13:
             header = struct.unpack(">IIBBBBB", body)
         elif kind == b"IDAT":
             packed += body
