@@ -1,0 +1,152 @@
+//! Requests per second that one core schedules: 100 sessions, 8 devices that all serve them, in virtual time.
+//!
+//! `cargo run --release -p rota-sched --example throughput`. A round replays the same arrivals into a new dispatcher,
+//! which is stepped after every single arrival, end of a batch and timeout: the most steps that a caller can make. Times
+//! include the loop that plays devices. The first round warms up and is not counted.
+
+use rota_sched::*;
+use std::time::Duration;
+
+const DEVICES: u32 = 8;
+const SESSIONS: u32 = 100;
+const REQUESTS_MAX: u32 = 1 << 16;
+const ARRIVALS: usize = 1_000_000;
+const ROUNDS: usize = 7;
+
+struct Load {
+    name: &'static str,
+    /// Over all sessions, per second of virtual time.
+    rate: u64,
+    leads: (Duration, Duration),
+}
+
+struct Outcome {
+    in_batches: u64,
+    batches: u64,
+    dropped: u64,
+    elapsed: Duration,
+}
+
+fn main() {
+    let none = (Duration::ZERO, Duration::ZERO);
+    let leads = (Duration::from_micros(500), Duration::from_micros(50));
+    let loads = [
+        Load { name: "light", rate: 4_000, leads },
+        Load { name: "busy", rate: 20_000, leads },
+        Load { name: "busy, no leads", rate: 20_000, leads: none },
+        Load { name: "overload", rate: 60_000, leads },
+    ];
+    println!("{SESSIONS} sessions, {DEVICES} devices, median of {ROUNDS} rounds of {ARRIVALS} requests");
+    for load in &loads {
+        let arrivals = arrivals(load.rate);
+        round(&arrivals, load.leads);
+        let mut outcomes: Vec<Outcome> = (0..ROUNDS).map(|_| round(&arrivals, load.leads)).collect();
+        outcomes.sort_unstable_by_key(|outcome| outcome.elapsed);
+        let Outcome { in_batches, batches, dropped, elapsed } = outcomes[ROUNDS / 2];
+        println!(
+            "{:<15} {:6.2} million requests/s, {:4.0} ns each; mean batch {:4.1}, dropped {:4.1} %",
+            load.name,
+            ARRIVALS as f64 / elapsed.as_secs_f64() / 1e6,
+            elapsed.as_nanos() as f64 / ARRIVALS as f64,
+            in_batches as f64 / batches as f64,
+            100.0 * dropped as f64 / ARRIVALS as f64,
+        );
+    }
+}
+
+/// Arrivals at random moments (a fixed sequence), of sessions at random: (nanoseconds, session).
+fn arrivals(rate: u64) -> Vec<(u64, SessionId)> {
+    let mut state = 1u64;
+    let mut random = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state >> 33
+    };
+    let mut now = 0;
+    let arrival = |_| {
+        now += random() % (2_000_000_000 / rate);
+        (now, SessionId((random() % u64::from(SESSIONS)) as u32))
+    };
+    (0..ARRIVALS).map(arrival).collect()
+}
+
+fn dispatcher(leads: (Duration, Duration)) -> Dispatcher {
+    let config = Config { requests_max: REQUESTS_MAX, sessions_max: SESSIONS, devices_max: DEVICES };
+    let mut dispatcher = Dispatcher::new(config);
+    for _ in 0..DEVICES {
+        dispatcher.add_device(DeviceConfig { prepare_lead: leads.0, start_lead: leads.1 });
+    }
+    for model in (0..SESSIONS).map(ModelId) {
+        let (first, last) = (Duration::from_millis(4), Duration::from_millis(14));
+        let profile = Profile::new(&[(1, first), (64, last)]).expect("valid points");
+        for device in (0..DEVICES).map(DeviceId) {
+            dispatcher.set_profile(device, model, ClassId(0), profile.clone());
+        }
+        let slo = slo(model.0);
+        dispatcher.add_session(SessionConfig { model, slo }).expect("room for the session");
+    }
+    dispatcher
+}
+
+fn slo(session: u32) -> Duration {
+    Duration::from_millis(50 + 2 * u64::from(session))
+}
+
+/// Plays the arrivals until the last one has arrived.
+fn round(arrivals: &[(u64, SessionId)], leads: (Duration, Duration)) -> Outcome {
+    let mut dispatcher = dispatcher(leads);
+    let mut free: Vec<RequestId> = (0..REQUESTS_MAX).map(RequestId).collect();
+    let mut actions = Vec::with_capacity(1024);
+    let mut executing: [Option<(Instant, BatchId, Duration)>; DEVICES as usize] = [None; DEVICES as usize];
+    let mut behind: [Option<BatchId>; DEVICES as usize] = [None; DEVICES as usize];
+    let mut outcome = Outcome { in_batches: 0, batches: 0, dropped: 0, elapsed: Duration::ZERO };
+    let latency = |dispatcher: &Dispatcher, batch| {
+        Duration::from_millis(4) + Duration::from_millis(10) * (dispatcher.batch(batch).items - 1) / 63
+    };
+    let began = std::time::Instant::now();
+    let mut arrivals = arrivals.iter().peekable();
+    while let Some(&&(arrives, session)) = arrivals.peek() {
+        let timeout = dispatcher.next_timeout().unwrap_or(Instant::MAX);
+        let ends = executing.iter().enumerate().filter_map(|(device, batch)| batch.map(|(ends, ..)| (ends, device)));
+        let (ends, device) = ends.min().unwrap_or((Instant::MAX, 0));
+        let now = ends.min(timeout).min(Instant(arrives));
+        if now == ends {
+            let (_, batch, took) = executing[device].take().expect("its end is due");
+            free.extend_from_slice(&dispatcher.batch(batch).requests);
+            dispatcher.handle(Event::Finished { device: DeviceId(device as u32), batch, took }, now);
+            executing[device] = behind[device].take().map(|next| {
+                let took = latency(&dispatcher, next);
+                (now + took, next, took)
+            });
+        } else if now == Instant(arrives) {
+            arrivals.next();
+            let request = free.pop().expect("fewer wait and run than requests_max");
+            let arrival = Arrival { request, session, class: ClassId(0), items: 1, deadline: now + slo(session.0) };
+            dispatcher.handle(Event::Arrived(arrival), now);
+        }
+        actions.clear();
+        dispatcher.step(now, &mut actions);
+        for action in &actions {
+            match *action {
+                Action::Prepare { batch, .. } => {
+                    outcome.in_batches += dispatcher.batch(batch).requests.len() as u64;
+                    outcome.batches += 1;
+                }
+                Action::Start { device, batch } => {
+                    let device = device.0 as usize;
+                    if executing[device].is_some() {
+                        behind[device] = Some(batch);
+                    } else {
+                        let took = latency(&dispatcher, batch);
+                        executing[device] = Some((now + took, batch, took));
+                    }
+                }
+                Action::Drop { request, .. } => {
+                    outcome.dropped += 1;
+                    free.push(request);
+                }
+            }
+        }
+    }
+    outcome.elapsed = began.elapsed();
+    outcome
+}
