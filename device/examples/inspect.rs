@@ -1,22 +1,27 @@
 //! What this host's engines make of a model: its signature, whether it batches, how long batches take.
 //!
-//!     cargo run --release -p rota-device --example inspect -- model.onnx [largest batch] [name=size ...]
+//!     cargo run --release -p rota-device --example inspect -- model.onnx [largest batch] [name=size | input=low..high ...]
 
 use rota_device::check::check_batching;
 use rota_device::engine::{self, CompileOptions, EngineChoice};
 use rota_device::profile::{Budget, doubling, measure};
 use rota_device::{Dim, Hints, TensorSpec};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 type AnyError = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), AnyError> {
     let mut arguments = std::env::args().skip(1);
-    let file = PathBuf::from(arguments.next().ok_or("usage: inspect model.onnx [largest batch] [name=size ...]")?);
+    let file = PathBuf::from(
+        arguments.next().ok_or("usage: inspect model.onnx [largest batch] [name=size | input=low..high ...]")?,
+    );
     let (mut largest, mut hints) = (8, Hints::default());
     for argument in arguments {
         match argument.split_once('=') {
-            Some((name, size)) => drop(hints.sizes.insert(name.to_owned(), size.parse()?)),
+            Some((name, value)) => match value.split_once("..") {
+                Some((low, high)) => drop(hints.ranges.insert(name.to_owned(), (low.parse()?, high.parse()?))),
+                None => drop(hints.sizes.insert(name.to_owned(), value.parse()?)),
+            },
             None => largest = argument.parse()?,
         }
     }
@@ -27,7 +32,7 @@ fn main() -> Result<(), AnyError> {
     Ok(())
 }
 
-fn inspect(choice: &EngineChoice, file: &PathBuf, largest: u32, hints: &Hints) -> Result<(), AnyError> {
+fn inspect(choice: &EngineChoice, file: &Path, largest: u32, hints: &Hints) -> Result<(), AnyError> {
     let engine = engine::open(choice)?.engine;
     println!("{}", engine.describe());
     let mut network = engine.compile(file, &CompileOptions { threads: 1, ..Default::default() })?;
@@ -36,6 +41,9 @@ fn inspect(choice: &EngineChoice, file: &PathBuf, largest: u32, hints: &Hints) -
     }
     let checked = check_batching(&mut *network, hints)?;
     println!("  checked at {:?}: {}", checked.hints.sizes, checked.finding.as_deref().unwrap_or("batches"));
+    if let Some(remark) = &checked.remark {
+        println!("  {remark}");
+    }
     for spec in &checked.signature.outputs {
         println!("  {}", tensor(spec));
     }

@@ -6,7 +6,7 @@
 use rota_device::check::check_batching;
 use rota_device::engine::{self, CompileOptions, EngineChoice};
 use rota_device::sample::{self, Numbers};
-use rota_device::{BatchId, CpuDevice, CpuOptions, Device, HostTensor, Network, NetworkId, TensorSpec};
+use rota_device::{BatchId, CpuDevice, CpuOptions, Device, HostTensor, NetworkId, TensorSpec};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

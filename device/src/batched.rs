@@ -349,3 +349,97 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("no message").to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample;
+    use crate::{Dim, NetworkId};
+
+    /// Gives its input back, but for what the input asks for.
+    struct Moody {
+        output: Option<HostTensor>,
+        runs: usize,
+    }
+
+    /// Makes the runner panic, fail, or lose an item.
+    const PANIC: u8 = 250;
+    const FAIL: u8 = 251;
+    const LOSE: u8 = 252;
+
+    impl Runner for Moody {
+        fn run(&mut self, inputs: &[HostTensor]) -> Result<(), String> {
+            self.runs += 1;
+            assert!(!inputs[0].bytes.contains(&PANIC), "asked to");
+            if inputs[0].bytes.contains(&FAIL) {
+                return Err("refused".into());
+            }
+            let mut output = inputs[0].clone();
+            if output.bytes.contains(&LOSE) {
+                output.shape.dims_mut()[0] -= 1;
+                output.bytes.resize(output.bytes.len() - 2);
+            }
+            self.output = Some(output);
+            Ok(())
+        }
+
+        fn output(&self, _index: usize) -> Result<Output<'_>, String> {
+            let HostTensor { dtype, shape, bytes } = self.output.as_ref().ok_or("no output")?;
+            Ok(Output { dtype: *dtype, shape: *shape, bytes })
+        }
+
+        fn release(&mut self) {
+            self.output = None;
+        }
+    }
+
+    fn network() -> Batched<Moody> {
+        let tensor = |name: &str| TensorSpec {
+            name: name.into(),
+            dtype: DType::U8,
+            dims: vec![Dim::Dynamic("batch".into()), Dim::Fixed(2)],
+            batch_axis: Some(0),
+        };
+        let signature = Signature { inputs: vec![tensor("x")], outputs: vec![tensor("y")] };
+        Batched::new(signature, 0, Moody { output: None, runs: 0 })
+    }
+
+    fn outcomes(network: &mut Batched<Moody>, contents: &[[u8; 2]]) -> Vec<Outcome> {
+        let requests: Vec<_> =
+            contents.iter().map(|content| vec![HostTensor::from_elements(&[1, 2], content).unwrap()]).collect();
+        let mut batch = sample::lay_out(NetworkId(0), network.signature(), &requests, &[2]).unwrap();
+        network.execute(&mut batch);
+        for (index, request) in batch.requests.iter().enumerate() {
+            let output = sample::outputs(&batch, network.signature(), index).remove(0);
+            assert_eq!(output.is_some(), request.outcome == Outcome::Done);
+            assert!(output.is_none_or(|output| *output.bytes == contents[index]));
+        }
+        batch.requests.into_iter().map(|request| request.outcome).collect()
+    }
+
+    #[test]
+    fn whatever_goes_wrong_in_a_batch_fails_the_guilty_alone() {
+        let lost = "output 'y' came with shape [0, 2]; its batch axis 0 should have 1 items";
+        for (byte, text) in [(PANIC, "the engine panicked: asked to"), (FAIL, "refused"), (LOSE, lost)] {
+            let mut network = network();
+            let outcomes = outcomes(&mut network, &[[1, 2], [3, byte], [5, 6]]);
+            assert_eq!(outcomes, [Outcome::Done, Outcome::Failed(text.into()), Outcome::Done]);
+            assert_eq!(network.runner.runs, 4, "once together, then each alone");
+            assert_eq!(self::outcomes(&mut network, &[[1, 2], [3, 4]]), [Outcome::Done, Outcome::Done]);
+            assert_eq!(network.runner.runs, 5, "sound requests run together");
+        }
+    }
+
+    #[test]
+    fn a_run_on_other_inputs_than_declared_is_refused() {
+        let mut network = network();
+        let tensor = |dims: &[u32]| HostTensor::zeroed(DType::U8, Shape::new(dims).unwrap()).unwrap();
+        assert!(matches!(network.run(&[]), Err(RunError::Inputs(_))));
+        assert!(matches!(network.run(&[tensor(&[1, 3])]), Err(RunError::Inputs(_))));
+        assert!(matches!(network.run(&[tensor(&[2])]), Err(RunError::Inputs(_))));
+        let mut short = tensor(&[4, 2]);
+        short.bytes.resize(7);
+        assert!(matches!(network.run(&[short]), Err(RunError::Inputs(_))));
+        assert_eq!(network.run(&[tensor(&[4, 2])]).unwrap(), [tensor(&[4, 2])]);
+    }
+}

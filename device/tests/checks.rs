@@ -40,6 +40,8 @@ fn sound_models_keep_or_gain_their_batch_axes() {
 #[test]
 fn models_whose_items_do_not_keep_apart_are_found_and_served_one_by_one() {
     let cases = [
+        ("tinged", "output 'y' changes with what shares its batch: served one by one"),
+        ("sized", "output 'y' changes with what shares its batch: served one by one"),
         ("mixing", "output 'y' changes with what shares its batch: served one by one"),
         (
             "flattened",
@@ -66,6 +68,18 @@ fn models_whose_items_do_not_keep_apart_are_found_and_served_one_by_one() {
                 [-1.0, -1.0, -1.0, -1.0, 1.0, 1.0, 1.0, 1.0]
             );
         }
+    }
+}
+
+#[test]
+fn rounding_that_no_neighbour_causes_is_let_pass_and_said() {
+    for engine in engines() {
+        let mut network = load(&*engine, "rounding");
+        let checked = check_batching(&mut *network, &Hints::default()).unwrap();
+        assert_eq!(checked.finding, None, "{}", engine.describe());
+        assert_eq!(checked.remark.as_deref(), Some("output 'y' rounds by up to 0.5% in a batch"));
+        let checked = check_batching(&mut *load(&*engine, "mlp"), &Hints::default()).unwrap();
+        assert_eq!(checked.remark, None);
     }
 }
 

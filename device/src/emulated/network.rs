@@ -138,7 +138,9 @@ impl Echo {
         let spec = &self.signature.outputs[index];
         let named = |name: &str| {
             let dims = self.signature.inputs.iter().zip(inputs).flat_map(|(s, t)| s.dims.iter().zip(t.shape.dims()));
-            dims.filter(|(dim, _)| matches!(dim, Dim::Dynamic(n) if n == name)).map(|(_, &size)| size).next()
+            dims.filter(|(dim, _)| matches!(dim, Dim::Dynamic(n) if n == name && !n.is_empty()))
+                .map(|(_, &size)| size)
+                .next()
         };
         let mut dims = [1; Shape::RANK_MAX];
         for (axis, (to, dim)) in dims.iter_mut().zip(&spec.dims).enumerate() {

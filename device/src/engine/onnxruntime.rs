@@ -6,7 +6,7 @@
 use super::signature::{Declared, signature};
 use super::{CompileOptions, Engine, EngineError, EngineKind, LoadError, stored_bytes};
 use crate::batched::{Batched, Output, Runner};
-use crate::{DType, Dim, HostTensor, Network, Shape};
+use crate::{DType, Dim, HostTensor, Network, Shape, Signature, TensorSpec};
 use ort::AsPointer;
 use ort::environment::Environment;
 use ort::logging::LogLevel;
@@ -52,7 +52,7 @@ impl OnnxRuntime {
         Ok(OnnxRuntime { environment, version })
     }
 
-    fn session(&self, file: &Path, options: &CompileOptions) -> Result<Session, String> {
+    fn session(&self, file: &Path, options: &CompileOptions, memory_pattern: bool) -> Result<Session, String> {
         let threads = options.threads.max(1);
         let mut builder = Session::builder(&self.environment)
             .map_err(|e| e.to_string())?
@@ -65,8 +65,7 @@ impl OnnxRuntime {
             // The cores are shared with whoever polls; threads that spin between batches would take their time.
             .with_intra_op_spinning(false)
             .map_err(|e| e.to_string())?
-            // The plan that it keeps for every shape it sees would let clients with ever new shapes grow the daemon.
-            .with_memory_pattern(false)
+            .with_memory_pattern(memory_pattern)
             .map_err(|e| e.to_string())?;
         if !options.cores.is_empty() && threads > 1 {
             // One entry for each thread but the calling one; the library counts processors from 1.
@@ -92,17 +91,34 @@ impl Engine for OnnxRuntime {
     fn compile(&self, file: &Path, options: &CompileOptions) -> Result<Box<dyn Network>, LoadError> {
         let memory_bytes = stored_bytes(file)?;
         let model = |text| LoadError::Model { file: file.to_owned(), text };
-        let session = self.session(file, options).map_err(model)?;
+        let mut session = self.session(file, options, true).map_err(model)?;
         let declare = |role, outlets: &[Outlet]| -> Result<Vec<Declared>, LoadError> {
             outlets.iter().map(|outlet| declared(file, role, outlet)).collect()
         };
         let inputs = declare("input", session.inputs())?;
         let outputs = declare("output", session.outputs())?;
+        let signature = signature(file, inputs, outputs, options)?;
+        if has_open_dims(&signature) {
+            // The library keeps a memory plan, worth 5 to 10 % of a batch's time, for every combination of input shapes that
+            // it sees. Batch sizes are few; with shapes that clients choose the plans would grow without end. Whether there
+            // are such shapes is only known once the model is loaded.
+            drop(session);
+            session = self.session(file, options, false).map_err(model)?;
+        }
         let runner = SessionRunner::new(session).map_err(model)?;
-        let mut network = Batched::new(signature(file, inputs, outputs, options)?, memory_bytes, runner);
+        let mut network = Batched::new(signature, memory_bytes, runner);
         network.reserve(options.max_batch.unwrap_or(0));
         Ok(Box::new(network))
     }
+}
+
+/// Whether an input has a dynamic dimension besides its batch axis.
+fn has_open_dims(signature: &Signature) -> bool {
+    let open = |input: &TensorSpec| {
+        let mut dims = input.dims.iter().enumerate();
+        dims.any(|(axis, dim)| matches!(dim, Dim::Dynamic(_)) && input.batch_axis != Some(axis))
+    };
+    signature.inputs.iter().any(open)
 }
 
 /// Why the library was not loaded, without its path, which the error around it names.

@@ -2,9 +2,10 @@
 //!
 //! The rule: the batch symbol is the name of axis 0 of the first input whose axis 0 is dynamic or, when there is none, the
 //! first dynamic name of any input. Every tensor with a dimension of that name has its batch axis there. A dynamic axis 0
-//! without a name counts as batch too, and so does one whose name a converter made up per tensor. What the caller says about
-//! a tensor comes before all of this. An output that this leaves without an axis is settled by running it: see
-//! [`crate::check`].
+//! without a name counts as batch too, and so does one whose name a converter made up per tensor. Where the batch itself has
+//! no name, so does the only dynamic axis of a tensor: a recurrent state of [2, ?, 128]. What the caller says about a tensor
+//! comes before all of this. A wrong guess is found by running the network, and so is the axis of an output that this leaves
+//! without one: see [`crate::check`].
 
 use super::{CompileOptions, LoadError};
 use crate::{DType, Dim, Shape, Signature, TensorSpec};
@@ -19,10 +20,16 @@ pub(crate) struct Declared {
 
 pub(crate) fn signature(
     file: &Path,
-    inputs: Vec<Declared>,
-    outputs: Vec<Declared>,
+    mut inputs: Vec<Declared>,
+    mut outputs: Vec<Declared>,
     options: &CompileOptions,
 ) -> Result<Signature, LoadError> {
+    // Written by converters where there is no name; twice in one tensor it would tie two axes together.
+    for dim in inputs.iter_mut().chain(&mut outputs).flat_map(|tensor| &mut tensor.dims) {
+        if *dim == Dim::Dynamic("?".into()) {
+            *dim = Dim::Dynamic(String::new());
+        }
+    }
     for (role, tensors) in [("input", &inputs), ("output", &outputs)] {
         if let Some(tensor) = tensors.iter().find(|tensor| tensor.dims.len() > Shape::RANK_MAX) {
             let (tensor, rank) = (tensor.name.clone(), tensor.dims.len());
@@ -62,12 +69,16 @@ fn batch_symbol(inputs: &[Declared], options: &CompileOptions) -> Option<String>
 }
 
 fn batch_axis(dims: &[Dim], batch_symbol: Option<&str>) -> Option<usize> {
-    let named = batch_symbol.filter(|name| !name.is_empty());
-    let carries = |dim: &Dim| named.is_some() && symbol(dim) == named;
-    let unnamed = |dim: &Dim| symbol(dim).is_some_and(is_unnamed);
     // Without a batch symbol the inputs have no dynamic dimension at all.
-    batch_symbol?;
-    dims.iter().position(carries).or_else(|| dims.first().is_some_and(unnamed).then_some(0))
+    let batch_symbol = batch_symbol?;
+    let unnamed = |axis: &usize| symbol(&dims[*axis]).is_some_and(is_unnamed);
+    let first = Some(0).filter(|_| !dims.is_empty()).filter(unnamed);
+    if is_unnamed(batch_symbol) {
+        let mut dynamic = (0..dims.len()).filter(|&axis| symbol(&dims[axis]).is_some());
+        let only = dynamic.next().filter(|_| dynamic.next().is_none()).filter(unnamed);
+        return first.or(only);
+    }
+    dims.iter().position(|dim| symbol(dim) == Some(batch_symbol)).or(first)
 }
 
 fn symbol(dim: &Dim) -> Option<&str> {
@@ -77,12 +88,12 @@ fn symbol(dim: &Dim) -> Option<&str> {
     }
 }
 
-/// No name, or one that a converter numbered: tf2onnx's `unk__31`, rten's `unnamed_1`, `?`.
+/// No name, or one that a converter numbered: tf2onnx's `unk__31`, Paddle's `p2o.DynamicDimension.0`.
 fn is_unnamed(name: &str) -> bool {
     let numbered = |prefix: &str| {
         name.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
     };
-    name.is_empty() || name == "?" || numbered("unk__") || numbered("unnamed_")
+    name.is_empty() || numbered("unk__") || numbered("p2o.DynamicDimension.")
 }
 
 fn check_overrides(inputs: &[Declared], outputs: &[Declared], options: &CompileOptions) -> Result<(), String> {
@@ -141,7 +152,7 @@ mod tests {
     #[test]
     fn the_batch_symbol_is_followed_to_every_axis() {
         type Case = (&'static [&'static str], &'static [&'static str], &'static [Option<usize>]);
-        let cases: [Case; 8] = [
+        let cases: [Case; 12] = [
             (&["N 3 224 224"], &["N 1000"], &[Some(0), Some(0)]),
             (
                 &["batch len", "2 batch 128", ""],
@@ -154,6 +165,14 @@ mod tests {
             (&["3 len"], &["len"], &[Some(1), Some(0)]),
             (&["N 3", "5"], &["M 2"], &[Some(0), None, None]),
             (&["1 3"], &["_ 2"], &[None, None]),
+            (&["? ?", "2 ? 128", ""], &["? 1", "? ? ?"], &[Some(0), Some(1), None, Some(0), Some(0)]),
+            (&["unk__1 3 len", "4 len"], &["unk__2"], &[Some(0), None, Some(0)]),
+            (&["unk__1 3", "4 unk__2 unk__3"], &["5 unk__4"], &[Some(0), None, Some(1)]),
+            (
+                &["p2o.DynamicDimension.0 3 ? ?"],
+                &["p2o.DynamicDimension.2 p2o.DynamicDimension.3 6"],
+                &[Some(0), Some(0)],
+            ),
         ];
         for (inputs, outputs, expected) in cases {
             let found = axes(inputs, outputs, &CompileOptions::default()).unwrap();

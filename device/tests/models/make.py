@@ -148,3 +148,34 @@ model(
     [("Reshape", ["x", "eights"], ["y"], {})],
     [constant("eights", [0, 3, -1, 8], np.int64)],
 )
+
+# The answer depends on how many items share a batch, not on which: by half a percent, as rounding might, and by far more.
+for name, part in [("rounding", 0.005), ("sized", 0.1)]:
+    model(
+        name,
+        [("x", F32, ["batch", 4])],
+        [("y", F32, ["batch", 4])],
+        [
+            ("Shape", ["x"], ["shape"], {"end": 1}),
+            ("Cast", ["shape"], ["items"], {"to": F32}),
+            ("Sub", ["items", "one"], ["others"], {}),
+            ("Min", ["others", "one"], ["shared"], {}),
+            ("Mul", ["shared", "part"], ["more"], {}),
+            ("Add", ["more", "one"], ["factor"], {}),
+            ("Mul", ["x", "factor"], ["y"], {}),
+        ],
+        [constant("one", [1], np.float32), constant("part", [part], np.float32)],
+    )
+
+# Little of the others, which must not pass for rounding.
+model(
+    "tinged",
+    [("x", F32, ["batch", 4])],
+    [("y", F32, ["batch", 4])],
+    [
+        ("ReduceMean", ["x"], ["m"], {"axes": [0]}),
+        ("Mul", ["m", "part"], ["p"], {}),
+        ("Add", ["x", "p"], ["y"], {}),
+    ],
+    [constant("part", [0.02], np.float32)],
+)
