@@ -108,9 +108,8 @@ fn unknown_sizes(signature: &Signature, hints: &Hints) -> Vec<String> {
     let mut names = Vec::new();
     for spec in &signature.inputs {
         for axis in (0..spec.dims.len()).filter(|&axis| spec.batch_axis != Some(axis)) {
-            let name =
-                sample::size_name(spec, axis).filter(|name| !hints.sizes.contains_key(name) && !names.contains(name));
-            names.extend(name);
+            let unknown = hints.size(spec, axis).is_none();
+            names.extend(sample::size_name(spec, axis).filter(|name| unknown && !names.contains(name)));
         }
     }
     names

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// What is known about inputs that a model's file does not say.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Hints {
-    /// Sizes of dynamic dimensions by their name; of one without a name by "tensor.axis" ("image.2").
+    /// Sizes of dynamic dimensions: by place, as "tensor.axis" ("image.2"), or by the model's name for them.
     pub sizes: BTreeMap<String, u32>,
     /// By input: the least and the largest value (for integers both occur). Otherwise floats lie in 0..1 and integers are 0
     /// or 1; an input whose name has "mask" in it holds ones.
@@ -37,13 +37,25 @@ impl Numbers {
     }
 }
 
-/// The name by which [`Hints::sizes`] knows a dynamic dimension.
+impl Hints {
+    /// The size of a dynamic dimension: what is said of its place comes before what is said of its name.
+    pub fn size(&self, spec: &TensorSpec, axis: usize) -> Option<u32> {
+        let by_place = || self.sizes.get(&place(spec, axis));
+        by_place().or_else(|| self.sizes.get(&size_name(spec, axis)?)).copied()
+    }
+}
+
+/// The name by which [`Hints::sizes`] best knows a dynamic dimension: the model's, or its place when that says nothing.
 pub fn size_name(spec: &TensorSpec, axis: usize) -> Option<String> {
     match spec.dims.get(axis)? {
         Dim::Fixed(_) => None,
-        Dim::Dynamic(name) if name.is_empty() => Some(format!("{}.{axis}", spec.name)),
+        Dim::Dynamic(name) if name.is_empty() || name == "?" => Some(place(spec, axis)),
         Dim::Dynamic(name) => Some(name.clone()),
     }
+}
+
+fn place(spec: &TensorSpec, axis: usize) -> String {
+    format!("{}.{axis}", spec.name)
 }
 
 /// The shape of an input with `items` along its batch axis; a dynamic dimension without a hint gets `otherwise`. `None` when
@@ -52,7 +64,7 @@ pub fn shape(spec: &TensorSpec, items: u32, hints: &Hints, otherwise: u32) -> Op
     let dims = spec.dims.iter().enumerate().map(|(axis, dim)| match dim {
         _ if spec.batch_axis == Some(axis) => items,
         Dim::Fixed(size) => *size,
-        Dim::Dynamic(_) => size_name(spec, axis).and_then(|name| hints.sizes.get(&name).copied()).unwrap_or(otherwise),
+        Dim::Dynamic(_) => hints.size(spec, axis).unwrap_or(otherwise),
     });
     Shape::new(&dims.collect::<Vec<u32>>())
 }
