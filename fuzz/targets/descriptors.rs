@@ -8,7 +8,7 @@
 use libfuzzer_sys::fuzz_target;
 use rota_ipc::region::Regions;
 use rota_ipc::server::{Connection, Poisoned, Record, RequestBlock, check_submission};
-use rota_ipc::wire::{BLOCK_BYTES, Completion, DESCRIPTOR_BYTES, OP_CANCEL, OutputRecord, Submission};
+use rota_ipc::wire::{BLOCK_BYTES, Completion, DESCRIPTOR_BYTES, DType, OP_CANCEL, OP_INFER, OutputRecord, Submission};
 use std::sync::atomic::Ordering;
 
 const SLOTS: u32 = 8;
@@ -94,36 +94,37 @@ impl Run<'_> {
         }
     }
 
-    /// A submission that may be right, at the client's tail.
+    /// A submission of a block, most often with the size that the block's header asks for, at the client's tail.
     fn submit(&mut self) {
         let ring = self.regions.submissions();
         let tail = ring.tail.load(Ordering::Relaxed);
-        let op = self.steps.byte() % 3;
-        let slot = u64::from(self.steps.byte() % 9);
-        let block_bytes = u64::from(self.steps.byte()) * 64;
+        let slot = u32::from(self.steps.byte() % 9);
+        let choice = self.steps.byte();
+        let header = self.regions.block(slot % SLOTS)[0].load(Ordering::Relaxed).to_le_bytes();
+        let block_bytes = match choice {
+            0..32 => u64::from(choice) * 32,
+            _ => 64 * (1 + u64::from(header[0]) + u64::from(header[1])),
+        };
+        let op = if choice.is_multiple_of(16) { choice / 16 } else { OP_INFER };
         let words = &ring.slots[tail as usize % ring.slots.len()].0;
-        words[0].store(u64::from(op) | slot << 32, Ordering::Relaxed);
+        words[0].store(u64::from(op) | u64::from(slot) << 32, Ordering::Relaxed);
         words[1].store(block_bytes, Ordering::Relaxed);
         ring.tail.store(tail.wrapping_add(1), Ordering::Release);
     }
 
-    /// A request block whose parts are small enough to be right now and then.
+    /// A request block that is right but for where its tensors lie; other steps spoil the rest of it.
     fn write_block(&mut self) {
-        let block = self.regions.block(self.steps.byte() as u32 % SLOTS);
-        let (inputs, outputs, sessions) = (self.steps.byte() % 4, self.steps.byte() % 4, self.steps.byte() % 9);
-        let items = u64::from(self.steps.byte());
-        let header = [u64::from(inputs) | u64::from(outputs) << 8 | u64::from(sessions) << 16 | items << 32, 1];
-        for (word, value) in block.iter().zip(header.into_iter().chain([0; 6])) {
+        let block = self.regions.block(u32::from(self.steps.byte()) % SLOTS);
+        let (inputs, outputs) = (1 + self.steps.byte() % 3, self.steps.byte() % 4);
+        let header = [u64::from(inputs) | u64::from(outputs) << 8 | 1 << 16 | 1 << 32, 1, 0, 0, 0, 0, 0, 0];
+        for (word, value) in block.iter().zip(header) {
             word.store(value, Ordering::Relaxed);
         }
-        for tensor in 0..usize::from(inputs + outputs) {
-            let offset = u64::from(self.steps.byte()) * 32;
-            let (rank, size) = (self.steps.byte() % 3, u64::from(self.steps.byte()));
-            let dtype = self.steps.byte() % 15;
-            let session = u64::from(self.steps.byte() % 2);
-            let dims = if rank == 0 { 0 } else { size };
-            let record = [offset, size, u64::from(dtype) | u64::from(rank) << 8 | session << 24, dims, 0, 0, 0, 0];
-            for (word, value) in block[8 * (tensor + 1)..].iter().zip(record) {
+        for tensor in 0..inputs + outputs {
+            let (offset, bytes) = (u64::from(self.steps.byte()) * 32, u64::from(self.steps.byte()) * 4);
+            let (rank, dims) = if tensor < inputs { (1, bytes / 4) } else { (0, 0) };
+            let record = [offset, bytes, DType::F32 as u64 | rank << 8, dims, 0, 0, 0, 0];
+            for (word, value) in block[8 * usize::from(tensor + 1)..].iter().zip(record) {
                 word.store(value, Ordering::Relaxed);
             }
         }
