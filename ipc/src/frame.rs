@@ -99,6 +99,7 @@ impl FrameReader {
     }
 
     /// The next message, when its frame is whole.
+    #[expect(clippy::should_implement_trait, reason = "it is no iterator: it can fail, and go on after more bytes")]
     pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let unread = &self.buffer[self.start..];
         let Some((length, rest)) = unread.split_first_chunk::<LENGTH_BYTES>() else { return Ok(None) };

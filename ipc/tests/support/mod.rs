@@ -279,8 +279,8 @@ impl Served {
     }
 }
 
-const HOLD: f32 = -1.0;
-const FAIL: f32 = -2.0;
+pub const HOLD: f32 = -1.0;
+pub const FAIL: f32 = -2.0;
 
 /// Writes the doubled input and returns its first element.
 fn double(memory: &Connection, input: &Tensor, output: &Tensor) -> f32 {
