@@ -271,8 +271,31 @@ fn describe(options: &CpuOptions) -> String {
     let cores = match &options.cores[..] {
         [] => String::new(),
         [core] => format!(", core {core}"),
-        [first, .., last] if last - first + 1 == options.cores.len() => format!(", cores {first}-{last}"),
+        [first, .., last] if options.cores.windows(2).all(|pair| pair[0].checked_add(1) == Some(pair[1])) => {
+            format!(", cores {first}-{last}")
+        }
         cores => format!(", cores {}", cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",")),
     };
     format!("{}: {}{threads}{cores}", options.name, options.engine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_names_engine_threads_and_cores() {
+        let cases: [(&[usize], usize, &str); 5] = [
+            (&[], 1, "cpu0: rten"),
+            (&[3], 1, "cpu0: rten, core 3"),
+            (&[0, 1, 2], 3, "cpu0: rten, 3 threads, cores 0-2"),
+            (&[0, 2, 1], 2, "cpu0: rten, 2 threads, cores 0,2,1"),
+            (&[1, 0], 2, "cpu0: rten, 2 threads, cores 1,0"),
+        ];
+        for (cores, threads, expected) in cases {
+            let (name, engine) = ("cpu0".to_owned(), "rten".to_owned());
+            let options = CpuOptions { name, engine, cores: cores.to_vec(), threads, spin: Duration::ZERO };
+            assert_eq!(describe(&options), expected);
+        }
+    }
 }

@@ -81,6 +81,20 @@ fn the_engines_agree_on_signature_and_results() {
 }
 
 #[test]
+fn several_pinned_threads_compute_the_same() {
+    for engine in engines() {
+        let options = CompileOptions { threads: 2, cores: vec![1, 0], max_batch: Some(8), ..Default::default() };
+        let mut network = engine.compile(&model("mlp"), &options).unwrap();
+        let mut single = load(&*engine, "mlp");
+        for items in [1, 8, 30] {
+            let request = inputs(network.signature(), items, &Hints::default(), 3);
+            let what = format!("{items} items on {}", engine.describe());
+            assert_near(&run_alone(&mut *network, &request), &run_alone(&mut *single, &request), &what);
+        }
+    }
+}
+
+#[test]
 fn a_bad_index_fails_its_own_request_only() {
     for engine in engines() {
         let mut network = load(&*engine, "gather");

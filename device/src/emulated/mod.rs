@@ -90,6 +90,7 @@ pub fn spawn(count: usize, options: EmulatedOptions, waker: Waker) -> io::Result
         outboxes,
         heap: BinaryHeap::new(),
         arrived: Vec::new(),
+        taken: 0,
         order: 0,
         spin_tail,
         waker: waker.clone(),
@@ -260,6 +261,8 @@ struct TimeKeeper {
     heap: BinaryHeap<Reverse<Pending>>,
     /// Swapped with the inbox's vector, so that both keep their capacity.
     arrived: Vec<Job>,
+    /// How many pushes there were when the inbox was last emptied.
+    taken: u32,
     order: u64,
     spin_tail: Duration,
     waker: Waker,
@@ -293,7 +296,9 @@ impl TimeKeeper {
         while !self.inbox.stop.load(Ordering::Acquire) {
             let seen = self.inbox.pushes.load(Ordering::SeqCst);
             self.end_due();
-            if self.take_arrivals() {
+            if seen != self.taken {
+                self.taken = seen;
+                self.take_arrivals();
                 continue;
             }
             match self.heap.peek().map(|Reverse(next)| next.0.due) {
@@ -321,10 +326,9 @@ impl TimeKeeper {
     }
 
     /// Copies the bytes of the batches that have arrived, and files them under their due times.
-    fn take_arrivals(&mut self) -> bool {
+    fn take_arrivals(&mut self) {
         let mut arrived = std::mem::take(&mut self.arrived);
         std::mem::swap(&mut arrived, &mut *self.inbox.jobs.lock().unwrap_or_else(PoisonError::into_inner));
-        let any = !arrived.is_empty();
         for mut job in arrived.drain(..) {
             job.network.lock().unwrap_or_else(PoisonError::into_inner).execute(&mut job.batch);
             job.batch.started = Some(job.begin);
@@ -337,7 +341,6 @@ impl TimeKeeper {
             self.end_due();
         }
         self.arrived = arrived;
-        any
     }
 }
 

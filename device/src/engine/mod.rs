@@ -116,7 +116,7 @@ pub enum LoadError {
         engine: &'static str,
         takes: &'static str,
     },
-    /// An input or output has more dimensions than [`crate::Shape::RANK_MAX`], or none declared.
+    /// An input or output has more dimensions than [`crate::Shape::RANK_MAX`].
     #[error("{file}: {role} '{tensor}' has {rank} dimensions; at most 8 are carried")]
     Rank { file: PathBuf, role: &'static str, tensor: String, rank: usize },
     /// An override of [`CompileOptions`] fits no tensor of the model: the caller's mistake.

@@ -110,11 +110,16 @@ fn declared(file: &Path, role: &'static str, value: &onnx::ValueInfoProto) -> Re
         Some(size) => Dim::Fixed(size),
         None => Dim::Dynamic(dim.dim_param.clone().unwrap_or_default()),
     };
-    let shape = tensor.shape.as_ref().ok_or_else(|| LoadError::Model {
-        file: file.to_owned(),
-        text: format!("{role} '{name}' is declared without a shape"),
-    })?;
-    Ok(Declared { name: name.clone(), dtype, dims: shape.dim.iter().map(dim).collect() })
+    let dims = match &tensor.shape {
+        Some(shape) => shape.dim.iter().map(dim).collect(),
+        // What comes out is what the run gives; what goes in has to be known.
+        None if role == "output" => Vec::new(),
+        None => {
+            let text = format!("input '{name}' is declared without a shape");
+            return Err(LoadError::Model { file: file.to_owned(), text });
+        }
+    };
+    Ok(Declared { name: name.clone(), dtype, dims })
 }
 
 struct ModelRunner {

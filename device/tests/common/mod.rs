@@ -32,6 +32,7 @@ pub fn onnxruntime() -> Option<Arc<dyn Engine>> {
     }
 }
 
+#[allow(dead_code, reason = "not every test loads with the usual options")]
 pub fn load(engine: &dyn Engine, name: &str) -> Box<dyn Network> {
     engine.compile(&model(name), &CompileOptions { threads: 1, ..Default::default() }).unwrap()
 }
