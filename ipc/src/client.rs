@@ -14,12 +14,14 @@
 //! ```
 
 mod arena;
+mod connect;
 mod control;
 mod error;
 mod link;
 mod request;
 mod session;
 
+pub use connect::ClientOptions;
 pub use control::{Control, default_socket_path};
 pub use error::Error;
 pub use request::{Answer, Deadline, Element, Key, Request, Ticket, Timing, View};
@@ -27,7 +29,8 @@ pub use session::{Open, Session};
 
 use crate::control::{ModelInfo, Reply, Request as Question};
 use crate::region::submission_entries;
-use crate::wire::{Completion, Reason, Status, Submission, VERSION};
+use crate::wire::{Completion, OP_CANCEL, OP_INFER, Reason, Status, Submission};
+use connect::{hello, open_session};
 use link::Link;
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -63,35 +66,6 @@ pub struct Client {
     ended: Option<String>,
     /// One thread at a time: leaves room for unsynchronised state.
     not_sync: PhantomData<Cell<()>>,
-}
-
-/// What a client asks for when it connects.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientOptions {
-    /// Requests in flight at most; a power of two, [`crate::wire::SLOTS_MIN`]..=[`crate::wire::SLOTS_MAX`].
-    pub slots: u32,
-    /// Shared memory for all tensors of requests that exist at one time.
-    pub arena_bytes: u64,
-    /// How long `wait` polls before it sleeps: waking a sleeper costs about this much.
-    pub spin: Duration,
-    /// Name of this program in `rota status`.
-    pub name: String,
-    /// How long the daemon may take to answer control calls that load nothing.
-    pub timeout: Duration,
-}
-
-impl Default for ClientOptions {
-    fn default() -> ClientOptions {
-        let program = std::env::current_exe().ok();
-        let name = program.as_deref().and_then(Path::file_name).map_or("client".into(), |name| name.to_string_lossy());
-        ClientOptions {
-            slots: 64,
-            arena_bytes: 64 << 20,
-            spin: Duration::from_micros(20),
-            name: name.into_owned(),
-            timeout: Duration::from_secs(10),
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -239,8 +213,7 @@ impl Client {
         if flies.is_none_or(|entry| entry.number != ticket.number || entry.cancelled) {
             return Ok(false);
         }
-        let submission =
-            Submission { op: crate::wire::OP_CANCEL, slot: ticket.slot, tag: ticket.number, ..Submission::default() };
+        let submission = Submission { op: OP_CANCEL, slot: ticket.slot, tag: ticket.number, ..Submission::default() };
         self.push(&submission)?;
         if let Some(entry) = &mut self.in_flight[place] {
             entry.cancelled = true;
@@ -252,16 +225,20 @@ impl Client {
     /// The next answer, if one is there. Never blocks.
     pub fn poll(&mut self) -> Result<Option<Answer>, Error> {
         self.read_completions()?;
-        let answer = self.ready.pop_front();
-        if answer.is_none() && (self.ended.is_some() || self.peer_checked.elapsed() >= PEER_CHECK_EVERY) {
-            self.check_peer()?;
+        if self.ready.is_empty() {
+            if self.peer_checked.elapsed() >= PEER_CHECK_EVERY {
+                self.look_for_peer()?;
+            }
+            if self.ready.is_empty() {
+                self.check_open()?;
+            }
         }
-        Ok(answer)
+        Ok(self.ready.pop_front())
     }
 
     /// The next answer; `None` when none came within `timeout`, or when nothing is in flight.
     pub fn wait(&mut self, timeout: Duration) -> Result<Option<Answer>, Error> {
-        self.wait_until(deadline(timeout), |client| match client.ready.pop_front() {
+        self.wait_until(after(timeout), |client| match client.ready.pop_front() {
             None if client.in_flight_count() == 0 => Some(None),
             answer => answer.map(Some),
         })
@@ -270,7 +247,7 @@ impl Client {
 
     /// This request's answer; `None` when it did not come within `timeout`, or was taken before. Other answers stay to be taken.
     pub fn wait_for(&mut self, ticket: Ticket, timeout: Duration) -> Result<Option<Answer>, Error> {
-        self.wait_until(deadline(timeout), |client| {
+        self.wait_until(after(timeout), |client| {
             if let Some(place) = client.ready.iter().position(|answer| answer.ticket == ticket) {
                 return Some(client.ready.remove(place));
             }
@@ -298,8 +275,12 @@ impl Client {
     /// Prepares for sleep on the descriptor of [`Client::as_fd`], which turns readable when an answer comes or the daemon dies.
     /// False: do not sleep, [`Client::poll`] has something. The next `poll` or `wait` ends the preparation.
     pub fn arm(&mut self) -> Result<bool, Error> {
-        self.check_peer()?;
-        Ok(self.ready.is_empty() && self.link.arm()?)
+        self.look_for_peer()?;
+        if !self.ready.is_empty() {
+            return Ok(false);
+        }
+        self.check_open()?;
+        self.link.arm().map_err(|poisoned| self.broken(poisoned))
     }
 
     /// Checks the request, writes its block and its descriptor.
@@ -317,7 +298,7 @@ impl Client {
         request.default_outputs(items)?;
         let block_bytes = self.link.write_block(slot, request, session, items)?;
         let submission = Submission {
-            op: crate::wire::OP_INFER,
+            op: OP_INFER,
             slot,
             block_bytes,
             tag: self.next_number,
@@ -335,7 +316,7 @@ impl Client {
         match self.link.push(submission) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::RingFull { entries: submission_entries(self.link.slots()) }),
-            Err(poisoned) => Err(Error::Protocol(self.end_with(poisoned.to_string()))),
+            Err(poisoned) => Err(self.broken(poisoned)),
         }
     }
 
@@ -344,7 +325,7 @@ impl Client {
         deadline: Instant,
         mut ready: impl FnMut(&mut Client) -> Option<T>,
     ) -> Result<Option<T>, Error> {
-        let spin_until = deadline.min(Instant::now() + self.options.spin);
+        let spin_until = deadline.min(after(self.options.spin));
         loop {
             for _ in 0..SPINS_PER_CLOCK {
                 self.read_completions()?;
@@ -363,14 +344,15 @@ impl Client {
             if left.is_zero() {
                 return Ok(None);
             }
-            let woken = self.link.sleep(left.min(PEER_CHECK_EVERY))?;
+            let woken = self.link.sleep(left.min(PEER_CHECK_EVERY)).map_err(|poisoned| self.broken(poisoned))?;
+            if !woken || self.peer_checked.elapsed() >= PEER_CHECK_EVERY {
+                self.look_for_peer()?;
+            }
             self.read_completions()?;
             if let Some(result) = ready(self) {
                 return Ok(Some(result));
             }
-            if !woken || self.peer_checked.elapsed() >= PEER_CHECK_EVERY {
-                self.check_peer()?;
-            }
+            self.check_open()?;
         }
     }
 
@@ -381,7 +363,7 @@ impl Client {
         loop {
             let count = match self.link.pop(&mut completions) {
                 Ok(count) => count,
-                Err(poisoned) => return Err(Error::Protocol(self.end_with(poisoned.to_string()))),
+                Err(poisoned) => return Err(self.broken(poisoned)),
             };
             for completion in &completions[..count] {
                 self.finish(completion)?;
@@ -398,11 +380,11 @@ impl Client {
         let (Some(mut entry), Some(status), Some(reason)) =
             (entry, Status::from_code(completion.status), Reason::from_code(completion.reason))
         else {
-            return Err(Error::Protocol(self.end_with(format!("it completed what was not asked: {completion:?}"))));
+            return Err(self.broken(format!("it completed what was not asked: {completion:?}")));
         };
         self.free_slots.push(completion.slot);
         if let Err(text) = self.link.read_record(completion, status, &mut entry.request) {
-            return Err(Error::Protocol(self.end_with(text)));
+            return Err(self.broken(text));
         }
         self.ready.push_back(Answer {
             ticket: Ticket { slot: completion.slot, number: entry.number },
@@ -420,33 +402,38 @@ impl Client {
         Ok(())
     }
 
-    /// Looks whether the daemon is alive; it may have answered before it died, so what the ring holds comes first.
-    fn check_peer(&mut self) -> Result<(), Error> {
-        self.check_open()?;
+    /// Looks whether the daemon is alive. It may have answered before it died, so what the ring holds is read after that.
+    fn look_for_peer(&mut self) -> Result<(), Error> {
+        if self.ended.is_some() {
+            return Ok(());
+        }
         self.peer_checked = Instant::now();
         let alive = self.link.is_peer_alive();
         self.read_completions()?;
-        if alive || !self.ready.is_empty() {
-            return Ok(());
+        if !alive {
+            let why = self
+                .control
+                .last_words()
+                .unwrap_or_else(|| format!("the daemon on {} ended, or ended this connection", self.path.display()));
+            self.end(why);
         }
-        let why = self
-            .control
-            .last_words()
-            .unwrap_or_else(|| format!("the daemon on {} ended, or ended this connection", self.path.display()));
-        Err(self.end(why))
+        Ok(())
     }
 
     fn check_open(&self) -> Result<(), Error> {
         self.ended.as_ref().map_or(Ok(()), |why| Err(Error::Disconnected { why: why.clone() }))
     }
 
-    fn end(&mut self, why: String) -> Error {
-        Error::Disconnected { why: self.end_with(why) }
+    /// The daemon said what can't be: nothing that it says is of use any more.
+    fn broken(&mut self, what: impl ToString) -> Error {
+        let what = what.to_string();
+        self.end(format!("the daemon broke the protocol: {what}"));
+        Error::Protocol(what)
     }
 
-    fn end_with(&mut self, why: String) -> String {
+    fn end(&mut self, why: String) {
         self.link.arena().retire();
-        self.ended.get_or_insert(why).clone()
+        self.ended.get_or_insert(why);
     }
 
     fn session_id(&self, session: &Session) -> Result<u32, Error> {
@@ -471,47 +458,10 @@ impl AsFd for Client {
     }
 }
 
-/// Connects and asks for shared memory.
-fn hello(path: &Path, options: &ClientOptions) -> Result<(Control, Link), Error> {
-    let mut control = Control::connect(path, options.timeout)?;
-    let question = Question::Hello {
-        versions: vec![VERSION],
-        client: options.name.clone(),
-        slots: options.slots,
-        arena_bytes: options.arena_bytes,
-    };
-    let reply = control.ask(&question, Some(options.timeout))?;
-    let Reply::Welcome { version, slots, arena_bytes, .. } = reply else { return Err(control::unexpected(&reply)) };
-    if version != VERSION {
-        return Err(Error::Protocol(format!("it chose version {version}, which was not offered")));
-    }
-    let Some(descriptors) = control.take_descriptors() else {
-        return Err(Error::Protocol("its welcome came without the four descriptors".into()));
-    };
-    let link = Link::new(slots, arena_bytes, descriptors)?;
-    Ok((control, link))
-}
-
-fn open_session(control: &mut Control, model: &str, open: Open) -> Result<(u32, Duration, ModelInfo), Error> {
-    let question = Question::Open {
-        model: model.into(),
-        version: open.version,
-        slo_ms: open.slo.map(|slo| slo.as_secs_f64() * 1e3),
-    };
-    match control.ask(&question, Some(control.timeout()))? {
-        Reply::Opened { session, slo_ms, model } => {
-            let slo = Duration::try_from_secs_f64(slo_ms / 1e3)
-                .map_err(|_| Error::Protocol(format!("it opened a session with an SLO of {slo_ms} ms")))?;
-            Ok((session, slo, model))
-        }
-        other => Err(control::unexpected(&other)),
-    }
-}
-
 /// An instant that far away, or as far as the clock goes.
-fn deadline(timeout: Duration) -> Instant {
+fn after(time: Duration) -> Instant {
     let now = Instant::now();
-    now.checked_add(timeout).unwrap_or(now + Duration::from_secs(1 << 30))
+    now.checked_add(time).unwrap_or(now + Duration::from_secs(1 << 30))
 }
 
 /// A dead daemon is noticed this late at most.

@@ -3,11 +3,14 @@
 mod support;
 
 use rota_ipc::client::{Answer, Control, Deadline, Error, Open, Request, Session};
-use rota_ipc::control::ErrorCode;
+use rota_ipc::control::{ErrorCode, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, Request as Question};
+use rota_ipc::frame::{FrameReader, encode, recv_with_fds};
+use rota_ipc::region::{Regions, State};
 use rota_ipc::wire::{Reason, Status};
 use rota_ipc::{Client, ClientOptions};
-use std::io::{BufRead, BufReader};
-use std::os::fd::AsFd;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use support::{Daemon, HOLD, eventually, socket_path, spawn_test_process};
@@ -273,6 +276,61 @@ fn daemon_that_ends_is_noticed_and_its_successor_serves_the_same_sessions() {
     client.reconnect().unwrap();
     assert_eq!(client.in_flight_count(), 0);
     assert!(is_doubled(&client.infer(filled(&client, &session, 5.0)).unwrap(), 5.0));
+}
+
+#[test]
+fn what_was_answered_before_the_daemon_ended_can_still_be_taken() {
+    let daemon = Daemon::start(socket_path("answered"));
+    let (mut client, session) = connect(&daemon, small());
+    let answered = client.submit(filled(&client, &session, 3.0)).unwrap();
+    let held = client.submit(filled(&client, &session, HOLD)).unwrap();
+    while client.control().status().unwrap()["in_flight"] != 1 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(daemon);
+    // The other answer is read meanwhile; it must not hide that this one will never come.
+    assert!(matches!(client.wait_for(held, LONG), Err(Error::Disconnected { .. })));
+    let answer = client.poll().unwrap().unwrap();
+    assert!(answer.ticket == answered && is_doubled(&answer, 3.0));
+    assert!(matches!(client.poll(), Err(Error::Disconnected { .. })));
+}
+
+#[test]
+fn poisoned_client_learns_why() {
+    let daemon = Daemon::start(socket_path("poisoned"));
+    let (mut client, session) = connect(&daemon, small());
+    let ticket = client.submit(filled(&client, &session, HOLD)).unwrap();
+    daemon.switches.poison.store(true, Ordering::Relaxed);
+    let error = client.wait_for(ticket, LONG).unwrap_err().to_string();
+    let why = "a request came while all 8 request slots were in flight or their completions unread";
+    assert_eq!(error, format!("disconnected: {why}"));
+}
+
+/// No library: a client that moves its tail past what the ring holds.
+#[test]
+fn client_that_breaks_the_protocol_is_disconnected_and_others_are_served() {
+    let daemon = Daemon::start(socket_path("hostile"));
+    let (mut honest, session) = connect(&daemon, small());
+    let mut stream = UnixStream::connect(&daemon.path).unwrap();
+    let hello = Question::Hello { versions: vec![1], client: "hostile".into(), slots: 8, arena_bytes: 4096 };
+    stream.write_all(&encode(&hello, REQUEST_BYTES_MAX).unwrap()).unwrap();
+    let (mut reader, mut descriptors, mut bytes) = (FrameReader::new(REPLY_BYTES_MAX), Vec::new(), [0; 4096]);
+    let mut next_reply = |descriptors: &mut Vec<OwnedFd>| loop {
+        if let Some(reply) = reader.next::<Reply>().unwrap() {
+            return reply;
+        }
+        let count = recv_with_fds(stream.as_fd(), &mut bytes, descriptors).unwrap();
+        assert!(count > 0, "the daemon hung up without a word");
+        reader.push(&bytes[..count]);
+    };
+    assert!(matches!(next_reply(&mut descriptors), Reply::Welcome { slots: 8, .. }));
+    let _doorbell = descriptors.pop().unwrap();
+    let regions = Regions::open(8, 4096, &descriptors.try_into().unwrap()).unwrap();
+    regions.submissions().tail.store(17, Ordering::Release);
+    let Reply::Poisoned { message } = next_reply(&mut Vec::new()) else { panic!("not poisoned") };
+    assert_eq!(message, "a ring's tail 17 is more than 16 entries past its head 0");
+    assert_eq!(regions.state().load(Ordering::Acquire), State::Poisoned as u32);
+    assert!(is_doubled(&honest.infer(filled(&honest, &session, 6.0)).unwrap(), 6.0));
 }
 
 #[test]

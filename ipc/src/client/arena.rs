@@ -30,10 +30,11 @@ impl Arena {
 
     /// At least `bytes`, aligned to [`TENSOR_ALIGN`].
     pub(super) fn span(self: &Arc<Arena>, bytes: usize) -> Result<Span, Error> {
+        let mut gaps = self.gaps.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock, so that whoever finds a span that was in flight also finds this.
         if self.retired.load(Ordering::Relaxed) {
             return Err(Error::Foreign { what: "the request" });
         }
-        let mut gaps = self.gaps.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = bytes.max(1).checked_next_multiple_of(ALIGN).and_then(|bytes| Some((gaps.take(bytes)?, bytes)));
         match taken {
             Some((offset, bytes)) => Ok(Span { arena: self.clone(), offset, bytes }),

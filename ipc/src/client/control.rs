@@ -167,5 +167,6 @@ fn frame_error(error: FrameError, path: &Path) -> Error {
     }
 }
 
-/// How long a client looks for the reason of its disconnection, which was sent before.
-const LAST_WORDS_WAIT: Duration = Duration::from_millis(10);
+/// How long a client waits for the reason of its disconnection: a daemon that has one sends it at once, and one that died
+/// has closed the stream.
+const LAST_WORDS_WAIT: Duration = Duration::from_millis(200);

@@ -154,13 +154,9 @@ impl Link {
     }
 
     /// Sleeps on the futex until the daemon publishes; false when `timeout` passed.
-    pub(super) fn sleep(&mut self, timeout: Duration) -> Result<bool, Error> {
+    pub(super) fn sleep(&mut self, timeout: Duration) -> Result<bool, Poisoned> {
         let ring = self.regions.completions();
-        let tail = match self.completions.prepare_sleep(&ring, ASLEEP) {
-            Ok(Some(tail)) => tail,
-            Ok(None) => return Ok(true),
-            Err(poisoned) => return Err(Error::Protocol(poisoned.to_string())),
-        };
+        let Some(tail) = self.completions.prepare_sleep(&ring, ASLEEP)? else { return Ok(true) };
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
         // Not private: the daemon, another process, wakes it. A signal or a tail that moved is as good as a wake-up.
         let slept = futex::wait(ring.tail, futex::Flags::empty(), tail, Some(&timeout));
@@ -169,15 +165,10 @@ impl Link {
     }
 
     /// Asks the daemon to ring the doorbell for its next completion. False: one has come.
-    pub(super) fn arm(&mut self) -> Result<bool, Error> {
-        let ring = self.regions.completions();
-        match self.completions.prepare_sleep(&ring, ASLEEP_ON_DOORBELL) {
-            Ok(sleeps) => {
-                self.armed = sleeps.is_some();
-                Ok(self.armed)
-            }
-            Err(poisoned) => Err(Error::Protocol(poisoned.to_string())),
-        }
+    pub(super) fn arm(&mut self) -> Result<bool, Poisoned> {
+        let tail = self.completions.prepare_sleep(&self.regions.completions(), ASLEEP_ON_DOORBELL)?;
+        self.armed = tail.is_some();
+        Ok(self.armed)
     }
 
     pub(super) fn disarm(&mut self) {

@@ -292,3 +292,15 @@ fn client_that_pins_need_wake_is_rung_once_for_each_publish() {
     let (_, count) = rustix::net::recv(&client.doorbell, &mut rings[..], rustix::net::RecvFlags::DONTWAIT).unwrap();
     assert_eq!(count, 1);
 }
+
+#[test]
+fn draining_and_poison_are_told_in_the_state_word() {
+    let (mut connection, client) = pair();
+    let state = || client.regions.state().load(Ordering::Acquire);
+    assert_eq!(state(), State::Serving as u32);
+    connection.set_draining();
+    assert_eq!(state(), State::Draining as u32);
+    connection.poison();
+    assert_eq!(state(), State::Poisoned as u32);
+    assert_eq!(client.doorbell.drain(), Peer::Alive);
+}

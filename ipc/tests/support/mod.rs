@@ -39,8 +39,8 @@ pub struct Switches {
     pub poisoned: AtomicU32,
     /// Connections that ended.
     pub hung_up: AtomicU32,
-    /// The daemon busy-polls instead of sleeping.
-    pub polls: AtomicBool,
+    /// Every client is taken for one that broke the protocol.
+    pub poison: AtomicBool,
 }
 
 impl Daemon {
@@ -203,6 +203,9 @@ impl Served {
         if self.switches.stalled.load(Ordering::Relaxed) {
             return Ok(false);
         }
+        if self.switches.poison.load(Ordering::Relaxed) {
+            return Err(rota_ipc::server::Poisoned::NoRoom { capacity: memory.slots() });
+        }
         let mut submissions = [Submission::default(); 4];
         let count = memory.pop(&mut submissions)?;
         for submission in &submissions[..count] {
@@ -258,9 +261,6 @@ impl Served {
             std::thread::sleep(Duration::from_millis(1));
             return;
         };
-        if self.switches.polls.load(Ordering::Relaxed) {
-            return std::thread::yield_now();
-        }
         if self.switches.stalled.load(Ordering::Relaxed) || memory.arm() != Ok(true) {
             return std::thread::sleep(Duration::from_micros(100));
         }
