@@ -1,5 +1,5 @@
 //! What a batch costs through the cpu device on top of the engine: the same batch in a bare loop of `run`, of `execute`, and
-//! through the `Device` trait with the caller spinning, taken in turn so that all three see the same host.
+//! through the `Device` trait with the caller spinning, taken in turn so that all three see the same host. Needs cores 0 and 1.
 //!
 //!     cargo run --release -p rota-device --example overhead -- model.onnx [batch] [rounds]
 
@@ -7,6 +7,7 @@ use rota_device::check::check_batching;
 use rota_device::engine::{self, CompileOptions, EngineChoice};
 use rota_device::sample::{self, Numbers};
 use rota_device::{BatchId, CpuDevice, CpuOptions, Device, HostTensor, NetworkId, TensorSpec};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,6 +39,10 @@ fn main() -> Result<(), AnyError> {
     let lay_out = || sample::lay_out(NetworkId(0), &checked.signature, &requests, &room);
     let (mut direct, mut travelling) = (lay_out()?, Some(lay_out()?));
 
+    // Each on a core of its own: two threads that spin on one core would wait for each other's time slices.
+    let mut caller = CpuSet::new();
+    caller.set(0);
+    sched_setaffinity(None, &caller)?;
     let options = CpuOptions { name: "cpu0".into(), engine: engine.describe(), cores: vec![1], threads: 1, spin: SPIN };
     let mut device = CpuDevice::spawn(options, Arc::new(|| {}))?;
     device.install(NetworkId(0), served);
