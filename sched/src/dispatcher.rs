@@ -171,8 +171,7 @@ impl Dispatcher {
     /// When there are `devices_max` already, or `start_lead` is longer than `prepare_lead`.
     pub fn add_device(&mut self, device: DeviceConfig) -> DeviceId {
         assert!(self.devices.len() < self.config.devices_max as usize, "more devices than devices_max");
-        assert!(device.start_lead <= device.prepare_lead, "a batch cannot be started before it is prepared");
-        self.devices.push(Device::new(device));
+        self.devices.push(Device::new(&device));
         DeviceId(self.devices.len() as u32 - 1)
     }
 
@@ -415,14 +414,14 @@ impl Dispatcher {
         by_class.resize(by_class.len().max(class.0 as usize + 1), None);
         by_class[class.0 as usize] = Some(queue);
         self.classes[index].queues.push(queue);
-        self.queues[queue].aim(&self.classes[index], self.now);
+        self.queues.aim(queue, &self.classes[index], self.now);
     }
 
     /// Brings the queues of a class up to date after its latencies changed.
     fn settle(&mut self, index: class::ClassIndex) {
         let class = &self.classes[index];
         for &queue in &class.queues {
-            self.queues[queue].aim(class, self.now);
+            self.queues.aim(queue, class, self.now);
             self.queues.settle(queue, class);
         }
     }

@@ -48,37 +48,41 @@ impl Dispatcher {
     }
 
     fn choose(&self, device: usize, start: Instant) -> Option<Choice> {
-        let mut candidates = self.candidates(device);
-        let mut first = candidates.next()?;
+        let mut first: Option<Candidate> = None;
         let mut second = Instant::MAX;
-        for candidate in candidates {
-            if candidate < first {
-                second = first.latest_start;
-                first = candidate;
-            } else {
-                second = second.min(candidate.latest_start);
+        for busy in self.queues.busy() {
+            // Most queues cannot be among the two most urgent: their exact latest start is not needed.
+            if busy.latest_start > second {
+                continue;
+            }
+            let Some(candidate) = self.candidate(busy.queue, device) else { continue };
+            debug_assert!(busy.latest_start <= candidate.latest_start);
+            match first {
+                Some(first) if first < candidate => second = second.min(candidate.latest_start),
+                _ => second = first.replace(candidate).map_or(second, |beaten| beaten.latest_start),
             }
         }
+        let first = first?;
         let ends = Instant(start.0.saturating_add(first.latency));
         if second >= ends {
             return Some(Choice { queue: first.queue, others: second });
         }
-        let urgent = self.candidates(device).filter(|candidate| candidate.latest_start < ends);
+        let urgent = self.queues.busy().iter().filter(|busy| busy.latest_start < ends);
+        let urgent = urgent.filter_map(|busy| self.candidate(busy.queue, device));
+        let urgent = urgent.filter(|candidate| candidate.latest_start < ends);
         let longest = urgent.min_by_key(|&candidate| (self.queues[candidate.queue].since, candidate)).unwrap_or(first);
         let others = if longest.queue == first.queue { second } else { first.latest_start };
         Some(Choice { queue: longest.queue, others })
     }
 
-    /// Queues that hold requests, that `device` serves, and that have not been passed over in this turn.
-    fn candidates(&self, device: usize) -> impl Iterator<Item = Candidate> + '_ {
-        self.queues.busy().iter().filter_map(move |&index| {
-            let queue = &self.queues[index];
-            let profile = self.classes[queue.class].on(device).filter(|_| queue.passed != self.turns)?;
-            let batch = u64::from(queue.target(device)).min(queue.items()) as u32;
-            let latency = profile.nanos(batch).expect("a target is within the profile");
-            let head = queue.head().expect("a busy queue is not empty");
-            Some(Candidate { latest_start: Instant(head.deadline.0.saturating_sub(latency)), queue: index, latency })
-        })
+    /// A busy queue as `device` sees it; `None` where it does not serve it or has passed it over in this turn.
+    fn candidate(&self, index: QueueIndex, device: usize) -> Option<Candidate> {
+        let queue = &self.queues[index];
+        let profile = self.classes[queue.class].on(device).filter(|_| queue.passed != self.turns)?;
+        let batch = u64::from(queue.target(device)).min(queue.items()) as u32;
+        let latency = profile.nanos(batch).expect("a target is within the profile");
+        let head = queue.head().expect("a busy queue is not empty");
+        Some(Candidate { latest_start: Instant(head.deadline.0.saturating_sub(latency)), queue: index, latency })
     }
 
     /// Makes the batch of `window`, and drops whom the window refused.
