@@ -87,6 +87,14 @@ impl Queue {
         }
     }
 
+    /// Where it was put.
+    fn insert(&mut self, waiting: Waiting) -> usize {
+        let place = self.find(waiting.deadline, waiting.request).unwrap_or_else(|place| place);
+        self.waiting.insert(place, waiting);
+        self.items += u64::from(waiting.items);
+        place
+    }
+
     /// Removes those of the first `range.end` requests that `keep` refuses or that lie in `range`, in order.
     fn remove(&mut self, range: Range<usize>, mut keep: impl FnMut(&Waiting) -> bool) {
         let mut kept = 0;
@@ -158,6 +166,11 @@ impl Queue {
 
     pub fn head(&self) -> Option<&Waiting> {
         self.waiting.front()
+    }
+
+    /// The request that can wait longest.
+    pub fn last(&self) -> Option<&Waiting> {
+        self.waiting.back()
     }
 
     pub fn requests(&self) -> &VecDeque<Waiting> {
@@ -263,18 +276,14 @@ impl Queues {
         any || index != Queues::REFUSED
     }
 
-    /// `class` is the queue's; `None` for [`Queues::REFUSED`].
-    pub fn push(&mut self, index: QueueIndex, waiting: Waiting, class: Option<&Class>, now: Instant) {
+    /// True when an interval of the rate's measurement ended.
+    pub fn push(&mut self, index: QueueIndex, waiting: Waiting, class: &Class, now: Instant) -> bool {
         let busy = self.busy.len();
         let queue = &mut self[index];
-        let was_empty = queue.waiting.is_empty();
-        let place = queue.find(waiting.deadline, waiting.request).unwrap_or_else(|place| place);
-        queue.waiting.insert(place, waiting);
-        queue.items += u64::from(waiting.items);
-        let Some(class) = class else { return };
-        let stale = queue.rate.count(waiting.items, now);
+        let place = queue.insert(waiting);
+        let interval_ended = queue.rate.count(waiting.items, now);
         let hopeless_at = class.hopeless_at(waiting.deadline, waiting.items);
-        if was_empty {
+        if queue.busy_at == NOT_BUSY {
             (queue.largest, queue.since, queue.busy_at) = (waiting.items, now, busy);
             self.busy.push(Busy { queue: index, latest_start: Instant(0) });
             self.expiry.set(index, hopeless_at);
@@ -284,11 +293,17 @@ impl Queues {
                 self.expiry.set(index, hopeless_at);
             }
         }
-        if stale {
+        if interval_ended {
             self.aim(index, class, now);
         } else if place == 0 {
             self.rank(index);
         }
+        interval_ended
+    }
+
+    /// Puts a request where the next step drops it: its session or class is not served.
+    pub fn refuse(&mut self, waiting: Waiting) {
+        self[Queues::REFUSED].insert(waiting);
     }
 
     /// Takes out a request that waits there.

@@ -55,7 +55,7 @@ impl Dispatcher {
             if busy.latest_start > second {
                 continue;
             }
-            let Some(candidate) = self.candidate(busy.queue, device) else { continue };
+            let Some(candidate) = self.candidate(busy.queue, device, start) else { continue };
             debug_assert!(busy.latest_start <= candidate.latest_start);
             match first {
                 Some(first) if first < candidate => second = second.min(candidate.latest_start),
@@ -68,17 +68,22 @@ impl Dispatcher {
             return Some(Choice { queue: first.queue, others: second });
         }
         let urgent = self.queues.busy().iter().filter(|busy| busy.latest_start < ends);
-        let urgent = urgent.filter_map(|busy| self.candidate(busy.queue, device));
+        let urgent = urgent.filter_map(|busy| self.candidate(busy.queue, device, start));
         let urgent = urgent.filter(|candidate| candidate.latest_start < ends);
         let longest = urgent.min_by_key(|&candidate| (self.queues[candidate.queue].since, candidate)).unwrap_or(first);
         let others = if longest.queue == first.queue { second } else { first.latest_start };
         Some(Choice { queue: longest.queue, others })
     }
 
-    /// A busy queue as `device` sees it; `None` where it does not serve it or has passed it over in this turn.
-    fn candidate(&self, index: QueueIndex, device: usize) -> Option<Candidate> {
+    /// A busy queue as `device` sees it; `None` where it does not serve it, has passed it over in this turn, or is too
+    /// slow even for the request that can wait longest.
+    fn candidate(&self, index: QueueIndex, device: usize, start: Instant) -> Option<Candidate> {
         let queue = &self.queues[index];
         let profile = self.classes[queue.class].on(device).filter(|_| queue.passed != self.turns)?;
+        let last = queue.last().expect("a busy queue is not empty");
+        if start.0.saturating_add(profile.nanos(1).expect("a profile has a first")) > last.deadline.0 {
+            return None;
+        }
         let batch = u64::from(queue.target(device)).min(queue.items()) as u32;
         let latency = profile.nanos(batch).expect("a target is within the profile");
         let head = queue.head().expect("a busy queue is not empty");
@@ -97,8 +102,9 @@ impl Dispatcher {
         let (now, places, devices) = (self.now, &mut self.places, &self.devices);
         let queue = &self.queues[index];
         let class = &self.classes[queue.class];
-        let latency = class.on(device).and_then(|profile| profile.nanos(window.items));
-        let made = Made { class: queue.class, latency: latency.expect("a window is within the profile") };
+        let profile = class.on(device).expect("only queues that the device serves are chosen");
+        let latency = profile.nanos(window.items).expect("a window is within the profile");
+        let made = Made { class: queue.class, latency };
         let requests = queue.requests().range(window.first..window.first + window.count).map(|waiting| waiting.request);
         let (batch, opened) = self.batches.open(made, window.items, requests);
         for request in &opened.requests {
@@ -106,7 +112,11 @@ impl Dispatcher {
         }
         let window_ends = Instant(start.0.saturating_add(class.least(window.size).unwrap_or(u64::MAX)));
         self.queues.take(index, window, class, |refused| {
-            // A faster device may keep it when it is free; an idle one has its turn in this very step.
+            // Too large for this device only: others judge it. A faster one may run it when it is free, and an idle one
+            // has its turn in this very step.
+            if refused.items > profile.max_batch() {
+                return true;
+            }
             let on_time = |other: usize| {
                 let latency = class.on(other).and_then(|profile| profile.nanos(refused.items));
                 latency.is_some_and(|latency| now.0.saturating_add(latency) <= refused.deadline.0)
