@@ -23,7 +23,8 @@ use std::time::Duration;
 
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Requests that can wait or run at once; all memory is taken at start. Request ids are below it.
+    /// Requests that can wait or run at once; ids are below it. What the dispatcher keeps per request is allocated at
+    /// start, but for the queues' buffers: each grows to the longest that its queue has been.
     pub requests_max: u32,
     pub sessions_max: u32,
     pub devices_max: u32,
@@ -171,8 +172,7 @@ impl Dispatcher {
     /// When there are `devices_max` already, or `start_lead` is longer than `prepare_lead`.
     pub fn add_device(&mut self, device: DeviceConfig) -> DeviceId {
         assert!(self.devices.len() < self.config.devices_max as usize, "more devices than devices_max");
-        assert!(device.start_lead <= device.prepare_lead, "a batch cannot be started before it is prepared");
-        self.devices.push(Device::new(device));
+        self.devices.push(Device::new(&device));
         DeviceId(self.devices.len() as u32 - 1)
     }
 
@@ -186,7 +186,7 @@ impl Dispatcher {
         self.batches.reserve(profile.max_batch().min(self.config.requests_max));
         let index = self.classes.entry(model, class);
         let opens = !self.classes[index].is_served();
-        self.classes[index].serve(device.0 as usize, profile);
+        self.classes[index].serve(device.0 as usize, profile, self.now);
         if opens {
             for id in 0..self.sessions.len() {
                 if self.sessions[id].as_ref().is_some_and(|session| session.config.model == model) {
@@ -240,7 +240,7 @@ impl Dispatcher {
     ///
     /// # Panics
     /// When an arriving request has no items, an id that is not below `requests_max` or that still waits or runs, or
-    /// when the finished batch is not the one that the device executes: the caller lost track.
+    /// when there is no such device or the finished batch is not the one that it executes: the caller lost track.
     pub fn handle(&mut self, event: Event, now: Instant) -> bool {
         self.now = self.now.max(now);
         match event {
@@ -319,8 +319,15 @@ impl Dispatcher {
         let session = self.sessions.get(session.0 as usize).and_then(Option::as_ref);
         let queue = session.and_then(|session| *session.queues.get(class.0 as usize)?).unwrap_or(Queues::REFUSED);
         *place = Place::Waiting { queue, deadline };
-        let class = (queue != Queues::REFUSED).then(|| &self.classes[self.queues[queue].class]);
-        self.queues.push(queue, Waiting { deadline, request, items }, class, self.now);
+        let waiting = Waiting { deadline, request, items };
+        if queue == Queues::REFUSED {
+            return self.queues.refuse(waiting);
+        }
+        let class = self.queues[queue].class;
+        let interval_ended = self.queues.push(queue, waiting, &self.classes[class], self.now);
+        if interval_ended && self.classes[class].relax(self.now) {
+            self.settle(class);
+        }
     }
 
     fn cancelled(&mut self, request: RequestId) -> bool {
@@ -337,7 +344,7 @@ impl Dispatcher {
         for request in &batch.requests {
             self.places[request.0 as usize] = Place::Unknown;
         }
-        if self.classes[made.class].observe(device, batch.items, took) {
+        if self.classes[made.class].observe(device, batch.items, took, self.now) {
             self.settle(made.class);
         }
         if let Some(Behind { batch, .. }) = self.devices[device].behind.take_if(|behind| behind.started) {
@@ -415,14 +422,14 @@ impl Dispatcher {
         by_class.resize(by_class.len().max(class.0 as usize + 1), None);
         by_class[class.0 as usize] = Some(queue);
         self.classes[index].queues.push(queue);
-        self.queues[queue].aim(&self.classes[index], self.now);
+        self.queues.aim(queue, &self.classes[index], self.now);
     }
 
     /// Brings the queues of a class up to date after its latencies changed.
     fn settle(&mut self, index: class::ClassIndex) {
         let class = &self.classes[index];
         for &queue in &class.queues {
-            self.queues[queue].aim(class, self.now);
+            self.queues.aim(queue, class, self.now);
             self.queues.settle(queue, class);
         }
     }

@@ -52,7 +52,7 @@ impl Host {
             let now = Instant(self.millis * 1_000_000);
             // Devices take 7 to 9 ms, whatever the profile says: corrections change too.
             for device in 0..DEVICES {
-                if (self.millis + 3 * u64::from(device)) % (7 + self.millis / 100 % 3) == 0
+                if (self.millis + 3 * u64::from(device)).is_multiple_of(7 + self.millis / 100 % 3)
                     && !self.started[device as usize].is_empty()
                 {
                     let batch = self.started[device as usize].remove(0);
@@ -72,11 +72,11 @@ impl Host {
             let Some(request) = self.free.pop() else { return };
             let mixed = self.millis * 7 + arrival * 13;
             let session = SessionId((mixed % u64::from(SESSIONS)) as u32);
-            let items = 1 + u32::from(mixed % 11 == 0) * 3;
+            let items = 1 + u32::from(mixed.is_multiple_of(11)) * 3;
             let deadline = now + Duration::from_millis(10 + mixed % 31);
             let arrival = Arrival { request, session, class: ClassId(0), items, deadline };
             self.dispatcher.handle(Event::Arrived(arrival), now);
-            if mixed % 17 == 0 && self.dispatcher.handle(Event::Cancelled(request), now) {
+            if mixed.is_multiple_of(17) && self.dispatcher.handle(Event::Cancelled(request), now) {
                 self.free.push(request);
             }
         }

@@ -19,6 +19,12 @@ pub struct Served {
     pub correction: Correction,
 }
 
+impl Served {
+    fn correct(&mut self) {
+        self.corrected.scale(&self.measured, self.correction.factor());
+    }
+}
+
 /// A shape class of a model.
 #[derive(Debug, Default)]
 pub struct Class {
@@ -31,26 +37,41 @@ pub struct Class {
 }
 
 impl Class {
-    pub fn serve(&mut self, device: usize, profile: Profile) {
+    pub fn serve(&mut self, device: usize, profile: Profile, now: Instant) {
         if self.served.len() <= device {
             self.served.resize_with(device + 1, || None);
         }
         let corrected = profile.clone();
-        self.served[device] = Some(Served { measured: profile, corrected, correction: Correction::new() });
+        self.served[device] = Some(Served { measured: profile, corrected, correction: Correction::new(now) });
         self.compare();
     }
 
     /// Takes what an execution of `items` took; true when latencies changed.
-    pub fn observe(&mut self, device: usize, items: u32, took: u64) -> bool {
+    pub fn observe(&mut self, device: usize, items: u32, took: u64, now: Instant) -> bool {
         let Some(Some(served)) = self.served.get_mut(device) else { return false };
         // A smaller profile may have replaced the one that the batch was made by.
         let Some(expected) = served.measured.nanos(items) else { return false };
-        if !served.correction.observe(took, expected) {
-            return false;
+        let moved = served.correction.observe(took, expected, now);
+        if moved {
+            served.correct();
+            self.compare();
         }
-        served.corrected.scale(&served.measured, served.correction.factor());
-        self.compare();
-        true
+        moved
+    }
+
+    /// Forgets corrections that no execution has confirmed for long; true when latencies changed.
+    pub fn relax(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        for served in self.served.iter_mut().flatten() {
+            if served.correction.relax(now) {
+                served.correct();
+                any = true;
+            }
+        }
+        if any {
+            self.compare();
+        }
+        any
     }
 
     /// No device serves it any more. Its queues are the caller's to close.

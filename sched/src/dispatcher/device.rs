@@ -1,12 +1,16 @@
 //! What a device executes, and what it will execute next.
 
 use super::DeviceConfig;
+use crate::time::nanos;
 use crate::{BatchId, Instant};
 
 /// A device: at most one batch executes, and at most one is behind it.
 #[derive(Debug)]
 pub struct Device {
-    pub config: DeviceConfig,
+    /// Nanoseconds, as the configuration says; zero: nothing is prepared ahead.
+    prepare_lead: u64,
+    /// Nanoseconds, not above `prepare_lead`; zero: nothing is started ahead.
+    start_lead: u64,
     pub executing: Option<Executing>,
     /// Only while one executes, or between its end and the next step.
     pub behind: Option<Behind>,
@@ -27,8 +31,12 @@ pub struct Behind {
 }
 
 impl Device {
-    pub fn new(config: DeviceConfig) -> Device {
-        Device { config, executing: None, behind: None }
+    /// # Panics
+    /// When `start_lead` is longer than `prepare_lead`.
+    pub fn new(config: &DeviceConfig) -> Device {
+        let (prepare_lead, start_lead) = (nanos(config.prepare_lead), nanos(config.start_lead));
+        assert!(start_lead <= prepare_lead, "a batch cannot be started before it is prepared");
+        Device { prepare_lead, start_lead, executing: None, behind: None }
     }
 
     pub fn is_idle(&self) -> bool {
@@ -46,14 +54,15 @@ impl Device {
 
     /// When the batch after the one that executes may be chosen, if none is yet.
     pub fn prepare_at(&self) -> Option<Instant> {
-        let executing = self.executing.filter(|_| self.behind.is_none() && !self.config.prepare_lead.is_zero())?;
-        Some(executing.ends - self.config.prepare_lead)
+        let executing = self.executing.filter(|_| self.behind.is_none() && self.prepare_lead > 0)?;
+        Some(Instant(executing.ends.0.saturating_sub(self.prepare_lead)))
     }
 
     /// When the prepared batch's start may be sent ahead of the other's end.
     pub fn start_at(&self) -> Option<Instant> {
-        let executing = self.executing.filter(|_| !self.config.start_lead.is_zero())?;
-        self.behind.filter(|behind| !behind.started).map(|_| executing.ends - self.config.start_lead)
+        let executing = self.executing.filter(|_| self.start_lead > 0)?;
+        self.behind.filter(|behind| !behind.started)?;
+        Some(Instant(executing.ends.0.saturating_sub(self.start_lead)))
     }
 
     /// Whether something that is due from `at` on may be done at `now`: not before, and not while the device overruns,

@@ -38,6 +38,8 @@ pub struct Queue {
     pub rate: Rate,
     /// By device: the batch size that its duty cycle aims at; 0 where it does not serve the class.
     targets: Vec<u32>,
+    /// The longest latency of a target batch on any device, nanoseconds.
+    longest: u64,
     /// When it last had a turn, or became non-empty after that.
     pub since: Instant,
     /// The turn in which it had nothing that the device could run.
@@ -68,6 +70,7 @@ impl Queue {
             slo,
             rate: Rate::new(now),
             targets: Vec::new(),
+            longest: 0,
             since: now,
             passed: 0,
             busy_at: NOT_BUSY,
@@ -84,6 +87,14 @@ impl Queue {
         }
     }
 
+    /// Where it was put.
+    fn insert(&mut self, waiting: Waiting) -> usize {
+        let place = self.find(waiting.deadline, waiting.request).unwrap_or_else(|place| place);
+        self.waiting.insert(place, waiting);
+        self.items += u64::from(waiting.items);
+        place
+    }
+
     /// Removes those of the first `range.end` requests that `keep` refuses or that lie in `range`, in order.
     fn remove(&mut self, range: Range<usize>, mut keep: impl FnMut(&Waiting) -> bool) {
         let mut kept = 0;
@@ -97,16 +108,6 @@ impl Queue {
             }
         }
         self.waiting.drain(kept..range.end);
-    }
-
-    /// Sets the batch sizes to aim at from the measured rate r: the largest b that a request survives which just missed
-    /// a batch (2ℓ(b) ≤ SLO), unless the rate is too low to fill it in time; then the largest with b/r + ℓ(b) ≤ SLO, at
-    /// least 1. While no rate is known it is taken to be high.
-    pub fn aim(&mut self, class: &Class, now: Instant) {
-        let rate = self.rate.per_second(now);
-        self.targets.clear();
-        let profiles = class.served.iter().map(|served| served.as_ref().map(|served| &served.corrected));
-        self.targets.extend(profiles.map(|profile| profile.map_or(0, |profile| target(profile, self.slo, rate))));
     }
 
     /// Chooses a batch for a device that can start at `start`: the early-drop window.
@@ -167,6 +168,11 @@ impl Queue {
         self.waiting.front()
     }
 
+    /// The request that can wait longest.
+    pub fn last(&self) -> Option<&Waiting> {
+        self.waiting.back()
+    }
+
     pub fn requests(&self) -> &VecDeque<Waiting> {
         &self.waiting
     }
@@ -185,6 +191,14 @@ impl Queue {
     }
 }
 
+/// A queue that holds requests, with what a turn needs to know of most of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Busy {
+    pub queue: QueueIndex,
+    /// No device's latest start for its head is before this.
+    pub latest_start: Instant,
+}
+
 /// All queues, which of them hold requests, and when the next request becomes hopeless.
 ///
 /// A queue's index is reused after it was freed. Index 0 is [`Queues::REFUSED`].
@@ -193,7 +207,7 @@ pub struct Queues {
     slots: Vec<Queue>,
     free: Vec<QueueIndex>,
     /// Queues that hold requests and may have turns, in no meaningful order.
-    busy: Vec<QueueIndex>,
+    busy: Vec<Busy>,
     /// Queues without a session or class any more; their requests are to be dropped.
     closed: Vec<QueueIndex>,
     pub expiry: Expiry,
@@ -224,6 +238,23 @@ impl Queues {
         index
     }
 
+    /// Sets the batch sizes to aim at from the measured rate r: the largest b that a request survives which just missed
+    /// a batch (2ℓ(b) ≤ SLO), unless the rate is too low to fill it in time; then the largest with b/r + ℓ(b) ≤ SLO, at
+    /// least 1. While no rate is known it is taken to be high.
+    pub fn aim(&mut self, index: QueueIndex, class: &Class, now: Instant) {
+        let queue = &mut self[index];
+        let rate = queue.rate.per_second(now);
+        let profiles = class.served.iter().map(|served| served.as_ref().map(|served| &served.corrected));
+        queue.targets.clear();
+        queue.longest = 0;
+        for profile in profiles {
+            let target = profile.map_or(0, |profile| target(profile, queue.slo, rate));
+            queue.targets.push(target);
+            queue.longest = queue.longest.max(profile.and_then(|profile| profile.nanos(target)).unwrap_or(0));
+        }
+        self.rank(index);
+    }
+
     /// No more turns: its requests leave by [`Queues::take_closed`].
     pub fn close(&mut self, index: QueueIndex) {
         self.rest(index);
@@ -245,22 +276,16 @@ impl Queues {
         any || index != Queues::REFUSED
     }
 
-    /// `class` is the queue's; `None` for [`Queues::REFUSED`].
-    pub fn push(&mut self, index: QueueIndex, waiting: Waiting, class: Option<&Class>, now: Instant) {
+    /// True when an interval of the rate's measurement ended.
+    pub fn push(&mut self, index: QueueIndex, waiting: Waiting, class: &Class, now: Instant) -> bool {
         let busy = self.busy.len();
         let queue = &mut self[index];
-        let was_empty = queue.waiting.is_empty();
-        let place = queue.find(waiting.deadline, waiting.request).unwrap_or_else(|place| place);
-        queue.waiting.insert(place, waiting);
-        queue.items += u64::from(waiting.items);
-        let Some(class) = class else { return };
-        if queue.rate.count(waiting.items, now) {
-            queue.aim(class, now);
-        }
+        let place = queue.insert(waiting);
+        let interval_ended = queue.rate.count(waiting.items, now);
         let hopeless_at = class.hopeless_at(waiting.deadline, waiting.items);
-        if was_empty {
+        if queue.busy_at == NOT_BUSY {
             (queue.largest, queue.since, queue.busy_at) = (waiting.items, now, busy);
-            self.busy.push(index);
+            self.busy.push(Busy { queue: index, latest_start: Instant(0) });
             self.expiry.set(index, hopeless_at);
         } else {
             queue.largest = queue.largest.max(waiting.items);
@@ -268,6 +293,17 @@ impl Queues {
                 self.expiry.set(index, hopeless_at);
             }
         }
+        if interval_ended {
+            self.aim(index, class, now);
+        } else if place == 0 {
+            self.rank(index);
+        }
+        interval_ended
+    }
+
+    /// Puts a request where the next step drops it: its session or class is not served.
+    pub fn refuse(&mut self, waiting: Waiting) {
+        self[Queues::REFUSED].insert(waiting);
     }
 
     /// Takes out a request that waits there.
@@ -281,6 +317,7 @@ impl Queues {
             self.rest(index);
             self.expiry.set(index, Instant::MAX);
         }
+        self.rank(index);
     }
 
     /// Removes the requests of `window`, and those before it that `keep` refuses.
@@ -314,12 +351,21 @@ impl Queues {
         if queue.waiting.is_empty() {
             self.rest(index);
         }
+        self.rank(index);
         self.expiry.set(index, hopeless_at);
     }
 
     /// Queues that hold requests and may have turns.
-    pub fn busy(&self) -> &[QueueIndex] {
+    pub fn busy(&self) -> &[Busy] {
         &self.busy
+    }
+
+    /// Brings its entry in the busy list up to date after its head or targets changed.
+    fn rank(&mut self, index: QueueIndex) {
+        let queue = &self.slots[index.0 as usize];
+        if let (Some(busy), Some(head)) = (self.busy.get_mut(queue.busy_at), queue.head()) {
+            busy.latest_start = Instant(head.deadline.0.saturating_sub(queue.longest));
+        }
     }
 
     fn rest(&mut self, index: QueueIndex) {
@@ -328,7 +374,7 @@ impl Queues {
             return;
         }
         self.busy.swap_remove(place);
-        if let Some(&moved) = self.busy.get(place) {
+        if let Some(&Busy { queue: moved, .. }) = self.busy.get(place) {
             self[moved].busy_at = place;
         }
     }
@@ -347,7 +393,7 @@ impl IndexMut<QueueIndex> for Queues {
     }
 }
 
-/// Batch size to aim at on a device with this profile; see [`Queue::aim`].
+/// Batch size to aim at on a device with this profile; see [`Queues::aim`].
 fn target(profile: &Profile, slo: u64, rate: Option<f64>) -> u32 {
     let saturated = profile.largest_within(std::time::Duration::from_nanos(slo / 2));
     let Some(rate) = rate else { return saturated.max(1) };

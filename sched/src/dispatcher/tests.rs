@@ -281,6 +281,24 @@ fn slow_executions_correct_the_profile_and_what_is_hopeless() {
 }
 
 #[test]
+fn a_correction_that_makes_everything_hopeless_is_forgotten() {
+    let mut scene = Scene::new(&[(0, 0)]);
+    let session = scene.session(0, linear(0, 10, 8), 30);
+    for execution in 0..4 {
+        scene.arrive(session, 1, execution * 40 + 30, execution * 40);
+        scene.step(execution * 40);
+        scene.finish(0, 0, 40, execution * 40 + 40);
+    }
+    scene.arrive(session, 1, 190, 160);
+    assert_eq!(scene.step(160), ["drop 4: Hopeless"]);
+    let run = (1..200).map(|tenth| tenth * 100).find(|&now| {
+        scene.arrive(session, 1, now + 30, now);
+        scene.step(now).len() == 2
+    });
+    assert_eq!(run, Some(5_200), "half of the excess is left after five seconds: 25 ms");
+}
+
+#[test]
 fn rates_are_measured_over_all_classes() {
     let mut scene = Scene::new(&[(0, 0)]);
     let session = scene.session(0, linear(1, 9, 32), 100);

@@ -48,37 +48,46 @@ impl Dispatcher {
     }
 
     fn choose(&self, device: usize, start: Instant) -> Option<Choice> {
-        let mut candidates = self.candidates(device);
-        let mut first = candidates.next()?;
+        let mut first: Option<Candidate> = None;
         let mut second = Instant::MAX;
-        for candidate in candidates {
-            if candidate < first {
-                second = first.latest_start;
-                first = candidate;
-            } else {
-                second = second.min(candidate.latest_start);
+        for busy in self.queues.busy() {
+            // Most queues cannot be among the two most urgent: their exact latest start is not needed.
+            if busy.latest_start > second {
+                continue;
+            }
+            let Some(candidate) = self.candidate(busy.queue, device, start) else { continue };
+            debug_assert!(busy.latest_start <= candidate.latest_start);
+            match first {
+                Some(first) if first < candidate => second = second.min(candidate.latest_start),
+                _ => second = first.replace(candidate).map_or(second, |beaten| beaten.latest_start),
             }
         }
+        let first = first?;
         let ends = Instant(start.0.saturating_add(first.latency));
         if second >= ends {
             return Some(Choice { queue: first.queue, others: second });
         }
-        let urgent = self.candidates(device).filter(|candidate| candidate.latest_start < ends);
+        let urgent = self.queues.busy().iter().filter(|busy| busy.latest_start < ends);
+        let urgent = urgent.filter_map(|busy| self.candidate(busy.queue, device, start));
+        let urgent = urgent.filter(|candidate| candidate.latest_start < ends);
         let longest = urgent.min_by_key(|&candidate| (self.queues[candidate.queue].since, candidate)).unwrap_or(first);
         let others = if longest.queue == first.queue { second } else { first.latest_start };
         Some(Choice { queue: longest.queue, others })
     }
 
-    /// Queues that hold requests, that `device` serves, and that have not been passed over in this turn.
-    fn candidates(&self, device: usize) -> impl Iterator<Item = Candidate> + '_ {
-        self.queues.busy().iter().filter_map(move |&index| {
-            let queue = &self.queues[index];
-            let profile = self.classes[queue.class].on(device).filter(|_| queue.passed != self.turns)?;
-            let batch = u64::from(queue.target(device)).min(queue.items()) as u32;
-            let latency = profile.nanos(batch).expect("a target is within the profile");
-            let head = queue.head().expect("a busy queue is not empty");
-            Some(Candidate { latest_start: Instant(head.deadline.0.saturating_sub(latency)), queue: index, latency })
-        })
+    /// A busy queue as `device` sees it; `None` where it does not serve it, has passed it over in this turn, or is too
+    /// slow even for the request that can wait longest.
+    fn candidate(&self, index: QueueIndex, device: usize, start: Instant) -> Option<Candidate> {
+        let queue = &self.queues[index];
+        let profile = self.classes[queue.class].on(device).filter(|_| queue.passed != self.turns)?;
+        let last = queue.last().expect("a busy queue is not empty");
+        if start.0.saturating_add(profile.nanos(1).expect("a profile has a first")) > last.deadline.0 {
+            return None;
+        }
+        let batch = u64::from(queue.target(device)).min(queue.items()) as u32;
+        let latency = profile.nanos(batch).expect("a target is within the profile");
+        let head = queue.head().expect("a busy queue is not empty");
+        Some(Candidate { latest_start: Instant(head.deadline.0.saturating_sub(latency)), queue: index, latency })
     }
 
     /// Makes the batch of `window`, and drops whom the window refused.
@@ -93,8 +102,9 @@ impl Dispatcher {
         let (now, places, devices) = (self.now, &mut self.places, &self.devices);
         let queue = &self.queues[index];
         let class = &self.classes[queue.class];
-        let latency = class.on(device).and_then(|profile| profile.nanos(window.items));
-        let made = Made { class: queue.class, latency: latency.expect("a window is within the profile") };
+        let profile = class.on(device).expect("only queues that the device serves are chosen");
+        let latency = profile.nanos(window.items).expect("a window is within the profile");
+        let made = Made { class: queue.class, latency };
         let requests = queue.requests().range(window.first..window.first + window.count).map(|waiting| waiting.request);
         let (batch, opened) = self.batches.open(made, window.items, requests);
         for request in &opened.requests {
@@ -102,7 +112,11 @@ impl Dispatcher {
         }
         let window_ends = Instant(start.0.saturating_add(class.least(window.size).unwrap_or(u64::MAX)));
         self.queues.take(index, window, class, |refused| {
-            // A faster device may keep it when it is free; an idle one has its turn in this very step.
+            // Too large for this device only: others judge it. A faster one may run it when it is free, and an idle one
+            // has its turn in this very step.
+            if refused.items > profile.max_batch() {
+                return true;
+            }
             let on_time = |other: usize| {
                 let latency = class.on(other).and_then(|profile| profile.nanos(refused.items));
                 latency.is_some_and(|latency| now.0.saturating_add(latency) <= refused.deadline.0)
