@@ -13,6 +13,7 @@ pub mod cpu;
 pub mod emulated;
 pub mod engine;
 pub mod host;
+pub mod npy;
 pub mod profile;
 pub mod sample;
 mod strided;

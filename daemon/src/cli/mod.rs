@@ -1,5 +1,6 @@
 //! The command line: one table makes parser and help; each verb has its file.
 
+mod demo;
 mod serve;
 
 use clap::{Parser, Subcommand};
@@ -17,6 +18,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    Demo(demo::Arguments),
     Serve(serve::Arguments),
 }
 
@@ -26,6 +28,7 @@ pub type Failure = Box<dyn std::error::Error>;
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.verb {
+        Verb::Demo(arguments) => demo::run(arguments),
         Verb::Serve(arguments) => serve::run(arguments),
     };
     match done {

@@ -25,6 +25,9 @@ pub struct Arguments {
     /// How long the poller looks for work before it sleeps
     #[arg(long, value_name = "MICROSECONDS")]
     spin_us: Option<u64>,
+    /// End when the process that started this one ends
+    #[arg(long, hide = true)]
+    die_with_parent: bool,
 }
 
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -35,6 +38,9 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr)
         .init();
+    if arguments.die_with_parent {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    }
     let mut config = match &arguments.config {
         Some(path) => Config::read(path)?,
         None => Config::default(),

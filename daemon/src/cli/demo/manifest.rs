@@ -151,7 +151,8 @@ mod tests {
     fn text_leaves_out_repetitions_and_blanks() {
         let labels: Vec<String> = ["", "a", "b"].map(String::from).to_vec();
         let classes = [1, 1, 0, 1, 2, 2, 0];
-        let scores: Vec<f32> = classes.iter().flat_map(|&c| (0..3).map(move |k| if k == c { 1.0 } else { 0.0 })).collect();
+        let scores: Vec<f32> =
+            classes.iter().flat_map(|&c| (0..3).map(move |k| if k == c { 1.0 } else { 0.0 })).collect();
         assert_eq!(text(&scores, 3, &labels), "aab");
     }
 
