@@ -1,0 +1,42 @@
+# `make demo` shows it, `make test` passes the tests; both do all the set-up that they need.
+
+SHELL := /bin/sh
+PYTHON ?= python3
+CARGO ?= cargo
+# Seconds that each fuzz target runs in `make test`.
+FUZZ_SECONDS ?= 20
+
+.PHONY: demo test check bench fuzz loom models clean-models
+
+demo: models
+	$(CARGO) build --release -p rota -p rota-bench
+	./target/release/rota demo
+
+# The published models and ONNX Runtime, pinned by hash, into ignored folders. Without pip there are the small models of
+# models/tiny and the engine that is built in: fetch.py says so and exits with 3.
+models:
+	@$(PYTHON) models/fetch.py || [ $$? -eq 3 ]
+
+test: models
+	$(PYTHON) -m unittest discover -q -s models
+	$(CARGO) test --workspace
+	$(MAKE) loom fuzz
+
+# The rings' orderings, every interleaving.
+loom:
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom $(CARGO) test -p rota-ipc --lib --release verification
+
+# What a hostile client can send, for a bounded time.
+fuzz:
+	fuzz/run.sh $(FUZZ_SECONDS)
+
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
+
+bench: models
+	$(CARGO) build --release -p rota -p rota-bench --features rota-bench/peers
+	./target/release/rota-bench ipc
+	./target/release/rota-bench daemon
+	./target/release/rota-bench engine
