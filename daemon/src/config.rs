@@ -34,6 +34,7 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     pub connections_per_user: u32,
+    /// All arenas together; they are real memory from the start. Default: half of the host's.
     pub arena_mb_per_user: u64,
     pub requests_per_user: u32,
     /// Requests in flight in all.
@@ -102,13 +103,18 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             connections_per_user: 1024,
-            arena_mb_per_user: 16 << 10,
+            arena_mb_per_user: half_of_memory_mb(),
             requests_per_user: 32_768,
             requests_max: 65_536,
             sessions_max: 4096,
             arena_mb: 4096,
         }
     }
+}
+
+fn half_of_memory_mb() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64).saturating_mul(u64::from(info.mem_unit)) >> 21
 }
 
 /// What is wrong with the settings, and where.
