@@ -1,0 +1,12 @@
+//! Load and latency: what drives a running daemon, and what measures its parts side by side with peers.
+//!
+//! [`load`] is the load generator. Speed is only ever compared inside one run: contenders take turns, round after round.
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod load;
+pub mod npy;
+pub mod numbers;
+pub mod svg;
+pub mod table;
