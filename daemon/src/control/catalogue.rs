@@ -44,6 +44,8 @@ pub struct ModelReport {
     pub memory_mb: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_batch: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_slo_ms: Option<f64>,
     /// ℓ(b) in milliseconds by device, as profiled.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub profiles: Vec<BTreeMap<u32, f64>>,
@@ -158,6 +160,7 @@ impl Catalogue {
                     error,
                     memory_mb: model.map(|m| m.memory_bytes as f64 / 1e6),
                     max_batch: model.map(|m| m.max_batch),
+                    default_slo_ms: model.map(|m| crate::clock::millis(m.default_slo)),
                     profiles: model.map_or(Vec::new(), |m| m.profiles.iter().flatten().map(points).collect()),
                 });
             }

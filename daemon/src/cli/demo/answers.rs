@@ -17,10 +17,18 @@ const SHOWN: usize = 3;
 /// Deadlines do not matter here: this shows answers, not speed.
 const SLO_MS: f64 = 10_000.0;
 
-/// Prints the answers; returns how many were unexpected.
-pub fn show(manifest: &Manifest, socket: &Path, interrupted: &Interrupted) -> Result<usize, Failure> {
+/// What the answers showed.
+#[derive(Default)]
+pub struct Shown {
+    pub wrong: usize,
+    /// By model and output: the bytes that one answer took at most.
+    pub rooms: BTreeMap<(String, String), usize>,
+}
+
+/// Prints the answers.
+pub fn show(manifest: &Manifest, socket: &Path, interrupted: &Interrupted) -> Result<Shown, Failure> {
     let mut client = Client::connect(socket, ClientOptions { name: "rota demo".into(), ..Default::default() })?;
-    let mut wrong = 0;
+    let mut shown = Shown::default();
     for model in manifest.models.iter().filter(|m| m.task != Task::Map) {
         let open = Open { slo: Some(std::time::Duration::from_secs_f64(SLO_MS / 1e3)), ..Default::default() };
         let session = client.open(&model.name, open)?;
@@ -32,9 +40,9 @@ pub fn show(manifest: &Manifest, socket: &Path, interrupted: &Interrupted) -> Re
         let mut right = 0;
         for (index, item) in model.items.iter().enumerate() {
             interrupted.check()?;
-            let answer = ask(&mut client, &session, manifest, model, item, &labels)?;
+            let answer = ask(&mut client, &session, manifest, model, item, &labels, &mut shown)?;
             right += usize::from(answer.expected);
-            wrong += usize::from(!answer.expected);
+            shown.wrong += usize::from(!answer.expected);
             if index < SHOWN || !answer.expected {
                 let mark = if answer.expected { "" } else { "  (unexpected)" };
                 println!("  {} → {}{mark}", item.name, answer.words);
@@ -45,7 +53,7 @@ pub fn show(manifest: &Manifest, socket: &Path, interrupted: &Interrupted) -> Re
         }
         client.close(session)?;
     }
-    Ok(wrong)
+    Ok(shown)
 }
 
 struct Answered {
@@ -61,6 +69,7 @@ fn ask(
     model: &Model,
     item: &Item,
     labels: &[String],
+    shown: &mut Shown,
 ) -> Result<Answered, Failure> {
     let mut feedback = Tensors::new();
     let mut probabilities = Vec::new();
@@ -76,6 +85,8 @@ fn ask(
         }
         let answer = client.infer(request)?;
         let scores = answer.output::<f32>(model.output.as_str())?;
+        let room = shown.rooms.entry((model.name.clone(), model.output.clone())).or_default();
+        *room = (*room).max(size_of_val(scores.data));
         match model.task {
             Task::Label => words = manifest::label(scores.data, labels).to_string(),
             Task::Text => {
@@ -87,6 +98,7 @@ fn ask(
         }
         for (input, output) in &model.feedback {
             let view = answer.output::<f32>(output.as_str())?;
+            shown.rooms.insert((model.name.clone(), output.clone()), size_of_val(view.data));
             let tensor = HostTensor::from_elements(view.dims, view.data).ok_or("an answer has too many dimensions")?;
             feedback.insert(input.clone(), tensor);
         }
@@ -157,7 +169,7 @@ fn fill(request: &mut Request, tensors: &Tensors) -> Result<(), Failure> {
 }
 
 /// Room for an output of one item; where the model leaves a dimension open, for what a line of text can have.
-pub fn room(info: &TensorInfo) -> usize {
+fn room(info: &TensorInfo) -> usize {
     const OPEN: usize = 256;
     let dims = info.dims.iter().enumerate().map(|(axis, dim)| match dim {
         _ if info.batch_axis == Some(axis) => 1,

@@ -7,6 +7,7 @@ use super::{Failure, Interrupted};
 use rota_device::npy;
 use rota_ipc::client::Control;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -37,6 +38,7 @@ const INPUTS_MAX: usize = 4;
 pub fn show(
     manifest: &Manifest,
     plan: &Plan,
+    rooms: &BTreeMap<(String, String), usize>,
     workshop: &Workshop,
     socket: &Path,
     interrupted: &Interrupted,
@@ -49,7 +51,7 @@ pub fn show(
         let Some((batch_of_one_ms, slo_ms)) = profile_of(&before, &model.name) else { continue };
         let rate = (plan.share / models.len() as f64 * 1e3 / batch_of_one_ms).min(RATE_MAX);
         let inputs = write_inputs(manifest, model, workshop, index)?;
-        let session = format!("{},slo_ms={slo_ms},rate={rate:.3}{inputs}", model.name);
+        let session = format!("{},slo_ms={slo_ms},rate={rate:.3}{inputs}{}", model.name, rooms_of(rooms, &model.name));
         let process = Command::new(&bench)
             .args(["load", "--json", "--warmup", "0.5", "--seed", &index.to_string(), "--session", &session])
             .args(["--seconds", &format!("{:.3}", plan.length.as_secs_f64() - 0.5), "--socket"])
@@ -114,6 +116,12 @@ fn write_inputs(manifest: &Manifest, model: &Model, workshop: &Workshop, index: 
         }
     }
     Ok(named)
+}
+
+/// Room for each output as the answers needed it: a model may leave its size open.
+fn rooms_of(rooms: &BTreeMap<(String, String), usize>, model: &str) -> String {
+    let ours = rooms.iter().filter(|((name, _), _)| name == model);
+    ours.map(|((_, output), bytes)| format!(",room={output}={bytes}")).collect()
 }
 
 /// Shows what the daemon reports until every process has ended; ends them when the user wants it.

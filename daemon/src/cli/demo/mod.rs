@@ -83,14 +83,14 @@ fn show(
 ) -> Result<(), Failure> {
     daemon.wait_until_loaded(interrupted)?;
     println!();
-    let wrong = answers::show(manifest, daemon.socket(), interrupted)?;
+    let shown = answers::show(manifest, daemon.socket(), interrupted)?;
     if !arguments.answers_only {
         println!();
         let plan =
             load::Plan { length: Duration::from_secs(arguments.seconds), share: f64::from(arguments.load) / 100.0 };
-        load::show(manifest, &plan, workshop, daemon.socket(), interrupted)?;
+        load::show(manifest, &plan, &shown.rooms, workshop, daemon.socket(), interrupted)?;
     }
-    match wrong {
+    match shown.wrong {
         0 => Ok(()),
         n => Err(format!("{n} answer(s) were not what the models are known to give").into()),
     }
