@@ -68,20 +68,21 @@ impl Poller {
         true
     }
 
-    /// Clients that were quiet stay armed and leave the list; the others are polled again.
+    /// Clients that were quiet are armed and leave the list; the others are polled again.
     fn stop_polling_the_quiet(&mut self) {
         let now = self.clock.now();
         let entries = &mut self.clients.entries;
         self.clients.polled.retain(|&key| {
             let client = &mut entries[key];
             // One with requests in flight is about to submit its next.
-            let stays = client.in_flight > 0 || now.since(client.last_heard) < QUIET;
-            if stays {
+            let quiet = client.in_flight == 0 && now.since(client.last_heard) >= QUIET;
+            // Armed here, whatever happened before: `arm_all` may have stopped at a client that stands earlier in the list.
+            // One that has submitted meanwhile, or broke the protocol, is dealt with when its ring is drained.
+            client.polled = !(quiet && client.connection.arm() == Ok(true));
+            if client.polled {
                 client.connection.disarm();
-            } else {
-                client.polled = false;
             }
-            stays
+            client.polled
         });
     }
 
