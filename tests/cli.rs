@@ -116,6 +116,7 @@ fn status_shows_sessions_devices_models_and_clients() {
     let cells: Vec<&str> = row.split_whitespace().collect();
     assert_eq!(cells[..2], ["echo", "1"], "{text}");
     assert_eq!((cells[3], cells[5], cells.len()), ("1", "3", 12), "one client, three answers:\n{text}");
+    assert!(!daemon.log().contains('\x1b'), "{}", daemon.log());
 }
 
 #[test]

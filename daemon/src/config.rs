@@ -76,6 +76,7 @@ pub enum EngineName {
     /// ONNX Runtime where its library is found, else rten
     #[default]
     Auto,
+    /// Only where its library is found
     OnnxRuntime,
     /// Built in
     Rten,

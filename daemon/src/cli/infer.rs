@@ -15,7 +15,7 @@ use rota_ipc::control::{ModelInfo, TensorInfo};
 use rota_ipc::wire::{Reason, Status};
 use rota_ipc::{Client, ClientOptions};
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use zerocopy::IntoBytes;
@@ -82,7 +82,7 @@ fn run_here(arguments: &Arguments) -> Outcome {
     let results = network.run(&inputs).map_err(|error| format!("{}: {error}", file.display()))?;
     let took = ms(millis(begin.elapsed()));
     let text = format!("ok: executed in {took} ms by {}, {threads} threads\n", opened.engine.describe());
-    present(text, &outputs, results.into_iter().map(Some).collect(), &files)
+    present(text, &outputs, results, &files)
 }
 
 fn ask_daemon(arguments: &Arguments) -> Outcome {
@@ -107,12 +107,12 @@ enum Attempt {
 }
 
 fn attempt(arguments: &Arguments, room_bytes: usize) -> Result<Attempt, Failure> {
-    let slo = arguments.slo_ms.map(|ms| Duration::try_from_secs_f64(ms / 1e3));
-    let slo = slo.transpose().map_err(|_| format!("--slo-ms {} is not a time", arguments.slo_ms.unwrap_or(0.0)))?;
+    let time = |ms: f64| Duration::try_from_secs_f64(ms / 1e3).map_err(|_| format!("--slo-ms {ms} is not a time"));
+    let slo = arguments.slo_ms.map(time).transpose()?;
     let files = arguments.inputs.iter().map(|named| file_bytes(&named.file)).sum::<Result<usize, Failure>>()?;
     let options = ClientOptions {
         slots: rota_ipc::wire::SLOTS_MIN,
-        arena_bytes: (files.next_multiple_of(PAGE) + room_bytes + PAGE) as u64,
+        arena_bytes: (files + room_bytes + SLACK) as u64,
         name: "rota infer".to_string(),
         timeout: LOADING_TIMEOUT,
         ..ClientOptions::default()
@@ -142,7 +142,8 @@ fn attempt(arguments: &Arguments, room_bytes: usize) -> Result<Attempt, Failure>
 
 /// Tensors in an arena are aligned to this.
 const ALIGN: usize = rota_ipc::wire::TENSOR_ALIGN as usize;
-const PAGE: usize = 64 << 10;
+/// For the alignment of every tensor.
+const SLACK: usize = 64 << 10;
 
 fn file_bytes(file: &Path) -> Result<usize, Failure> {
     let metadata = std::fs::metadata(file).map_err(|error| format!("{}: {error}", file.display()))?;
@@ -163,24 +164,18 @@ fn report(model: &ModelInfo, outputs: &[Declared], answer: &Answer, files: &[Opt
         }
         Status::Failed => return Err(format!("{}: {}", model.name, answer.message()).into()),
     };
-    let results = (0..outputs.len()).map(|index| output_tensor(answer, index, outputs[index].dtype).map(Some));
+    let results = (0..outputs.len()).map(|index| output_tensor(answer, index, outputs[index].dtype));
     present(text, outputs, results.collect::<Result<_, _>>()?, files)
 }
 
 /// Writes the outputs that have a file, and shows all of them.
-fn present(
-    mut text: String,
-    declared: &[Declared],
-    results: Vec<Option<HostTensor>>,
-    files: &[Option<&Path>],
-) -> Outcome {
+fn present(mut text: String, declared: &[Declared], results: Vec<HostTensor>, files: &[Option<&Path>]) -> Outcome {
     let mut table = Table::new(&["output", "type", "shape", "content"]);
-    for ((output, result), file) in declared.iter().zip(results).zip(files) {
-        let Some(tensor) = result else { continue };
+    for ((output, tensor), file) in declared.iter().zip(results).zip(files) {
         let content = match file {
             Some(file) => {
                 npy::write(file, &tensor)?;
-                PathBuf::from(file).display().to_string()
+                file.display().to_string()
             }
             None => tensors::summary(&tensor),
         };

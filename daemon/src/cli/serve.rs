@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::serve::Daemon;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -29,7 +30,8 @@ pub struct Arguments {
 
 pub fn run(arguments: Arguments) -> Outcome {
     let filter = EnvFilter::try_from_env("ROTA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    log.with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init();
     let mut config = match &arguments.config {
         Some(path) => Config::read(path)?,
         None => Config::default(),

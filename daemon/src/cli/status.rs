@@ -145,6 +145,8 @@ impl Status {
             "mean batch",
             "queued",
         ]);
+        // Nothing takes no time: zero stands for "no answer yet".
+        let measured = |value: f64| if value > 0.0 { ms(value) } else { MISSING.to_string() };
         for s in &self.sessions {
             table.row(vec![
                 s.model.clone(),
@@ -154,10 +156,10 @@ impl Status {
                 format!("{:.0}", s.offered_rate),
                 s.ok.to_string(),
                 format!("{:.2}", 100.0 * s.bad_rate),
-                ms(s.total_time.p50_ms),
-                ms(s.total_time.p99_ms),
-                ms(s.total_time.p999_ms),
-                format!("{:.1}", s.mean_batch),
+                measured(s.total_time.p50_ms),
+                measured(s.total_time.p99_ms),
+                measured(s.total_time.p999_ms),
+                measured(s.mean_batch),
                 s.queued.to_string(),
             ]);
         }

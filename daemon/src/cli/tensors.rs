@@ -148,18 +148,29 @@ pub fn summary(tensor: &HostTensor) -> String {
         DType::I32 => first(bytes.elements::<i32>(), |value| value),
         DType::U64 => first(bytes.elements::<u64>(), |value| value),
         DType::I64 => first(bytes.elements::<i64>(), |value| value),
-        DType::F16 => first(bytes.elements::<u16>(), |bits| f16::from_bits(bits).to_f32()),
-        DType::Bf16 => first(bytes.elements::<u16>(), |bits| bf16::from_bits(bits).to_f32()),
-        DType::F32 => first(bytes.elements::<f32>(), |value| value),
-        DType::F64 => first(bytes.elements::<f64>(), |value| value),
+        DType::F16 => first(bytes.elements::<u16>(), |bits| float(f16::from_bits(bits).to_f64())),
+        DType::Bf16 => first(bytes.elements::<u16>(), |bits| float(bf16::from_bits(bits).to_f64())),
+        DType::F32 => first(bytes.elements::<f32>(), |value| float(value.into())),
+        DType::F64 => first(bytes.elements::<f64>(), float),
     }
 }
 
 const SHOWN_MAX: usize = 8;
 
+/// Five digits: to look at, not to compute with.
+fn float(value: f64) -> String {
+    let size = value.abs();
+    if value != 0.0 && size.is_finite() && !(1e-3..1e6).contains(&size) {
+        return format!("{value:.4e}");
+    }
+    let text = format!("{value:.5}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_string() } else { text }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rota_device::Shape;
 
     fn declared(names: &[&str]) -> Vec<Declared> {
         names.iter().map(|name| Declared { name: name.to_string(), dtype: DType::F32 }).collect()
@@ -208,6 +219,11 @@ mod tests {
     fn a_summary_shows_the_first_values() {
         let small = HostTensor::from_elements(&[3], &[1.5f32, -2.0, 3.0]).unwrap();
         assert_eq!(summary(&small), "1.5 -2 3");
+        let wide = [0.0, 1e-9, -0.001, 1234567.0, 0.333333333, f64::NAN, f64::INFINITY];
+        let wide = HostTensor::from_elements(&[7], &wide).unwrap();
+        assert_eq!(summary(&wide), "0 1.0000e-9 -0.001 1.2346e6 0.33333 NaN inf");
+        let half = HostTensor::from_bytes(DType::F16, Shape::new(&[2]).unwrap(), &[0, 0x3c, 0, 0xc0]).unwrap();
+        assert_eq!(summary(&half), "1 -2");
         let large = HostTensor::from_elements(&[20], &[7i64; 20]).unwrap();
         assert_eq!(summary(&large), "7 7 7 7 7 7 7 7 … and 12 more");
     }
