@@ -73,7 +73,7 @@ pub struct Loader {
 }
 
 /// Batches are profiled up to this size when `model.toml` gives none.
-const MAX_BATCH_DEFAULT: u32 = 32;
+pub const MAX_BATCH_DEFAULT: u32 = 32;
 /// SLO of a model that names none: this many times ℓ(1), and not less than `SLO_MIN`.
 const SLO_FACTOR: u32 = 8;
 const SLO_MIN: Duration = Duration::from_millis(10);
@@ -210,7 +210,8 @@ impl Loader {
     }
 }
 
-fn compile_options(settings: &Settings, cores: &[usize], threads: usize) -> CompileOptions {
+/// How a model of the repository is compiled for `cores`, with its settings.
+pub fn compile_options(settings: &Settings, cores: &[usize], threads: usize) -> CompileOptions {
     let axis = |axis: i32| usize::try_from(axis).ok();
     CompileOptions {
         threads,

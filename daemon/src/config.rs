@@ -1,5 +1,6 @@
 //! The daemon's settings: a TOML file, every field optional, and what the command line puts over it.
 
+use rota_device::EngineChoice;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -69,13 +70,27 @@ pub enum DeviceSettings {
     },
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
 pub enum EngineName {
+    /// ONNX Runtime where its library is found, else rten
     #[default]
     Auto,
+    /// Only where its library is found
     OnnxRuntime,
+    /// Built in
     Rten,
+}
+
+impl EngineName {
+    pub fn choice(self) -> EngineChoice {
+        match self {
+            EngineName::Auto => EngineChoice::Auto,
+            EngineName::OnnxRuntime => EngineChoice::OnnxRuntime(None),
+            EngineName::Rten => EngineChoice::Rten,
+        }
+    }
 }
 
 fn one() -> u32 {
@@ -117,14 +132,23 @@ fn half_of_memory_mb() -> u64 {
     (info.totalram as u64).saturating_mul(u64::from(info.mem_unit)) >> 21
 }
 
+/// What is wrong with `text`, with its line but without the drawing of it that the error shows by itself.
+pub fn one_line(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().replace('\n', ", ");
+    match error.span().and_then(|span| text.get(..span.start)) {
+        Some(before) => format!("line {}: {message}", before.matches('\n').count() + 1),
+        None => message,
+    }
+}
+
 /// What is wrong with the settings, and where.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error("{path}: {error}")]
     Read { path: PathBuf, error: std::io::Error },
-    /// `toml`'s message shows the line.
-    #[error("{path}: {error}")]
-    Parse { path: PathBuf, error: Box<toml::de::Error> },
+    /// Not TOML, or not these settings; the text begins with the line.
+    #[error("{path}: {text}")]
+    Parse { path: PathBuf, text: String },
     #[error("{0}")]
     Value(String),
 }
@@ -135,7 +159,7 @@ impl Config {
         let text = text.map_err(|error| ConfigError::Read { path: path.to_path_buf(), error })?;
         let parsed = toml::from_str::<Config>(&text);
         let mut config =
-            parsed.map_err(|error| ConfigError::Parse { path: path.to_path_buf(), error: Box::new(error) })?;
+            parsed.map_err(|error| ConfigError::Parse { path: path.to_path_buf(), text: one_line(&text, &error) })?;
         // Paths in the file are relative to the file.
         let base = path.parent().unwrap_or(Path::new("."));
         let own = [&mut config.socket, &mut config.repository, &mut config.profile_cache];
@@ -206,7 +230,8 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_is_refused_with_its_line() {
-        let error = toml::from_str::<Config>("spin_us = 5\nspinn_us = 6\n").unwrap_err().to_string();
-        assert!(error.contains("line 2") && error.contains("spinn_us"), "{error}");
+        let text = "spin_us = 5\nspinn_us = 6\n";
+        let said = one_line(text, &toml::from_str::<Config>(text).unwrap_err());
+        assert!(said.starts_with("line 2: unknown field `spinn_us`, expected one of `socket`"), "{said}");
     }
 }

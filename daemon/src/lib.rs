@@ -15,4 +15,5 @@ pub mod profiles;
 pub mod repository;
 pub mod serve;
 pub mod stats;
+pub mod triton;
 pub mod wake;

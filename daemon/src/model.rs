@@ -49,7 +49,8 @@ impl Model {
     }
 }
 
-fn tensor_info(spec: &TensorSpec) -> TensorInfo {
+/// A tensor as clients see it.
+pub fn tensor_info(spec: &TensorSpec) -> TensorInfo {
     let dims = spec.dims.iter().map(|d| match d {
         Dim::Fixed(n) => DimInfo::Fixed(u64::from(*n)),
         Dim::Dynamic(name) => DimInfo::Named(name.clone()),
@@ -78,5 +79,23 @@ pub fn wire_dtype(dtype: DType) -> wire::DType {
         DType::Bf16 => wire::DType::Bf16,
         DType::F32 => wire::DType::F32,
         DType::F64 => wire::DType::F64,
+    }
+}
+
+/// The other way round.
+pub fn device_dtype(dtype: wire::DType) -> DType {
+    DType::ALL.into_iter().find(|found| wire_dtype(*found) == dtype).expect("both sides name the same types")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_of_the_protocol_is_one_of_the_devices() {
+        for dtype in wire::DType::ALL {
+            assert_eq!(wire_dtype(device_dtype(dtype)), dtype);
+            assert_eq!(device_dtype(dtype).bytes(), dtype.bytes());
+        }
     }
 }

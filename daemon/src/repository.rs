@@ -1,5 +1,8 @@
-//! The model repository: Triton's layout, `<repository>/<model>/<version>/model.onnx`, with an optional `model.toml` per model.
+//! The model repository: Triton's layout, `<repository>/<model>/<version>/model.onnx`, with an optional `model.toml` per model,
+//! or Triton's own `config.pbtxt` where there is none.
 
+use crate::config;
+use crate::triton;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -13,6 +16,8 @@ pub struct Scan {
     /// The versions that are to be served, by name and version.
     pub entries: Vec<Entry>,
     pub problems: Vec<Problem>,
+    /// What is served, but not in every way as its settings ask.
+    pub warnings: Vec<Problem>,
 }
 
 /// One version of one model.
@@ -58,6 +63,8 @@ pub enum Versions {
     Named(AllVersions),
     /// `versions = [1, 3]`.
     These(Vec<u64>),
+    /// `versions = { latest = 2 }`.
+    Newest { latest: u32 },
 }
 
 #[derive(Debug, Clone, Copy, Deserialize, PartialEq, Eq)]
@@ -66,6 +73,18 @@ pub enum AllVersions {
     All,
     Latest,
 }
+
+/// What a model's folder says about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Described {
+    pub settings: Settings,
+    /// Name of the model's file in each version's folder.
+    pub model_file: String,
+    /// What the settings ask for and does not happen.
+    pub warning: Option<Problem>,
+}
+
+pub const DEFAULT_MODEL_FILE: &str = "model.onnx";
 
 /// Reads the repository's folders; models themselves are not opened.
 pub fn scan(repository: &Path) -> io::Result<Scan> {
@@ -91,42 +110,45 @@ fn scan_model(folder: &Path, scan: &mut Scan) {
     let Some(name) = folder.file_name().and_then(|n| n.to_str()) else {
         return problem(folder, "the model's name is not UTF-8".to_string());
     };
-    let settings = match read_settings(folder) {
-        Ok(settings) => settings,
-        Err(what) => return problem(&folder.join("model.toml"), what),
+    let Described { settings, model_file, warning } = match describe(folder) {
+        Ok(described) => described,
+        Err(found) => return scan.problems.push(found),
     };
-    let versions = match versions_in(folder) {
+    let versions = match versions_in(folder, &model_file) {
         Ok(versions) => versions,
         Err(error) => return problem(folder, format!("can't be read: {error}")),
     };
+    if versions.is_empty() {
+        return problem(folder, format!("no version: expected <model>/<version number>/{model_file}"));
+    }
+    let newest = |count: usize| versions[versions.len().saturating_sub(count)..].to_vec();
     let served: Vec<u64> = match &settings.versions {
-        None | Some(Versions::Named(AllVersions::Latest)) => versions.last().copied().into_iter().collect(),
+        None | Some(Versions::Named(AllVersions::Latest)) => newest(1),
+        Some(Versions::Newest { latest }) => newest(*latest as usize),
         Some(Versions::Named(AllVersions::All)) => versions.clone(),
         Some(Versions::These(these)) => {
             for missing in these.iter().filter(|v| !versions.contains(v)) {
-                problem(folder, format!("version {missing}, which model.toml names, has no model.onnx"));
+                problem(folder, format!("version {missing}, which its settings name, has no {model_file}"));
             }
             versions.iter().copied().filter(|v| these.contains(v)).collect()
         }
     };
-    if versions.is_empty() {
-        return problem(folder, "no version: expected <model>/<version number>/model.onnx".to_string());
-    }
     for version in served {
-        let file = folder.join(version.to_string()).join("model.onnx");
+        let file = folder.join(version.to_string()).join(&model_file);
         scan.entries.push(Entry { name: name.to_string(), version, file, settings: settings.clone() });
     }
+    scan.warnings.extend(warning);
 }
 
 /// Version numbers with a model file, rising.
-fn versions_in(folder: &Path) -> io::Result<Vec<u64>> {
+fn versions_in(folder: &Path, model_file: &str) -> io::Result<Vec<u64>> {
     let mut versions = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let number = entry.file_name().to_str().and_then(|n| n.parse::<u64>().ok());
         // Written back, the number must name the folder: "01" would not.
         let number = number.filter(|n| entry.file_name().to_str() == Some(&n.to_string()));
-        if let Some(number) = number.filter(|_| entry.path().join("model.onnx").is_file()) {
+        if let Some(number) = number.filter(|_| entry.path().join(model_file).is_file()) {
             versions.push(number);
         }
     }
@@ -134,15 +156,46 @@ fn versions_in(folder: &Path) -> io::Result<Vec<u64>> {
     Ok(versions)
 }
 
-fn read_settings(folder: &Path) -> Result<Settings, String> {
-    let text = match fs::read_to_string(folder.join("model.toml")) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Settings::default()),
-        Err(error) => return Err(format!("can't be read: {error}")),
-    };
-    let settings: Settings = toml::from_str(&text).map_err(|error| error.to_string())?;
-    check_settings(&settings)?;
-    Ok(settings)
+/// Reads a model's `model.toml`, or its `config.pbtxt` where there is none. Neither: everything is as by default.
+pub fn describe(folder: &Path) -> Result<Described, Problem> {
+    let own = folder.join("model.toml");
+    let problem = |path: &Path, what: String| Problem { path: path.to_path_buf(), what };
+    if let Some(text) = read_if_there(&own)? {
+        let settings = toml::from_str(&text).map_err(|error| problem(&own, config::one_line(&text, &error)))?;
+        check_settings(&settings).map_err(|what| problem(&own, what))?;
+        return Ok(Described { settings, model_file: DEFAULT_MODEL_FILE.to_string(), warning: None });
+    }
+    let tritons = folder.join("config.pbtxt");
+    let text = read_if_there(&tritons)?.unwrap_or_default();
+    let config = triton::read(&text).map_err(|error| problem(&tritons, error.to_string()))?;
+    let unused: Vec<String> = config.unused.into_iter().collect();
+    let warning = (!unused.is_empty()).then(|| problem(&tritons, format!("not used here: {}", unused.join(", "))));
+    Ok(Described { settings: config.settings, model_file: config.model_file, warning })
+}
+
+/// What the folder of the model that `file` is a version of says about it: `<model>/<version>/<file>`. By default when it lies
+/// elsewhere.
+pub fn describe_file(file: &Path) -> Result<Described, Problem> {
+    let whole = std::path::absolute(file).unwrap_or_else(|_| file.to_path_buf());
+    let version = whole.parent().filter(|folder| {
+        let name = folder.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.parse::<u64>().is_ok())
+    });
+    match version.and_then(Path::parent) {
+        Some(model) => describe(model),
+        None => {
+            let model_file = DEFAULT_MODEL_FILE.to_string();
+            Ok(Described { settings: Settings::default(), model_file, warning: None })
+        }
+    }
+}
+
+fn read_if_there(path: &Path) -> Result<Option<String>, Problem> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Problem { path: path.to_path_buf(), what: format!("can't be read: {error}") }),
+    }
 }
 
 fn check_settings(settings: &Settings) -> Result<(), String> {
@@ -151,6 +204,9 @@ fn check_settings(settings: &Settings) -> Result<(), String> {
     }
     if settings.max_batch == Some(0) {
         return Err("max_batch = 0 must be at least 1".to_string());
+    }
+    if settings.versions == Some(Versions::Newest { latest: 0 }) {
+        return Err("versions: latest = 0 must be at least 1".to_string());
     }
     if let Some((name, _)) = settings.shape.iter().find(|(_, size)| **size == 0) {
         return Err(format!("shape: \"{name}\" = 0 must be at least 1"));
@@ -208,12 +264,52 @@ mod tests {
         folder.write("c/2/model.onnx", "");
         folder.write("b/model.toml", "versions = \"all\"\n");
         folder.write("c/model.toml", "versions = [1, 7]\nslo_ms = 20.0\n");
+        folder.write("d/1/model.onnx", "");
+        folder.write("d/2/model.onnx", "");
+        folder.write("d/3/model.onnx", "");
+        folder.write("d/model.toml", "versions = { latest = 2 }\n");
         folder.write("README.md", "not a model");
         let scan = scan(&folder.0).unwrap();
-        assert_eq!(served(&scan), [("a", 10), ("b", 1), ("b", 3), ("c", 1)]);
+        assert_eq!(served(&scan), [("a", 10), ("b", 1), ("b", 3), ("c", 1), ("d", 2), ("d", 3)]);
         assert_eq!(scan.entries[3].settings.slo_ms, Some(20.0));
         assert_eq!(scan.problems.len(), 1);
         assert!(scan.problems[0].what.contains("version 7"), "{:?}", scan.problems);
+    }
+
+    #[test]
+    fn a_triton_configuration_is_read_where_there_is_no_model_toml() {
+        let folder = Folder::new("triton");
+        for path in ["a/1/net.onnx", "a/2/net.onnx", "a/3/net.onnx", "b/1/model.onnx", "c/1/model.onnx"] {
+            folder.write(path, "");
+        }
+        let policy = "version_policy { latest { num_versions: 2 } }";
+        folder.write("a/config.pbtxt", &format!("max_batch_size: 4\ndefault_model_filename: \"net.onnx\"\n{policy}\n"));
+        folder.write("b/config.pbtxt", "instance_group [ { count: 2 } ]\n");
+        folder.write("c/config.pbtxt", "max_batch_size: x\n");
+        let scanned = scan(&folder.0).unwrap();
+        assert_eq!(served(&scanned), [("a", 2), ("a", 3), ("b", 1)]);
+        assert_eq!(scanned.entries[0].settings.max_batch, Some(4));
+        assert!(scanned.entries[0].file.ends_with("a/2/net.onnx"));
+        let said = |problems: &[Problem]| problems.iter().map(|p| p.what.clone()).collect::<Vec<_>>();
+        assert_eq!(said(&scanned.warnings), ["not used here: instance_group.count"]);
+        assert!(said(&scanned.problems)[0].starts_with("line 1: max_batch_size must be"), "{:?}", scanned.problems);
+        assert!(scanned.problems[0].path.ends_with("c/config.pbtxt"));
+        // The model's own settings come first, and are then the only ones.
+        folder.write("c/model.toml", "max_batch = 2\n");
+        let scanned = scan(&folder.0).unwrap();
+        assert!(scanned.problems.is_empty());
+        assert_eq!(scanned.entries[3].settings.max_batch, Some(2));
+    }
+
+    #[test]
+    fn a_file_of_a_model_folder_has_its_settings_and_another_has_none() {
+        let folder = Folder::new("beside");
+        folder.write("a/1/model.onnx", "");
+        folder.write("a/loose.onnx", "");
+        folder.write("a/model.toml", "max_batch = 3\n");
+        let most = |path: &str| describe_file(&folder.0.join(path)).unwrap().settings.max_batch;
+        assert_eq!(most("a/1/model.onnx"), Some(3));
+        assert_eq!(most("a/loose.onnx"), None);
     }
 
     #[test]

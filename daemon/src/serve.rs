@@ -11,7 +11,7 @@ use crate::wake::Wake;
 use rota_device::cpu::{CpuDevice, CpuOptions};
 use rota_device::emulated::{self, EmulatedOptions, ProfileFileError};
 use rota_device::engine::{self, EngineError};
-use rota_device::{Device, EngineChoice, Waker};
+use rota_device::{Device, Waker};
 use std::io;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
@@ -226,12 +226,7 @@ fn cpu_device(
         chosen => chosen.to_vec(),
     };
     let threads = threads.unwrap_or(cores.len()).max(1);
-    let choice = match engine {
-        EngineName::Auto => EngineChoice::Auto,
-        EngineName::OnnxRuntime => EngineChoice::OnnxRuntime(None),
-        EngineName::Rten => EngineChoice::Rten,
-    };
-    let opened = engine::open(&choice)?;
+    let opened = engine::open(&engine.choice())?;
     if let Some(why) = &opened.fell_back {
         tracing::warn!(reason = %why, "slower engine");
     }
@@ -267,6 +262,9 @@ fn sources(config: &Config, roles: &[DeviceRole]) -> Result<Vec<Source>, ServeEr
         let scan = scanned.map_err(|error| ServeError::Repository { path: path.clone(), error })?;
         for problem in &scan.problems {
             tracing::error!(path = %problem.path.display(), problem = %problem.what, "not served");
+        }
+        for warning in &scan.warnings {
+            tracing::warn!(path = %warning.path.display(), warning = %warning.what, "served with other settings");
         }
         sources.extend(scan.entries.into_iter().map(Source::Repository));
     }

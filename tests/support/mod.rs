@@ -91,7 +91,7 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts a daemon with the settings `config` (TOML; see `daemon/src/config.rs`) and waits until every model has been loaded or
-    /// has failed. Its socket, log and profiles lie in `folder`, which must outlive it.
+    /// has failed. Its socket, log and profiles lie in `folder`, which must outlive it; `config` names neither.
     pub fn start(folder: &Folder, config: &str) -> Daemon {
         let mut daemon = Daemon::start_only(folder, config);
         daemon.wait_until("every model is loaded", |status| status["loading"] == false);

@@ -1,16 +1,31 @@
 //! The command line: one table makes parser and help; each verb has its file.
 
+mod check;
+mod connection;
 mod demo;
+mod doctor;
+mod drain;
+mod infer;
+mod load;
+mod models;
+mod output;
+mod profile;
+mod progress;
 mod serve;
+mod status;
+mod tensors;
+mod unload;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Serves many networks on one host, each request inside its latency objective.
-///
-/// Example: `rota serve --repository models` in one terminal, `rota status` in another.
 #[derive(Parser)]
-#[command(name = "rota", version, max_term_width = 110)]
+#[command(name = "rota", version, max_term_width = 110, arg_required_else_help = true)]
+#[command(before_help = "Example:
+  rota serve --repository models                           # in one terminal
+  rota status                                              # in another
+  rota infer digits --input image.npy --output scores.npy")]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -20,22 +35,42 @@ struct Arguments {
 enum Verb {
     Demo(demo::Arguments),
     Serve(serve::Arguments),
+    Status(status::Arguments),
+    Models(models::Arguments),
+    Infer(infer::Arguments),
+    Load(load::Arguments),
+    Unload(unload::Arguments),
+    Drain(drain::Arguments),
+    Check(check::Arguments),
+    Profile(profile::Arguments),
+    Doctor(doctor::Arguments),
 }
 
 /// What a verb returns when it can't do its work: the one message that the user gets.
 pub type Failure = Box<dyn std::error::Error>;
 
+/// How a verb ended: [`NEGATIVE`] when it did its work and the answer is no.
+pub type Outcome = Result<ExitCode, Failure>;
+
+const NEGATIVE: u8 = 1;
+const FAILED: u8 = 2;
+
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let done = match arguments.verb {
+    let outcome = match Arguments::parse().verb {
         Verb::Demo(arguments) => demo::run(arguments),
         Verb::Serve(arguments) => serve::run(arguments),
+        Verb::Status(arguments) => status::run(arguments),
+        Verb::Models(arguments) => models::run(arguments),
+        Verb::Infer(arguments) => infer::run(arguments),
+        Verb::Load(arguments) => load::run(arguments),
+        Verb::Unload(arguments) => unload::run(arguments),
+        Verb::Drain(arguments) => drain::run(arguments),
+        Verb::Check(arguments) => check::run(arguments),
+        Verb::Profile(arguments) => profile::run(arguments),
+        Verb::Doctor(arguments) => doctor::run(arguments),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("rota: {error}");
-            ExitCode::from(2)
-        }
-    }
+    outcome.unwrap_or_else(|error| {
+        eprintln!("rota: {}", output::one_line(&error.to_string()));
+        ExitCode::from(FAILED)
+    })
 }

@@ -1,17 +1,18 @@
 //! `rota serve`
 
-use super::Failure;
+use super::Outcome;
 use crate::config::Config;
 use crate::serve::Daemon;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
-/// Serve models until SIGTERM.
-///
-/// Example: `rota serve --repository models --socket /tmp/rota.sock`
+/// Serve models until SIGTERM
 #[derive(clap::Args)]
+#[command(before_help = "Example: rota serve --repository models --socket /tmp/rota.sock")]
 pub struct Arguments {
     /// Folder of models: <model>/<version>/model.onnx
     #[arg(long, value_name = "DIR")]
@@ -30,14 +31,10 @@ pub struct Arguments {
     die_with_parent: bool,
 }
 
-pub fn run(arguments: Arguments) -> Result<(), Failure> {
+pub fn run(arguments: Arguments) -> Outcome {
     let filter = EnvFilter::try_from_env("ROTA_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_writer(std::io::stderr)
-        .init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
+    log.with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).init();
     if arguments.die_with_parent {
         rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
     }
@@ -56,5 +53,5 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     std::thread::spawn(move || signals.forever().for_each(|_| stop.stop()));
     daemon.join()?;
     tracing::info!("stopped");
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

@@ -6,12 +6,13 @@ mod magika;
 mod manifest;
 mod processes;
 
-use super::Failure;
+use super::{Failure, Outcome};
 use manifest::Manifest;
 use processes::{DaemonProcess, Workshop};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -53,7 +54,7 @@ impl Interrupted {
     }
 }
 
-pub fn run(arguments: Arguments) -> Result<(), Failure> {
+pub fn run(arguments: Arguments) -> Outcome {
     let interrupted = Interrupted(Arc::default());
     for signal in [SIGINT, SIGTERM] {
         flag::register(signal, Arc::clone(&interrupted.0))?;
@@ -68,9 +69,9 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
     match done {
         Err(_) if interrupted.is_set() => {
             eprintln!("rota: interrupted; the daemon has stopped");
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
-        done => done,
+        done => done.map(|()| ExitCode::SUCCESS),
     }
 }
 

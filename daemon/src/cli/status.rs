@@ -1,0 +1,240 @@
+//! `rota status`
+
+use super::connection::Connection;
+use super::output::{self, MISSING, Table, ms, significant};
+use super::{Failure, Outcome};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+/// Show what the daemon serves, how well, and for whom
+#[derive(clap::Args)]
+#[command(before_help = "Example: rota status")]
+pub struct Arguments {
+    /// For programs: everything that the daemon reports
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+pub fn run(arguments: Arguments) -> Outcome {
+    let status = arguments.connection.control()?.status()?;
+    if arguments.json {
+        output::print_json(&status)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let unreadable = |error| -> Failure { format!("the daemon's report can't be read: {error}; use --json").into() };
+    let status = Status::deserialize(&status).map_err(unreadable)?;
+    output::print(&status.text())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What of the daemon's report is shown. Fields of other versions are left out or empty, so that any daemon can be asked.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Status {
+    rota: String,
+    pid: u32,
+    uptime_s: f64,
+    socket: String,
+    repository: Option<String>,
+    draining: bool,
+    requests_in_flight: u32,
+    sessions: Vec<Session>,
+    devices: Vec<Device>,
+    models: Vec<Model>,
+    clients: Vec<Client>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Session {
+    model: String,
+    version: u64,
+    slo_ms: f64,
+    clients: u32,
+    offered_rate: f64,
+    ok: u64,
+    bad_rate: f64,
+    mean_batch: f64,
+    queued: u32,
+    total_time: Percentiles,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Percentiles {
+    p50_ms: f64,
+    p99_ms: f64,
+    p999_ms: f64,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Device {
+    description: String,
+    batches: u64,
+    busy_ms: f64,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Model {
+    name: String,
+    version: u64,
+    state: String,
+    error: Option<String>,
+    memory_mb: Option<f64>,
+    max_batch: Option<u32>,
+    /// ℓ(b) in milliseconds by device.
+    profiles: Vec<BTreeMap<u32, f64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Client {
+    name: String,
+    uid: u32,
+    sessions: u32,
+    in_flight: u32,
+}
+
+impl Status {
+    fn text(&self) -> String {
+        let mut text = format!(
+            "{}, pid {}, up {}, on {}{}\n",
+            console::style(format!("rota {}", self.rota)).bold(),
+            self.pid,
+            uptime(self.uptime_s),
+            self.socket,
+            if self.draining { ", draining" } else { "" }
+        );
+        let repository = self.repository.as_deref().unwrap_or("none");
+        let _ = writeln!(text, "repository {repository}, {} requests in flight", self.requests_in_flight);
+        for (title, table, empty) in [
+            ("sessions", self.sessions(), "no session is open"),
+            ("devices", self.devices(), "no device"),
+            ("models", self.models(), "no model"),
+            ("clients", self.clients(), "no client is connected"),
+        ] {
+            let _ = write!(text, "\n{}\n", console::style(title).bold());
+            text.push_str(&if table.is_empty() { format!("  {empty}\n") } else { table.text() });
+        }
+        for model in &self.models {
+            if let Some(error) = &model.error {
+                let _ = writeln!(text, "\n{} version {}: {}", model.name, model.version, output::one_line(error));
+            }
+        }
+        text
+    }
+
+    fn sessions(&self) -> Table {
+        let mut table = Table::new(&[
+            "model",
+            "version",
+            "SLO ms",
+            "clients",
+            "offered/s",
+            "ok",
+            "bad %",
+            "p50 ms",
+            "p99 ms",
+            "p99.9 ms",
+            "mean batch",
+            "queued",
+        ]);
+        // Nothing takes no time: zero stands for "no answer yet".
+        let measured = |value: f64| if value > 0.0 { ms(value) } else { MISSING.to_string() };
+        for s in &self.sessions {
+            table.row(vec![
+                s.model.clone(),
+                s.version.to_string(),
+                ms(s.slo_ms),
+                s.clients.to_string(),
+                format!("{:.0}", s.offered_rate),
+                s.ok.to_string(),
+                format!("{:.2}", 100.0 * s.bad_rate),
+                measured(s.total_time.p50_ms),
+                measured(s.total_time.p99_ms),
+                measured(s.total_time.p999_ms),
+                measured(s.mean_batch),
+                s.queued.to_string(),
+            ]);
+        }
+        table
+    }
+
+    fn devices(&self) -> Table {
+        let mut table = Table::new(&["device", "batches", "busy s", "busy %"]);
+        for d in &self.devices {
+            let busy_s = d.busy_ms / 1e3;
+            let share = if self.uptime_s > 0.0 { 100.0 * busy_s / self.uptime_s } else { 0.0 };
+            table.row(vec![d.description.clone(), d.batches.to_string(), significant(busy_s), format!("{share:.1}")]);
+        }
+        table
+    }
+
+    fn models(&self) -> Table {
+        let mut table = Table::new(&["model", "version", "state", "max batch", "ℓ(1) ms", "memory MB"]);
+        for m in &self.models {
+            let or_missing = |text: Option<String>| text.unwrap_or(MISSING.to_string());
+            let of_one = m.profiles.iter().filter_map(|profile| profile.get(&1).copied()).reduce(f64::min);
+            table.row(vec![
+                m.name.clone(),
+                m.version.to_string(),
+                m.state.clone(),
+                or_missing(m.max_batch.map(|b| b.to_string())),
+                or_missing(of_one.map(ms)),
+                or_missing(m.memory_mb.map(significant)),
+            ]);
+        }
+        table
+    }
+
+    fn clients(&self) -> Table {
+        let mut table = Table::new(&["client", "user", "sessions", "in flight"]);
+        for c in &self.clients {
+            table.row(vec![c.name.clone(), c.uid.to_string(), c.sessions.to_string(), c.in_flight.to_string()]);
+        }
+        table
+    }
+}
+
+/// "3 d 4 h", "5 min 12 s": the two largest units.
+fn uptime(seconds: f64) -> String {
+    let seconds = seconds as u64;
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uptime_has_its_two_largest_units() {
+        for (seconds, text) in [(5.9, "5 s"), (65.0, "1 min 5 s"), (7500.0, "2 h 5 min"), (183_600.0, "2 d 3 h")] {
+            assert_eq!(uptime(seconds), text);
+        }
+    }
+
+    #[test]
+    fn a_report_of_another_version_is_shown_as_far_as_it_goes() {
+        let report = serde_json::json!({
+            "rota": "9.0.0", "later": [1, 2],
+            "sessions": [{ "model": "face", "ok": 12, "bad_rate": 0.25, "new": 1 }],
+            "models": [{ "name": "bad", "version": 1, "state": "failed", "error": "line one\nline two" }],
+        });
+        let text = Status::deserialize(&report).unwrap().text();
+        for part in ["rota 9.0.0", "face", "25.00", "failed", "bad version 1: line one line two", "no client"] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+}
