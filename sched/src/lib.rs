@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod dispatcher;
+pub mod plan;
 pub mod profile;
 pub mod time;
 
