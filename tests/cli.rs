@@ -3,8 +3,8 @@
 #[allow(dead_code, reason = "not every test file uses all of it")]
 mod support;
 
-use rota_device::npy;
 use rota_device::HostTensor;
+use rota_device::npy;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;

@@ -106,6 +106,7 @@ impl Daemon {
         });
         let poller = Poller::new(poller_options(config), devices, commands, notices, Arc::clone(&wake));
         let poller = poller.map_err(system("epoll"))?;
+        let poller_cores = cores_without_device(&roles);
         let loader = Loader {
             devices: roles,
             store: Store { folder: profile_cache(config) },
@@ -126,7 +127,7 @@ impl Daemon {
             thread::Builder::new().name(name.to_string()).spawn(run).map_err(system("a thread can't be started"))
         };
         let threads = vec![
-            spawn("rota-poller", Box::new(move || run_poller(poller)))?,
+            spawn("rota-poller", Box::new(move || run_poller(poller, &poller_cores)))?,
             spawn("rota-loader", Box::new(move || loader.run(jobs, |loaded| notify(Message::Loaded(loaded)))))?,
         ];
         let control = thread::Builder::new().name("rota-control".to_string()).spawn(move || control.run());
@@ -170,10 +171,28 @@ fn poller_options(config: &Config) -> poller::Options {
     }
 }
 
-fn run_poller(poller: Poller) {
+/// `cores`: where the poller may run; none: anywhere.
+fn run_poller(poller: Poller, cores: &[usize]) {
     // The kernel may otherwise let a timer lie 50 µs; a failure costs only that.
     let _ = rustix::thread::set_current_timer_slack(NonZero::new(1));
+    if !cores.is_empty() {
+        let mut set = rustix::thread::CpuSet::new();
+        cores.iter().for_each(|&core| set.set(core));
+        // A failure leaves it where the kernel puts it.
+        let _ = rustix::thread::sched_setaffinity(None, &set);
+    }
     poller.run();
+}
+
+/// The cores that no device executes on: a poller that wakes up on a device's core waits for its batch to end.
+fn cores_without_device(roles: &[DeviceRole]) -> Vec<usize> {
+    let taken = |core: &usize| {
+        roles.iter().any(|role| match role {
+            DeviceRole::Cpu { cores, .. } => cores.contains(core),
+            DeviceRole::Emulated { .. } => false,
+        })
+    };
+    allowed_cores().into_iter().filter(|core| !taken(core)).collect()
 }
 
 /// By device index: what executes, and what loading has to know of it.
