@@ -8,7 +8,7 @@
 //! let mut client = daemon.client();
 //! ```
 
-use rota_ipc::client::Control;
+use rota_ipc::client::{Control, Open, Request};
 use rota_ipc::{Client, ClientOptions};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -102,18 +102,24 @@ impl Daemon {
     pub fn start_only(folder: &Folder, config: &str) -> Daemon {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let socket = folder.path().join(format!("{number}.sock"));
+        Daemon::start_on(folder, &folder.path().join(format!("{number}.sock")), config)
+    }
+
+    /// As [`Daemon::start_only`], on a socket that another daemon may have had before.
+    pub fn start_on(folder: &Folder, socket: &Path, config: &str) -> Daemon {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let log = folder.path().join(format!("{number}.log"));
         let config = format!("profile_cache = \"profiles\"\n{config}");
         let config = folder.write(&format!("{number}.toml"), config);
         let process = rota()
             .arg("serve")
-            .args([Path::new("--config"), &config, Path::new("--socket"), &socket])
+            .args([Path::new("--config"), &config, Path::new("--socket"), socket])
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        Daemon { process, socket, log }
+        Daemon { process, socket: socket.to_path_buf(), log }
     }
 
     pub fn socket(&self) -> &Path {
@@ -170,9 +176,14 @@ impl Daemon {
 
     /// Sends SIGTERM and waits for the end.
     pub fn stop(mut self) -> ExitStatus {
+        self.terminate();
+        self.wait()
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
         let pid = rustix::process::Pid::from_child(&self.process);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        self.wait()
     }
 
     /// Kills it with no chance to clean up.
@@ -202,6 +213,41 @@ impl Drop for Daemon {
     }
 }
 
+/// A client that does all as it should, beside others: served before, during and after whatever they do.
+pub struct Witness {
+    client: Client,
+    request: Option<Request>,
+    value: f32,
+}
+
+impl Witness {
+    /// Asks the model "echo" of [`emulated`].
+    pub fn new(daemon: &Daemon) -> Witness {
+        let mut client = daemon.client_with(small());
+        let session = client.open("echo", PATIENT).unwrap();
+        let request = client.request(&session).unwrap();
+        Witness { client, request: Some(request), value: 0.0 }
+    }
+
+    /// Panics unless it gets back just what it sends.
+    #[track_caller]
+    pub fn assert_served(&mut self) {
+        self.value += 1.0;
+        let mut request = self.request.take().expect("the last round brought it back");
+        let values: [f32; 8] = std::array::from_fn(|i| self.value + i as f32 / 8.0);
+        request.input::<f32>("x", &[2, 4]).unwrap().copy_from_slice(&values);
+        let ticket = self.client.submit(request).unwrap();
+        let answer = self.client.wait_for(ticket, PATIENCE).unwrap().expect("an answer to a well-behaved client");
+        assert_eq!(answer.output::<f32>("y").unwrap().data, values);
+        self.request = Some(answer.into_request());
+    }
+}
+
+/// A small connection.
+pub fn small() -> ClientOptions {
+    ClientOptions { slots: 8, arena_bytes: 64 << 10, ..ClientOptions::default() }
+}
+
 /// What a program wrote, as text.
 pub fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
@@ -211,5 +257,8 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
+/// Opens a session in which nothing is dropped, however slow the machine is.
+pub const PATIENT: Open = Open { version: None, slo: Some(Duration::from_secs(600)) };
+
 /// A machine that builds at the same time is slow, and nothing here is about speed.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
