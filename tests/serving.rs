@@ -85,6 +85,25 @@ fn check_answers(thread: u32, mut client: Client) -> bool {
 }
 
 #[test]
+fn a_client_is_heard_however_its_pauses_fall() {
+    let folder = Folder::new("pauses");
+    let daemon = serve(&folder, &emulated("echo", "1 = 0.0, 2 = 0.0"));
+    std::thread::scope(|scope| {
+        for thread in 0..6u64 {
+            let mut witness = Witness::new(&daemon);
+            scope.spawn(move || {
+                for round in 0..200 {
+                    witness.assert_served();
+                    // About as long as the daemon goes on polling a quiet client, and about as long as it looks for work.
+                    let pause = 5_000 * (round % 2) + 13 * (round * 7 + thread * 31) % 120;
+                    std::thread::sleep(Duration::from_micros(pause));
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn only_the_outputs_that_were_asked_for_are_written() {
     let folder = Folder::new("subset");
     let two = emulated("two", "1 = 0.0, 8 = 0.0")
