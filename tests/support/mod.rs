@@ -237,7 +237,8 @@ impl Witness {
         let values: [f32; 8] = std::array::from_fn(|i| self.value + i as f32 / 8.0);
         request.input::<f32>("x", &[2, 4]).unwrap().copy_from_slice(&values);
         let ticket = self.client.submit(request).unwrap();
-        let answer = self.client.wait_for(ticket, PATIENCE).unwrap().expect("an answer to a well-behaved client");
+        let answer = self.client.wait_for(ticket, PATIENCE).unwrap();
+        let answer = answer.expect("an answer to a well-behaved client");
         assert_eq!(answer.output::<f32>("y").unwrap().data, values);
         self.request = Some(answer.into_request());
     }

@@ -219,6 +219,10 @@ impl Poller {
         }
         let client = &mut self.clients.entries[key];
         client.dying = true;
+        if poisoned.is_some() {
+            // Batches may hold its memory for a while yet; it need not wait for their end to know.
+            client.connection.poison();
+        }
         let id = client.id;
         if std::mem::take(&mut client.polled) {
             self.clients.polled.retain(|&k| k != key);
