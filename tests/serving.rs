@@ -369,8 +369,7 @@ fn a_client_process_that_is_killed_gives_everything_back() {
     let folder = Folder::new("killed");
     let mut daemon = serve(&folder, &(emulated("slow", "1 = 200.0") + &emulated("echo", "1 = 0.0, 2 = 0.0")));
     let mut witness = Witness::new(&daemon);
-    let open_files = || std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
-    let before = open_files();
+    let before = daemon.open_files();
     for _ in 0..3 {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child_that_is_killed_with_requests_in_flight", "--ignored", "--nocapture"])
@@ -388,11 +387,7 @@ fn a_client_process_that_is_killed_gives_everything_back() {
     daemon.wait_until("only the witness is left", |status| {
         status["requests_in_flight"] == 0 && status["clients"].as_array().unwrap().len() == 1
     });
-    let open_files = || std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
-    let begin = Instant::now();
-    while open_files() > before {
-        assert!(begin.elapsed() < PATIENCE, "{} files were open before, {} are now", before, open_files());
-    }
+    daemon.wait_for_open_files(before);
     witness.assert_served();
 }
 

@@ -75,6 +75,21 @@ pub fn emulated_device(count: u32, profiles: &Path) -> String {
     format!("[[device]]\nkind = \"emulated\"\ncount = {count}\nprofiles = \"{}\"\n", profiles.display())
 }
 
+/// A daemon with two devices. One takes no time for the models "echo" and "wide", of eight items at most; the second leaves its
+/// width open. The other takes two seconds for each item of "slow".
+pub fn serve(folder: &Folder) -> Daemon {
+    serve_with(folder, "")
+}
+
+/// As [`serve`], with more settings.
+pub fn serve_with(folder: &Folder, settings: &str) -> Daemon {
+    let wide = emulated("wide", "1 = 0.0, 8 = 0.0").replace("\"batch\", 4", "\"batch\", \"width\"");
+    let slow = emulated("slow", "1 = 2000.0");
+    let quick = folder.write("quick.toml", emulated("echo", "1 = 0.0, 8 = 0.0") + &wide);
+    let slow = folder.write("slow.toml", slow);
+    Daemon::start(folder, &format!("{settings}{}{}", emulated_device(1, &quick), emulated_device(1, &slow)))
+}
+
 /// The program, with nothing of this environment that would change what it does.
 pub fn rota() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rota"));
@@ -150,6 +165,20 @@ impl Daemon {
 
     pub fn status(&self) -> serde_json::Value {
         self.control().status().unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
+    }
+
+    /// How many files it has open.
+    pub fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    #[track_caller]
+    pub fn wait_for_open_files(&self, count: usize) {
+        let begin = Instant::now();
+        while self.open_files() != count {
+            assert!(begin.elapsed() < PATIENCE, "{} files are open, {count} were", self.open_files());
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Waits until its status is as `done` wants it; panics with the log when that takes too long or it ended.

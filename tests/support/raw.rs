@@ -185,3 +185,40 @@ pub fn good(session: u32, slot: u32) -> (Submission, BlockHeader, Vec<TensorReco
     let output = TensorRecord { offset: input.offset + 64, rank: 0, dims: [0; 8], ..input };
     (submission, header, vec![input, output])
 }
+
+/// splitmix64.
+pub struct Numbers(u64);
+
+impl Numbers {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    /// Mostly small or near a border, where mistakes are.
+    pub fn odd(&mut self) -> u64 {
+        match self.below(6) {
+            0 => self.below(10),
+            1 => 1 << self.below(64),
+            2 => (1 << self.below(64)) - 1,
+            3 => 0u64.wrapping_sub(self.below(130)),
+            4 => 64 * self.below(70),
+            _ => self.next(),
+        }
+    }
+}
+
+/// The seed is printed, and taken from ROTA_SEED when that is set.
+pub fn seed() -> Numbers {
+    let given = std::env::var("ROTA_SEED").ok().map(|seed| seed.parse().expect("ROTA_SEED is a number"));
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let seed = given.unwrap_or_else(now);
+    println!("ROTA_SEED={seed}");
+    Numbers(seed)
+}
