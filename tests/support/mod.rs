@@ -8,7 +8,7 @@
 //! let mut client = daemon.client();
 //! ```
 
-use rota_ipc::client::Control;
+use rota_ipc::client::{Control, Open, Request};
 use rota_ipc::{Client, ClientOptions};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -75,6 +75,21 @@ pub fn emulated_device(count: u32, profiles: &Path) -> String {
     format!("[[device]]\nkind = \"emulated\"\ncount = {count}\nprofiles = \"{}\"\n", profiles.display())
 }
 
+/// A daemon with two devices. One takes no time for the models "echo" and "wide", of eight items at most; the second leaves its
+/// width open. The other takes two seconds for each item of "slow".
+pub fn serve(folder: &Folder) -> Daemon {
+    serve_with(folder, "")
+}
+
+/// As [`serve`], with more settings.
+pub fn serve_with(folder: &Folder, settings: &str) -> Daemon {
+    let wide = emulated("wide", "1 = 0.0, 8 = 0.0").replace("\"batch\", 4", "\"batch\", \"width\"");
+    let slow = emulated("slow", "1 = 2000.0");
+    let quick = folder.write("quick.toml", emulated("echo", "1 = 0.0, 8 = 0.0") + &wide);
+    let slow = folder.write("slow.toml", slow);
+    Daemon::start(folder, &format!("{settings}{}{}", emulated_device(1, &quick), emulated_device(1, &slow)))
+}
+
 /// The program, with nothing of this environment that would change what it does.
 pub fn rota() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rota"));
@@ -102,18 +117,24 @@ impl Daemon {
     pub fn start_only(folder: &Folder, config: &str) -> Daemon {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let socket = folder.path().join(format!("{number}.sock"));
+        Daemon::start_on(folder, &folder.path().join(format!("{number}.sock")), config)
+    }
+
+    /// As [`Daemon::start_only`], on a socket that another daemon may have had before.
+    pub fn start_on(folder: &Folder, socket: &Path, config: &str) -> Daemon {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let log = folder.path().join(format!("{number}.log"));
         let config = format!("profile_cache = \"profiles\"\n{config}");
         let config = folder.write(&format!("{number}.toml"), config);
         let process = rota()
             .arg("serve")
-            .args([Path::new("--config"), &config, Path::new("--socket"), &socket])
+            .args([Path::new("--config"), &config, Path::new("--socket"), socket])
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        Daemon { process, socket, log }
+        Daemon { process, socket: socket.to_path_buf(), log }
     }
 
     pub fn socket(&self) -> &Path {
@@ -146,6 +167,20 @@ impl Daemon {
         self.control().status().unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
     }
 
+    /// How many files it has open.
+    pub fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    #[track_caller]
+    pub fn wait_for_open_files(&self, count: usize) {
+        let begin = Instant::now();
+        while self.open_files() != count {
+            assert!(begin.elapsed() < PATIENCE, "{} files are open, {count} were", self.open_files());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Waits until its status is as `done` wants it; panics with the log when that takes too long or it ended.
     pub fn wait_until(&mut self, what: &str, mut done: impl FnMut(&serde_json::Value) -> bool) {
         let begin = Instant::now();
@@ -170,9 +205,14 @@ impl Daemon {
 
     /// Sends SIGTERM and waits for the end.
     pub fn stop(mut self) -> ExitStatus {
+        self.terminate();
+        self.wait()
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
         let pid = rustix::process::Pid::from_child(&self.process);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        self.wait()
     }
 
     /// Kills it with no chance to clean up.
@@ -202,6 +242,42 @@ impl Drop for Daemon {
     }
 }
 
+/// A client that does all as it should, beside others: served before, during and after whatever they do.
+pub struct Witness {
+    client: Client,
+    request: Option<Request>,
+    value: f32,
+}
+
+impl Witness {
+    /// Asks the model "echo" of [`emulated`].
+    pub fn new(daemon: &Daemon) -> Witness {
+        let mut client = daemon.client_with(small());
+        let session = client.open("echo", PATIENT).unwrap();
+        let request = client.request(&session).unwrap();
+        Witness { client, request: Some(request), value: 0.0 }
+    }
+
+    /// Panics unless it gets back just what it sends.
+    #[track_caller]
+    pub fn assert_served(&mut self) {
+        self.value += 1.0;
+        let mut request = self.request.take().expect("the last round brought it back");
+        let values: [f32; 8] = std::array::from_fn(|i| self.value + i as f32 / 8.0);
+        request.input::<f32>("x", &[2, 4]).unwrap().copy_from_slice(&values);
+        let ticket = self.client.submit(request).unwrap();
+        let answer = self.client.wait_for(ticket, PATIENCE).unwrap();
+        let answer = answer.expect("an answer to a well-behaved client");
+        assert_eq!(answer.output::<f32>("y").unwrap().data, values);
+        self.request = Some(answer.into_request());
+    }
+}
+
+/// A small connection.
+pub fn small() -> ClientOptions {
+    ClientOptions { slots: 8, arena_bytes: 64 << 10, ..ClientOptions::default() }
+}
+
 /// What a program wrote, as text.
 pub fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
@@ -211,5 +287,8 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
+/// Opens a session in which nothing is dropped, however slow the machine is.
+pub const PATIENT: Open = Open { version: None, slo: Some(Duration::from_secs(600)) };
+
 /// A machine that builds at the same time is slow, and nothing here is about speed.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);

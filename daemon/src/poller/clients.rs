@@ -26,6 +26,8 @@ pub struct Client {
     pub dirty: bool,
     /// Its ring is polled; otherwise it was asked to ring the doorbell.
     pub polled: bool,
+    /// It was asked to ring and has not rung since.
+    pub armed: bool,
     pub last_heard: Instant,
     /// Hung up or poisoned: nothing is read from or written to it; it leaves when its last request has ended.
     pub dying: bool,
@@ -76,6 +78,7 @@ impl Clients {
             in_flight: 0,
             dirty: false,
             polled: false,
+            armed: false,
             last_heard: now,
             dying: false,
         });
@@ -100,10 +103,13 @@ impl Clients {
     /// Starts polling the client's ring.
     pub fn poll(&mut self, key: usize, now: Instant) {
         let client = &mut self.entries[key];
+        if client.dying {
+            return;
+        }
         client.last_heard = now;
-        if !client.polled && !client.dying {
-            client.polled = true;
-            client.connection.disarm();
+        client.armed = false;
+        client.connection.disarm();
+        if !std::mem::replace(&mut client.polled, true) {
             self.polled.push(key);
         }
     }

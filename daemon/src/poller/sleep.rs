@@ -55,34 +55,40 @@ impl Poller {
         self.stop_polling_the_quiet();
     }
 
-    /// Asks every polled client to ring. False when one has submitted meanwhile.
+    /// Asks every polled client to ring. False when one has submitted meanwhile; those after it are not asked.
     fn arm_all(&mut self) -> bool {
         let mut index = 0;
         while let Some(&key) = self.clients.polled.get(index) {
-            match self.clients.entries[key].connection.arm() {
-                Ok(true) => index += 1,
+            let client = &mut self.clients.entries[key];
+            match client.connection.arm() {
+                Ok(true) => client.armed = true,
                 Ok(false) => return false,
-                Err(poisoned) => self.disconnect(key, Some(poisoned.to_string())),
+                Err(poisoned) => {
+                    self.disconnect(key, Some(poisoned.to_string()));
+                    continue; // Another stands at `index` now.
+                }
             }
+            index += 1;
         }
         true
     }
 
-    /// Clients that were quiet are armed and leave the list; the others are polled again.
+    /// Clients that were quiet stay armed and leave the list; the others are polled again. One that is not armed stays however
+    /// quiet it was: nothing would ever tell of its next submission.
     fn stop_polling_the_quiet(&mut self) {
         let now = self.clock.now();
         let entries = &mut self.clients.entries;
         self.clients.polled.retain(|&key| {
             let client = &mut entries[key];
             // One with requests in flight is about to submit its next.
-            let quiet = client.in_flight == 0 && now.since(client.last_heard) >= QUIET;
-            // Armed here, whatever happened before: `arm_all` may have stopped at a client that stands earlier in the list.
-            // One that has submitted meanwhile, or broke the protocol, is dealt with when its ring is drained.
-            client.polled = !(quiet && client.connection.arm() == Ok(true));
-            if client.polled {
+            let stays = !client.armed || client.in_flight > 0 || now.since(client.last_heard) < QUIET;
+            if stays {
+                client.armed = false;
                 client.connection.disarm();
+            } else {
+                client.polled = false;
             }
-            client.polled
+            stays
         });
     }
 
@@ -115,6 +121,59 @@ impl Poller {
             self.clients.poll(key, now);
         } else {
             self.disconnect(key, None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Options;
+    use super::super::messages::ConnectionId;
+    use super::*;
+    use rota_ipc::region::Regions;
+    use rota_ipc::ring::{AWAKE, Producer};
+    use rota_ipc::server::Connection;
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+
+    /// A poller without devices, and `count` clients that have said nothing since the clock began.
+    fn poller(count: u64) -> (Poller, Vec<Regions>) {
+        let options = Options {
+            requests_max: 8,
+            sessions_max: 8,
+            requests_per_user: 8,
+            spin: Duration::ZERO,
+            prepare_lead: Duration::ZERO,
+            start_lead: Duration::ZERO,
+        };
+        let (_, commands) = std::sync::mpsc::channel();
+        let wake = Arc::new(Wake::new().unwrap());
+        let mut poller = Poller::new(options, Vec::new(), commands, Box::new(|_| {}), wake).unwrap();
+        let clients = (0..count).map(|id| {
+            let (connection, [client, daemon, arena, _]) = Connection::create(8, 4096).unwrap();
+            let key = poller.clients.insert(ConnectionId(id), connection, 0, String::new(), Instant(0));
+            poller.clients.poll(key, Instant(0));
+            Regions::open(8, 4096, &[client, daemon, arena]).unwrap()
+        });
+        let clients = clients.collect();
+        (poller, clients)
+    }
+
+    #[test]
+    fn a_quiet_client_that_is_not_asked_to_ring_is_polled_on() {
+        // The one that submits while the others are asked to ring stands before, between and behind them.
+        for busy in 0..3 {
+            let (mut poller, clients) = poller(3);
+            let submissions = clients[busy].submissions();
+            let mut producer = Producer::default();
+            producer.push(&submissions, &[0; 8]).unwrap();
+            assert_eq!(producer.publish(&submissions), AWAKE, "it has no cause to ring");
+            poller.sleep();
+            for (key, regions) in clients.iter().enumerate() {
+                let rings = regions.submissions().need_wake.load(Ordering::Relaxed) != AWAKE;
+                assert_eq!(poller.clients.polled.contains(&key), !rings, "client {key} while {busy} submits");
+            }
+            assert!(poller.clients.polled.contains(&busy));
         }
     }
 }

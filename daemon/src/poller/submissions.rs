@@ -213,14 +213,19 @@ impl Poller {
     /// The client is gone, or has to go: what waits is forgotten, what runs is let run.
     pub(super) fn disconnect(&mut self, key: usize, poisoned: Option<String>) {
         let now = self.clock.now();
+        // While it is not dying yet: the last answer of a dying client removes it.
+        for slot in 0..self.clients.entries[key].slots.len() {
+            self.cancel(key, slot as u32, now);
+        }
         let client = &mut self.clients.entries[key];
         client.dying = true;
+        if poisoned.is_some() {
+            // Batches may hold its memory for a while yet; it need not wait for their end to know.
+            client.connection.poison();
+        }
         let id = client.id;
         if std::mem::take(&mut client.polled) {
             self.clients.polled.retain(|&k| k != key);
-        }
-        for slot in 0..self.clients.entries[key].slots.len() {
-            self.cancel(key, slot as u32, now);
         }
         for number in 0..self.clients.entries[key].sessions.len() {
             self.close_session(key, number as u32, now);
