@@ -5,8 +5,16 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod cores;
+pub mod daemon;
+pub mod engine;
+pub mod folder;
+pub mod ipc;
 pub mod load;
 pub mod npy;
 pub mod numbers;
+pub mod process;
+pub mod rounds;
 pub mod svg;
 pub mod table;
+pub mod timing;

@@ -1,5 +1,8 @@
 //! The command line: one table makes parser and help; each verb has its file.
 
+mod daemon;
+mod engine;
+mod ipc;
 mod load;
 
 use clap::{Parser, Subcommand};
@@ -18,6 +21,11 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Verb {
     Load(load::Arguments),
+    Ipc(ipc::Arguments),
+    Daemon(daemon::Arguments),
+    Engine(engine::Arguments),
+    #[command(hide = true)]
+    IpcServer(crate::ipc::server::Arguments),
 }
 
 /// What a verb returns when it can't do its work: the one message that the user gets.
@@ -26,6 +34,10 @@ pub type Failure = Box<dyn std::error::Error>;
 pub fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Load(arguments) => load::run(arguments),
+        Verb::Daemon(arguments) => daemon::run(arguments),
+        Verb::Engine(arguments) => engine::run(arguments),
+        Verb::Ipc(arguments) => ipc::run(&arguments),
+        Verb::IpcServer(arguments) => crate::ipc::server::run(&arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,11 +4,12 @@ use super::arrivals::{Arrivals, Part};
 use super::driver::{Flight, Source};
 use super::inputs::Inputs;
 use super::report::Outcome;
+use super::rooms::rooms;
 use super::spec::SessionSpec;
 use super::tally::Tally;
 use super::{LoadError, Offer, Options};
 use rota_ipc::client::{Error, Open, Request};
-use rota_ipc::control::{DimInfo, ModelInfo};
+use rota_ipc::control::ModelInfo;
 use rota_ipc::wire::{SLOTS_MAX, SLOTS_MIN};
 use rota_ipc::{Client, ClientOptions};
 use std::time::Duration;
@@ -45,8 +46,7 @@ pub struct Connected {
 /// Sizes are known only after the sessions were opened, and the arena has to be large enough for them: so a first, small
 /// connection asks what the models look like.
 pub fn connect(options: &Options, part: Part) -> Result<Connected, LoadError> {
-    let sizing = ClientOptions { slots: SLOTS_MIN, arena_bytes: 4096, ..client_options(options) };
-    let mut client = Client::connect(&options.socket, sizing)?;
+    let mut client = Client::connect(&options.socket, sizing(options))?;
     let mut plans = Vec::with_capacity(options.sessions.len());
     for spec in &options.sessions {
         let session = client.open(&spec.model, Open { version: None, slo: spec.slo })?;
@@ -72,6 +72,11 @@ pub fn connect(options: &Options, part: Part) -> Result<Connected, LoadError> {
     Ok(Connected { client, lanes, flights })
 }
 
+/// For a connection that only asks what is there.
+fn sizing(options: &Options) -> ClientOptions {
+    ClientOptions { slots: SLOTS_MIN, arena_bytes: 4096, ..client_options(options) }
+}
+
 fn client_options(options: &Options) -> ClientOptions {
     // Opening a session waits for its model to be loaded, and measured.
     let timeout = Duration::from_secs(600);
@@ -81,6 +86,8 @@ fn client_options(options: &Options) -> ClientOptions {
 /// What a session needs of the connection.
 struct Plan {
     inputs: Inputs,
+    /// Bytes, by the model's outputs.
+    rooms: Vec<usize>,
     /// Requests that may be in flight.
     requests: usize,
     request_bytes: usize,
@@ -89,22 +96,9 @@ struct Plan {
 impl Plan {
     fn new(spec: &SessionSpec, model: &ModelInfo, options: &Options) -> Result<Plan, LoadError> {
         let inputs = Inputs::new(spec, model, &options.sizes)?;
-        let mut request_bytes = inputs.bytes();
-        for info in &model.outputs {
-            let given = spec.rooms.iter().find(|(name, _)| *name == info.name).map(|(_, bytes)| *bytes);
-            let fixed = |(axis, dim): (usize, &DimInfo)| match dim {
-                _ if info.batch_axis == Some(axis) => Some(spec.items as usize),
-                DimInfo::Fixed(size) => usize::try_from(*size).ok(),
-                DimInfo::Named(_) => None,
-            };
-            let sizes: Option<Vec<usize>> = info.dims.iter().enumerate().map(fixed).collect();
-            let room = given.or(sizes.map(|sizes| sizes.iter().product::<usize>() * info.dtype.bytes()));
-            let room = room.ok_or_else(|| LoadError::Session {
-                model: model.name.clone(),
-                text: format!("the size of output '{0}' is open: give room={0}=BYTES", info.name),
-            })?;
-            request_bytes += room.max(1).next_multiple_of(64);
-        }
+        let rooms = rooms(&options.socket, &sizing(options), spec, model, &inputs)?;
+        let outputs: usize = rooms.iter().map(|room| room.max(&1).next_multiple_of(64)).sum();
+        let request_bytes = inputs.bytes() + outputs;
         let requests = match &options.offer {
             Offer::Closed(in_flight) => *in_flight as usize,
             Offer::Arrivals(_) | Offer::Trace(_) => {
@@ -112,7 +106,7 @@ impl Plan {
                 share.clamp(1, options.in_flight_max as usize)
             }
         };
-        Ok(Plan { inputs, requests, request_bytes: request_bytes.max(64) })
+        Ok(Plan { inputs, rooms, requests, request_bytes: request_bytes.max(64) })
     }
 }
 
@@ -132,8 +126,8 @@ fn lane(
         let mut request = client.request(&session)?;
         let variant = number % variants;
         plan.inputs.write(variant, &mut request)?;
-        if !spec.rooms.is_empty() {
-            choose_outputs(&mut request, spec)?;
+        for (output, room) in plan.rooms.iter().enumerate() {
+            request.output(output, *room)?;
         }
         request.tag = flights.len() as u64;
         flights.push(Flight::new(index, variant));
@@ -165,21 +159,6 @@ fn lane(
 fn open(mut arrivals: Arrivals) -> Source {
     let next = arrivals.next();
     Source::Open { arrivals, next }
-}
-
-/// All outputs, those of an open size with the room that was given for them.
-fn choose_outputs(request: &mut Request, spec: &SessionSpec) -> Result<(), Error> {
-    for index in 0..request.session().model().outputs.len() {
-        let info = &request.session().model().outputs[index];
-        let given = spec.rooms.iter().find(|(name, _)| *name == info.name).map(|(_, bytes)| *bytes);
-        let size = |(axis, dim): (usize, &DimInfo)| match dim {
-            DimInfo::Fixed(size) if info.batch_axis != Some(axis) => *size as usize,
-            _ => spec.items as usize,
-        };
-        let bytes = info.dims.iter().enumerate().map(size).product::<usize>() * info.dtype.bytes();
-        request.output(index, given.unwrap_or(bytes))?;
-    }
-    Ok(())
 }
 
 impl Lane {

@@ -53,17 +53,22 @@ impl Inputs {
         self.choices.iter().filter_map(largest).sum()
     }
 
+    /// The inputs of variant `variant`, in the model's order.
+    pub fn arrays(&self, variant: usize) -> impl Iterator<Item = &Array> {
+        self.choices.iter().map(move |choice| &choice[variant % choice.len()])
+    }
+
     /// Writes the inputs of variant `variant` into a request.
     pub fn write(&self, variant: usize, request: &mut Request) -> Result<(), client::Error> {
-        for (index, choice) in self.choices.iter().enumerate() {
-            write(request, index, &choice[variant % choice.len()])?;
+        for (index, array) in self.arrays(variant).enumerate() {
+            write(request, index, array)?;
         }
         Ok(())
     }
 }
 
 /// Writes one input of any element type.
-pub fn write(request: &mut Request, index: usize, array: &Array) -> Result<(), client::Error> {
+fn write(request: &mut Request, index: usize, array: &Array) -> Result<(), client::Error> {
     fn typed<T: Element>(request: &mut Request, index: usize, array: &Array) -> Result<(), client::Error> {
         request.input::<T>(index, &array.dims)?.as_mut_bytes().copy_from_slice(&array.bytes);
         Ok(())

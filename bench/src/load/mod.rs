@@ -10,6 +10,7 @@ pub mod driver;
 pub mod inputs;
 pub mod processes;
 pub mod report;
+pub mod rooms;
 pub mod spec;
 pub mod tally;
 

@@ -162,7 +162,8 @@ mod tests {
 
     #[test]
     fn rates_count_items_and_bad_is_whatever_missed_the_slo() {
-        let mut tally = Tally { offered: 10, dropped: 3, lost: 1, sent_late: 2, ..Tally::default() };
+        let mut tally = Tally::default();
+        (tally.offered, tally.dropped, tally.lost, tally.sent_late) = (10, 3, 1, 2);
         (0..4).for_each(|_| tally.answer(1_000_000, true, 2, 4));
         (0..2).for_each(|_| tally.answer(9_000_000, false, 2, 4));
         let outcome = Outcome { model: "a".into(), slo_ms: 5.0, items: 2, tally, failure: None };

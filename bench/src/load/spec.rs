@@ -16,7 +16,7 @@ pub struct SessionSpec {
     pub items: u32,
     /// Files by input; a name may come several times, and its files then take turns.
     pub inputs: Vec<(String, PathBuf)>,
-    /// Room in bytes for outputs whose size the model leaves open.
+    /// Room in bytes for outputs; without it, as much as the model says, or as a first request finds out.
     pub rooms: Vec<(String, usize)>,
 }
 
