@@ -36,6 +36,12 @@ impl Model {
         self.profiles.iter().flatten().filter_map(|p| p.latency(1)).min().unwrap_or_default()
     }
 
+    /// Whether the content of an input is part of a request's shape class: where requests share batches, they share what has no
+    /// batch axis.
+    pub fn shares(&self, input: &TensorSpec) -> bool {
+        self.signature.batches() && input.batch_axis.is_none()
+    }
+
     pub fn info(&self) -> ModelInfo {
         ModelInfo {
             name: self.name.clone(),

@@ -6,7 +6,7 @@ use crate::control::socket::{self, Lock, SocketError};
 use crate::control::{self, Control, INBOX, Message};
 use crate::poller::{self, Poller};
 use crate::profiles::Store;
-use crate::repository;
+use crate::repository::{self, Problem};
 use crate::wake::Wake;
 use rota_device::cpu::{CpuDevice, CpuOptions};
 use rota_device::emulated::{self, EmulatedOptions, ProfileFileError};
@@ -81,7 +81,7 @@ impl Daemon {
             Arc::new(move || wake.wake())
         };
         let (devices, roles) = devices(config, &waker)?;
-        let sources = sources(config, &roles)?;
+        let (sources, problems) = sources(config, &roles)?;
         let mode = config.socket_permissions().unwrap_or(0o600);
         let (listener, lock) = socket::bind(&socket_path, mode)?.split();
 
@@ -115,6 +115,7 @@ impl Daemon {
         let options = control::Options {
             socket: socket_path.clone(),
             repository: config.repository.clone(),
+            problems,
             limits: config.limits,
             uid: rustix::process::getuid().as_raw(),
         };
@@ -273,9 +274,9 @@ pub fn allowed_cores() -> Vec<usize> {
     }
 }
 
-/// The models to load at the start: the repository's, and those of the profile files.
-fn sources(config: &Config, roles: &[DeviceRole]) -> Result<Vec<Source>, ServeError> {
-    let mut sources = Vec::new();
+/// The models to load at the start, the repository's and those of the profile files; and what is wrong with the repository.
+fn sources(config: &Config, roles: &[DeviceRole]) -> Result<(Vec<Source>, Vec<Problem>), ServeError> {
+    let (mut sources, mut problems) = (Vec::new(), Vec::new());
     if let Some(path) = &config.repository {
         let scanned = repository::scan(path);
         let scan = scanned.map_err(|error| ServeError::Repository { path: path.clone(), error })?;
@@ -286,6 +287,7 @@ fn sources(config: &Config, roles: &[DeviceRole]) -> Result<Vec<Source>, ServeEr
             tracing::warn!(path = %warning.path.display(), warning = %warning.what, "served with other settings");
         }
         sources.extend(scan.entries.into_iter().map(Source::Repository));
+        problems = scan.problems;
     }
     let mut emulated: Vec<_> = roles
         .iter()
@@ -301,7 +303,7 @@ fn sources(config: &Config, roles: &[DeviceRole]) -> Result<Vec<Source>, ServeEr
     if sources.is_empty() && config.repository.is_none() {
         return Err(ServeError::Nothing);
     }
-    Ok(sources)
+    Ok((sources, problems))
 }
 
 fn profile_cache(config: &Config) -> Option<PathBuf> {

@@ -11,6 +11,7 @@ pub mod socket;
 use crate::background::{Job, Loaded};
 use crate::config::Limits;
 use crate::poller::messages::{Command, ConnectionId, Notice};
+use crate::repository::Problem;
 use crate::stats::SessionReport;
 use crate::wake::Wake;
 use catalogue::Catalogue;
@@ -41,6 +42,8 @@ const FIRST_CONNECTION: usize = 2;
 pub struct Options {
     pub socket: PathBuf,
     pub repository: Option<PathBuf>,
+    /// What is wrong with the repository, as of its last scan.
+    pub problems: Vec<Problem>,
     pub limits: Limits,
     pub uid: u32,
 }

@@ -208,10 +208,11 @@ impl Control {
             Ok(scan) => scan,
             Err(cause) => return Some(error(ErrorCode::Load, format!("{}: {cause}", repository.display()))),
         };
+        self.options.problems = scan.problems;
         let entry = scan.entries.iter().rev().find(|e| e.name == name && version.is_none_or(|v| v == e.version));
         let Some(entry) = entry else {
             let folder = repository.join(&name);
-            let why = scan.problems.iter().find(|p| p.path.starts_with(&folder)).map(|p| p.what.clone());
+            let why = self.options.problems.iter().find(|p| p.path.starts_with(&folder)).map(|p| p.what.clone());
             let why = why.unwrap_or_else(|| "no such model there, or no such version".to_string());
             return Some(error(ErrorCode::Load, format!("{}: {why}", folder.display())));
         };
@@ -249,6 +250,7 @@ impl Control {
             "draining": self.draining,
             "loading": self.catalogue.is_loading(),
             "models": self.catalogue.report(),
+            "problems": self.options.problems,
             "sessions": sessions,
             "devices": poller.devices,
             "clients": poller.clients,

@@ -18,7 +18,7 @@ fn refuse<T>(reason: Reason, text: String) -> Result<T, Refusal> {
 }
 
 /// Fills `spans` (inputs, then outputs, in the model's order) and `candidate`'s shapes from a block whose spans were checked.
-/// The content of inputs without a batch axis is left to the caller: `candidate.constants` says how many bytes each has.
+/// The content of inputs that a batch shares is left to the caller: `candidate.constants` says how many bytes each has.
 pub fn fit(
     model: &Model,
     block: &RequestBlock,
@@ -36,8 +36,8 @@ pub fn fit(
         let index = place(tensor, &signature.inputs, "input", &mut spans[..])?;
         let spec = &signature.inputs[index];
         candidate.shapes[index] = input_shape(tensor, spec, block.header.items)?;
-        candidate.constants[index] = spec.batch_axis.is_none().then_some(tensor.bytes);
-        if spec.batch_axis.is_none() && tensor.bytes > CONSTANT_BYTES_MAX {
+        candidate.constants[index] = model.shares(spec).then_some(tensor.bytes);
+        if model.shares(spec) && tensor.bytes > CONSTANT_BYTES_MAX {
             let text = format!(
                 "input \"{}\" has no batch axis and brings {} bytes; the most for such an input is {CONSTANT_BYTES_MAX}",
                 spec.name, tensor.bytes

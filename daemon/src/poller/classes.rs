@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 /// Shape classes that a model can have in use at once. More would be queues too short to batch, and each costs a profile.
 pub const CLASSES_MAX: usize = 64;
-/// Longest input without a batch axis: its content is part of the class.
+/// Longest input that the requests of a batch share: its content is part of the class.
 pub const CONSTANT_BYTES_MAX: usize = 64 << 10;
 
 /// The classes seen so far. Looked up by comparing shapes, most recent first: models have a handful of inputs and most have one class.
@@ -43,7 +43,7 @@ pub enum Interned {
 pub struct Candidate {
     /// One per input, the batch axis holding 0.
     pub shapes: Vec<Shape>,
-    /// One per input: how many bytes of `constant_bytes` are its content; `None` for an input with a batch axis.
+    /// One per input: how many bytes of `constant_bytes` are its content; `None` for an input that each request has for itself.
     pub constants: Vec<Option<usize>>,
     pub constant_bytes: Vec<u8>,
 }

@@ -151,7 +151,7 @@ impl Poller {
             self.models.resize_with(index + 1, || None);
         }
         let mut classes = Classes::default();
-        let has_constants = model.signature.inputs.iter().any(|i| i.batch_axis.is_none());
+        let has_constants = model.signature.inputs.iter().any(|input| model.shares(input));
         let profiled = Candidate {
             shapes: model.profiled.clone(),
             constants: vec![None; model.profiled.len()],
