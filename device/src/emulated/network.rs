@@ -160,11 +160,16 @@ impl Echo {
         let axis = self.signature.outputs[index].batch_axis;
         let output = &mut self.outputs[index];
         let to = layout(output, axis).ok_or("an output is too large")?;
+        let wanted = to.bytes(1).ok_or("an output is too large")?;
         let (parts, total) = if axis.is_some() { (items, items) } else { (1, 1) };
         for part in 0..parts {
             self.item.clear();
             let (own, all) = if spec.batch_axis.is_some() { (part, items) } else { (0, 1) };
-            from.runs(own, all).for_each(|run| self.item.extend_from_slice(&source.bytes[run]));
+            // No more than the output takes: a large input is copied once, when it is gathered.
+            for run in from.runs(own, all) {
+                let left = wanted - self.item.len();
+                self.item.extend_from_slice(&source.bytes[run.start..run.end.min(run.start + left)]);
+            }
             let mut at = 0;
             for run in to.runs(part, total) {
                 at = repeat(&self.item, at, &mut output.bytes[run]);
