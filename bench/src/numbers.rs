@@ -8,10 +8,10 @@ impl Numbers {
     /// `stream` tells users of one seed apart (sessions, processes): their sequences have nothing in common.
     pub fn new(seed: u64, stream: u64) -> Numbers {
         let mut mixer = Numbers(seed);
-        Numbers(mixer.next() ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03))
+        Numbers(mixer.draw() ^ stream.wrapping_mul(0xd1b5_4a32_d192_ed03))
     }
 
-    pub fn next(&mut self) -> u64 {
+    fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -20,7 +20,7 @@ impl Numbers {
 
     /// In 0..1, 1 excluded.
     pub fn uniform(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+        (self.draw() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// Exponentially distributed with mean 1.

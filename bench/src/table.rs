@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn figures_keep_four_digits() {
-        let cases = [(0.0, "0.000"), (0.0213, "0.0213"), (3.14159, "3.142"), (52.1, "52.10"), (13500.4, "13500")];
+        let cases = [(0.0, "0.000"), (0.0213, "0.0213"), (3.21449, "3.214"), (52.1, "52.10"), (13500.4, "13500")];
         for (value, expected) in cases {
             assert_eq!(figure(value), expected);
         }

@@ -51,7 +51,8 @@ impl Round {
                     done += turn()?;
                 }
                 let elapsed = start.elapsed();
-                if elapsed >= length {
+                // However busy the host is, a rate of nothing would compare with nothing.
+                if elapsed >= length && done > 0 {
                     return Ok(done as f64 / elapsed.as_secs_f64() / 1e6);
                 }
             }
