@@ -168,11 +168,11 @@ fn check_source(path: &str, text: &str, found: &mut Vec<String>) {
         let tests = ["#", "[", "cfg", "(", "test", ")", "]", "mod", "tests", "{"];
         let end = tokens.windows(tests.len()).position(|window| window == tests).unwrap_or(tokens.len());
         for used in std_paths(&tokens[..end]) {
-            let below = |impure: &&str| used == **impure || used.starts_with(&format!("{impure}::"));
+            let below = |impure: &str| used == impure || used.starts_with(&format!("{impure}::"));
             // Whole modules, by any name: what is then used of them could not be seen.
             let whole =
                 ["std", "std::self", "std::*", "std::time", "std::time::self", "std::time::*"].contains(&&*used);
-            if whole || IMPURE.iter().any(|impure| below(&impure)) {
+            if whole || IMPURE.iter().any(|impure| below(impure)) {
                 found.push(format!("{path}: {used}: sched takes time, and whatever it needs, from its caller"));
             }
         }
