@@ -14,6 +14,7 @@ use rota_device::engine::{self, EngineError};
 use rota_device::{Device, Waker};
 use std::io;
 use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
@@ -128,7 +129,13 @@ impl Daemon {
             thread::Builder::new().name(name.to_string()).spawn(run).map_err(system("a thread can't be started"))
         };
         let threads = vec![
-            spawn("rota-poller", Box::new(move || run_poller(poller, &poller_cores)))?,
+            spawn(
+                "rota-poller",
+                Box::new({
+                    let notify = notify.clone();
+                    move || run_poller(poller, &poller_cores, || notify(Message::PollerDied))
+                }),
+            )?,
             spawn("rota-loader", Box::new(move || loader.run(jobs, |loaded| notify(Message::Loaded(loaded)))))?,
         ];
         let control = thread::Builder::new().name("rota-control".to_string()).spawn(move || control.run());
@@ -173,7 +180,7 @@ fn poller_options(config: &Config) -> poller::Options {
 }
 
 /// `cores`: where the poller may run; none: anywhere.
-fn run_poller(poller: Poller, cores: &[usize]) {
+fn run_poller(poller: Poller, cores: &[usize], died: impl FnOnce()) {
     // The kernel may otherwise let a timer lie 50 µs; a failure costs only that.
     let _ = rustix::thread::set_current_timer_slack(NonZero::new(1));
     if !cores.is_empty() {
@@ -182,7 +189,10 @@ fn run_poller(poller: Poller, cores: &[usize]) {
         // A failure leaves it where the kernel puts it.
         let _ = rustix::thread::sched_setaffinity(None, &set);
     }
-    poller.run();
+    // A daemon without its poller would hang: it ends instead, and its clients notice.
+    if catch_unwind(AssertUnwindSafe(|| poller.run())).is_err() {
+        died();
+    }
 }
 
 /// The cores that no device executes on: a poller that wakes up on a device's core waits for its batch to end.

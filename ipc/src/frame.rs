@@ -112,6 +112,11 @@ impl FrameReader {
         Ok(Some(serde_json::from_slice(json)?))
     }
 
+    /// Bytes that were read and not given out as messages.
+    pub fn waiting_bytes(&self) -> usize {
+        self.buffer.len() - self.start
+    }
+
     /// Whether the bytes so far end within a frame: then a hang-up cut it.
     pub fn is_partial(&self) -> bool {
         self.start < self.buffer.len()

@@ -14,6 +14,8 @@ use std::time::Duration;
 const UNREAD_BYTES_MAX: usize = 2 * REPLY_BYTES_MAX;
 /// Reads from one socket before the next one's turn: frames wait in the kernel's buffer, not in ours.
 const READS_MAX: usize = 16;
+/// What a client may send while it waits for a reply.
+const UNHANDLED_BYTES_MAX: usize = 2 * REQUEST_BYTES_MAX;
 
 pub struct Connection {
     pub id: ConnectionId,
@@ -85,6 +87,7 @@ impl Connection {
     pub fn fill(&mut self) -> bool {
         for _ in 0..READS_MAX {
             match self.reader.fill(&mut self.stream) {
+                Ok(Filled::Some) if self.reader.waiting_bytes() > UNHANDLED_BYTES_MAX => return false,
                 Ok(Filled::Some) => {}
                 Ok(Filled::Blocked) => return true,
                 Ok(Filled::End) | Err(_) => return false,

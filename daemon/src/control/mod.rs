@@ -32,11 +32,15 @@ pub enum Message {
     Loaded(Loaded),
     /// Drain; the second time, stop at once.
     Stop,
+    /// The poller panicked: a bug of ours. Nobody can be served any more.
+    PollerDied,
 }
 
 const LISTENER: Token = Token(0);
 pub const INBOX: Token = Token(1);
 const FIRST_CONNECTION: usize = 2;
+/// Connections without shared memory of one user: for `rota status` and the like, and those that are about to say hello.
+const CONTROL_ONLY_MAX: usize = 256;
 
 /// What the control thread is started with.
 pub struct Options {
@@ -59,6 +63,8 @@ pub struct Control {
     connections: Slab<Connection>,
     keys: HashMap<ConnectionId, usize>,
     connections_made: u64,
+    /// Connections wait that could not be accepted.
+    accept_stalled: bool,
     catalogue: Catalogue,
     /// The sessions of the report that the poller is sending.
     report: Option<Vec<SessionReport>>,
@@ -93,6 +99,7 @@ impl Control {
             connections: Slab::new(),
             keys: HashMap::new(),
             connections_made: 0,
+            accept_stalled: false,
             catalogue: Catalogue::default(),
             report: None,
             started: std::time::Instant::now(),
@@ -133,6 +140,7 @@ impl Control {
                     Message::Poller(notice) => self.handle_notice(notice),
                     Message::Loaded(loaded) => self.handle_loaded(loaded),
                     Message::Stop => self.drain(),
+                    Message::PollerDied => return Err(io::Error::other("the poller panicked; this is a bug")),
                 }
             }
         }
@@ -151,34 +159,45 @@ impl Control {
     }
 
     fn accept(&mut self) {
-        let Some(listener) = &self.listener else { return };
+        self.accept_stalled = false;
         loop {
+            let Some(listener) = &self.listener else { return };
             match listener.accept() {
-                Ok((stream, _)) => match Connection::new(stream, ConnectionId(self.connections_made)) {
-                    Ok(connection) => {
-                        self.connections_made += 1;
-                        let entry = self.connections.vacant_entry();
-                        let token = Token(entry.key() + FIRST_CONNECTION);
-                        let connection = entry.insert(connection);
-                        self.keys.insert(connection.id, token.0 - FIRST_CONNECTION);
-                        if let Err(error) = connection.register(self.poll.registry(), token) {
-                            tracing::warn!(%error, "a connection can't be watched");
-                            let id = connection.id;
-                            self.connections.remove(token.0 - FIRST_CONNECTION);
-                            self.keys.remove(&id);
-                        }
+                Ok((stream, _)) => {
+                    if let Err(error) = self.welcome_connection(stream) {
+                        tracing::warn!(%error, "a connection can't be kept");
                     }
-                    Err(error) => tracing::warn!(%error, "a connection's peer is unknown"),
-                },
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    // Out of descriptors, most likely: what is connected goes on.
+                    // Out of descriptors, most likely: what is connected goes on, and the next that leaves makes room.
                     tracing::warn!(%error, "a connection can't be accepted");
+                    self.accept_stalled = true;
                     return;
                 }
             }
         }
+    }
+
+    fn welcome_connection(&mut self, stream: mio::net::UnixStream) -> io::Result<()> {
+        let mut connection = Connection::new(stream, ConnectionId(self.connections_made))?;
+        self.connections_made += 1;
+        let uid = connection.uid;
+        let silent = self.connections.iter().filter(|(_, c)| c.uid == uid && !c.has_memory).count();
+        if silent >= CONTROL_ONLY_MAX {
+            let message = format!("user {uid} has {silent} connections that have not said hello, which is the most");
+            connection.reply(&Reply::Error { code: ErrorCode::Limit, message });
+            // Best effort: it is closed here, read or not.
+            let _ = connection.flush();
+            return Ok(());
+        }
+        let entry = self.connections.vacant_entry();
+        let key = entry.key();
+        connection.register(self.poll.registry(), Token(key + FIRST_CONNECTION))?;
+        self.keys.insert(connection.id, key);
+        entry.insert(connection);
+        Ok(())
     }
 
     /// A connection is readable, writable or gone.
@@ -222,6 +241,10 @@ impl Control {
         self.keys.remove(&connection.id);
         if connection.has_memory {
             self.tell_poller(Command::Disconnect { id: connection.id });
+        }
+        drop(connection);
+        if self.accept_stalled {
+            self.accept();
         }
     }
 
