@@ -154,6 +154,7 @@ impl Loader {
             default_slo: Duration::ZERO,
             memory_bytes,
             profiled,
+            profile_scales: true,
             profiles,
         };
         model.default_slo = match entry.settings.slo_ms {
@@ -206,7 +207,7 @@ impl Loader {
         let profiled = profile.signature.inputs.iter().map(shape).collect();
         let signature = profile.signature.clone();
         let model = self.model(id, &entry, String::new(), signature, profiled, profiles, profile.memory_bytes);
-        Ok((Arc::new(model), networks))
+        Ok((Arc::new(Model { profile_scales: false, ..model }), networks))
     }
 }
 

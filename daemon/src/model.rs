@@ -22,6 +22,8 @@ pub struct Model {
     pub memory_bytes: u64,
     /// The shape class that was profiled: per input, the batch axis holding 0.
     pub profiled: Vec<Shape>,
+    /// ℓ(b) is that class's own; otherwise (an emulated device) every class takes as long.
+    pub profile_scales: bool,
     /// ℓ(b) of that class by device index; `None` where the device does not serve it.
     pub profiles: Vec<Option<Profile>>,
 }

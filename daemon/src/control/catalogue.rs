@@ -186,6 +186,7 @@ mod tests {
             default_slo: Duration::from_millis(10),
             memory_bytes: 0,
             profiled: Vec::new(),
+            profile_scales: true,
             profiles: Vec::new(),
         })
     }

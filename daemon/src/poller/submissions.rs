@@ -190,11 +190,8 @@ impl Poller {
         let scale = size(&state.classes.get(class).inputs) / size(&state.model.profiled).max(1.0);
         for (device, profile) in state.model.profiles.iter().enumerate() {
             let Some(profile) = profile else { continue };
-            let scaled = if state.classes.get(class).inputs == state.model.profiled {
-                profile.clone()
-            } else {
-                scaled_profile(profile, scale)
-            };
+            let own = !state.model.profile_scales || state.classes.get(class).inputs == state.model.profiled;
+            let scaled = if own { profile.clone() } else { scaled_profile(profile, scale) };
             self.dispatcher.set_profile(rota_sched::DeviceId(device as u32), model_id, class, scaled);
         }
     }

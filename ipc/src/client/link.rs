@@ -123,17 +123,25 @@ impl Link {
         for output in request.outputs.iter_mut().flatten() {
             output.written = None;
         }
-        let mut bytes = [0; RECORD_BYTES];
-        let used = bytes.get_mut(..completion.record_bytes as usize).ok_or("a result record is too long")?;
-        for (chunk, word) in used.chunks_mut(8).zip(self.regions.record(completion.slot)) {
-            chunk.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes()[..chunk.len()]);
+        let words = self.regions.record(completion.slot);
+        let used = completion.record_bytes as usize;
+        if used > RECORD_BYTES {
+            return Err("a result record is too long".into());
         }
         if !matches!(status, Status::Ok | Status::Late) {
-            request.message.push_str(std::str::from_utf8(used).map_err(|_| "a result record is no text")?);
+            let mut bytes = [0; RECORD_BYTES];
+            copy_words(words, &mut bytes[..used]);
+            let text = std::str::from_utf8(&bytes[..used]).map_err(|_| "a result record is no text")?;
+            request.message.push_str(text);
             return Ok(());
         }
-        for chunk in used.chunks(size_of::<OutputRecord>()) {
-            let record = OutputRecord::read_from_bytes(chunk).map_err(|_| "a result record is cut")?;
+        if !used.is_multiple_of(size_of::<OutputRecord>()) {
+            return Err("a result record is cut".into());
+        }
+        // One by one, so that an answer with one output touches 48 bytes and no more.
+        for words in words[..used / 8].chunks(size_of::<OutputRecord>() / 8) {
+            let mut record = OutputRecord::default();
+            copy_words(words, record.as_mut_bytes());
             let index = usize::from(record.tensor);
             let Some(Some(output)) = request.outputs.get_mut(index) else {
                 return Err(format!("output {index} was written, but not asked for"));
@@ -204,5 +212,12 @@ pub(super) fn deadline_ns(deadline: Deadline) -> u64 {
 fn store(block: &[AtomicU64], index: usize, record: [u64; 8]) {
     for (word, value) in block[index * 8..][..8].iter().zip(record) {
         word.store(value, Ordering::Relaxed);
+    }
+}
+
+/// Reads each word once.
+fn copy_words(words: &[AtomicU64], into: &mut [u8]) {
+    for (chunk, word) in into.chunks_mut(8).zip(words) {
+        chunk.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes()[..chunk.len()]);
     }
 }
