@@ -49,7 +49,7 @@ enum Verb {
 /// What a verb returns when it can't do its work: the one message that the user gets.
 pub type Failure = Box<dyn std::error::Error>;
 
-/// How a verb ended: [`NEGATIVE`] when it did its work and the answer is no.
+/// How a verb ended: exit code 1 when it did its work and the answer is no.
 pub type Outcome = Result<ExitCode, Failure>;
 
 const NEGATIVE: u8 = 1;

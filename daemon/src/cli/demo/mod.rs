@@ -17,10 +17,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Serve real models, check their answers in words, and show them under load.
-///
-/// Example: `make demo`, or `rota demo --seconds 20` in the project's folder
+/// Serve real models, check their answers in words, and show them under load
 #[derive(clap::Args)]
+#[command(before_help = "Example: rota demo --seconds 20     # in the project's folder; `make demo` builds it first")]
 pub struct Arguments {
     /// Folder with the models' manifests
     #[arg(long, value_name = "DIR", default_value = "models")]
