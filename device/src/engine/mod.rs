@@ -7,6 +7,7 @@ mod locate;
 mod onnxruntime;
 mod rten;
 mod signature;
+mod wire_check;
 
 pub(crate) use signature::{Declared, signature as declared_signature};
 

@@ -5,7 +5,7 @@
 //! types are passed without a copy.
 
 use super::signature::{Declared, signature};
-use super::{CompileOptions, Engine, EngineKind, LoadError, stored_bytes};
+use super::{CompileOptions, Engine, EngineKind, LoadError, stored_bytes, wire_check};
 use crate::batched::{Batched, Output, Runner};
 use crate::{Bytes, DType, Dim, HostTensor, Network, Shape};
 use rten::{Model, NodeId, RunOptions, ThreadPool, Value, ValueOrView, ValueView};
@@ -31,6 +31,9 @@ impl Engine for Rten {
     fn compile(&self, file: &Path, options: &CompileOptions) -> Result<Box<dyn Network>, LoadError> {
         let memory_bytes = stored_bytes(file)?;
         let error = |text| LoadError::Model { file: file.to_owned(), text };
+        let bytes = std::fs::read(file).map_err(|error| LoadError::Io { file: file.to_owned(), error })?;
+        wire_check::check(&bytes).map_err(error)?;
+        drop(bytes);
         let (inputs, outputs) = declarations(file)?;
         let model = Model::load_file(file).map_err(|e| error(e.to_string()))?;
         let nodes = |tensors: &[Declared]| -> Result<Vec<NodeId>, LoadError> {
