@@ -10,9 +10,10 @@
 use super::{ArrivalProcess, Demand, PlanError, Unplaced, Why};
 use crate::time::nanos;
 use crate::{ModelId, Profile};
+use std::time::Duration;
 
 /// One session's demand on one kind of device.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Load<'a> {
     /// Index into the demand's sessions.
     pub session: usize,
@@ -24,10 +25,8 @@ pub(super) struct Load<'a> {
     pub rate: f64,
     pub memory: u64,
     arrivals: ArrivalProcess,
-    /// The batch that closes the longest gap. G rises up to it and falls, or stays, after it.
-    widest: u32,
-    /// The batch with the least ℓ(b)/G(b).
-    cheapest: u32,
+    /// G(b) at index b − 1, up to the batch that closes the longest gap: G rises there, and falls or stays after it.
+    gaps: Vec<u64>,
     /// Devices that it takes when nothing is lost to rounding: min ℓ(b)/G(b).
     pub share: f64,
 }
@@ -68,24 +67,20 @@ impl<'a> Load<'a> {
             rate,
             memory: cost.memory_bytes,
             arrivals: demand.arrivals,
-            widest: 1,
-            cheapest: 1,
+            gaps: Vec::new(),
             share: f64::INFINITY,
         };
         Ok(load.with_best_batches())
     }
 
     fn with_best_batches(mut self) -> Load<'a> {
-        let mut widest = self.gap(1);
-        for batch in 1..=self.profile.largest_within(std::time::Duration::from_nanos(self.slo)) {
+        for batch in 1..=self.profile.largest_within(Duration::from_nanos(self.slo)) {
             let gap = self.gap(batch);
-            if gap > widest {
-                (self.widest, widest) = (batch, gap);
+            if self.gaps.last().is_some_and(|&widest| gap <= widest) {
+                break;
             }
-            let share = self.latency(batch) as f64 / gap.max(1) as f64;
-            if share < self.share {
-                (self.cheapest, self.share) = (batch, share);
-            }
+            self.gaps.push(gap);
+            self.share = self.share.min(self.latency(batch) as f64 / gap.max(1) as f64);
         }
         self
     }
@@ -104,29 +99,19 @@ impl<'a> Load<'a> {
 
     /// The smallest batch that closes `gap`; `None` when none does.
     pub(super) fn closing(&self, gap: u64) -> Option<u32> {
-        if gap > self.gap(self.widest) {
-            return None;
-        }
-        let (mut low, mut high) = (1, self.widest);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.gap(middle) >= gap { high = middle } else { low = middle + 1 }
-        }
-        Some(low)
+        let shorter = self.gaps.partition_point(|&closed| closed < gap);
+        (shorter < self.gaps.len()).then_some(shorter as u32 + 1)
     }
 
     /// The batch that closes the longest gap among those that take at most `limit`.
     pub(super) fn widest_within(&self, limit: u64) -> Option<u32> {
-        let fits = self.profile.largest_within(std::time::Duration::from_nanos(limit));
-        Some(self.widest.min(fits)).filter(|&batch| batch > 0)
+        let fits = self.profile.largest_within(Duration::from_nanos(limit));
+        Some(self.widest().min(fits)).filter(|&batch| batch > 0)
     }
 
+    /// The batch that closes the longest gap of all.
     pub(super) fn widest(&self) -> u32 {
-        self.widest
-    }
-
-    pub(super) fn cheapest(&self) -> u32 {
-        self.cheapest
+        self.gaps.len() as u32
     }
 
     /// Refuses what would take more than [`super::DEVICES_MAX`] devices.

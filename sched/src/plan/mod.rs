@@ -5,6 +5,7 @@
 mod load;
 mod nexus;
 mod random;
+mod rota;
 
 pub mod bound;
 pub mod validity;
@@ -163,12 +164,12 @@ pub const DEVICES_MAX: usize = 1 << 16;
 /// Timetables for `demand`; what cannot be placed is named in [`Plan::unplaced`].
 pub fn plan(demand: &Demand, planner: Planner, budget: Steps) -> Result<Plan, PlanError> {
     check_numbers(demand)?;
-    let _ = budget;
     let Fleet::Unlimited(kind) = demand.fleet else { return Ok(Plan::default()) };
     let (loads, mut unplaced) = Load::all(demand, kind);
     let memory = demand.kinds[kind].memory_bytes;
     let devices = match planner {
-        Planner::Nexus | Planner::Rota => nexus::pack(&loads, kind, memory, &mut unplaced),
+        Planner::Nexus => nexus::pack(&loads, kind, memory, &mut unplaced),
+        Planner::Rota => rota::pack(&loads, kind, memory, budget, &mut unplaced),
     };
     Ok(Plan { devices, unplaced, lower_bound: bound::lower_bound(demand) })
 }

@@ -16,7 +16,6 @@ mod play;
 pub use play::Tally;
 pub(super) use play::{Entrant, Turn, play};
 
-use super::load::Load;
 use super::{Demand, Fleet, Plan, Slot, Timetable};
 use crate::time::nanos;
 use crate::{ModelId, Profile};
