@@ -92,6 +92,10 @@ pub struct Timetable {
 }
 
 /// A turn of one session, or of several that share it.
+///
+/// Of one session it runs one batch, at its start. Several run one batch after another, each of the session whose oldest
+/// request has to start first, at the moment when there is work, as long as it ends within the slot. A shared slot that is
+/// as long as its period never ends: the device is theirs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slot {
     pub offset: Duration,

@@ -8,8 +8,9 @@
 //! 3. played for [`CYCLES`] periods at [`PHASES`] phases, each slot taking the oldest requests and at most its batch,
 //!    nothing is late. (A slot may leave requests to the next, which 1 and 2 do not allow.)
 //!
-//! Slots that several sessions share are played with Poisson arrivals: at a slot's start the session whose oldest request
-//! has to start first runs one batch; at least 99 % of each session's requests must be answered in time.
+//! Slots that several sessions share are played with Poisson arrivals: while the slot lasts, the session whose oldest
+//! request has to start first runs a batch, and then the next; at least 99 % of each session's requests must be answered
+//! in time.
 
 mod play;
 
@@ -290,7 +291,7 @@ fn play_slots<'a>(
             first: nanos(timetable.phase).saturating_add(nanos(slot.offset)),
             period: nanos(timetable.period),
             batch: slot.batch,
-            execution: nanos(slot.execution),
+            length: nanos(slot.execution),
             entrants: slot.shares.iter().map(|share| share.session as u32).collect(),
         });
     }

@@ -3,7 +3,7 @@
 use super::super::load::Load;
 use super::super::{Share, Slot, Timetable};
 use super::Packing;
-use super::pool::Pool;
+use super::pool::{Pool, WHOLE};
 use super::unit::Unit;
 use std::time::Duration;
 
@@ -17,18 +17,14 @@ pub(super) fn timetables(loads: &[Load], kind: usize, packing: &Packing) -> Vec<
     for pool in &packing.pools {
         let choices = pool.choices(loads);
         for hole in &pool.holes {
-            let device = &mut devices[first_of_unit[hole.unit] + hole.device];
-            for turn in 0..hole.turns {
-                let offset = hole.offset + turn * hole.length;
-                let period = packing.units[hole.unit].period;
-                device.slots.push(shared(loads, pool, &choices, offset, hole.length, period));
-            }
+            let slot = shared(loads, pool, &choices, hole.offset, hole.length, hole.period);
+            devices[first_of_unit[hole.unit] + hole.device].slots.push(slot);
         }
-        devices.extend(pool.devices.iter().map(|tile| Timetable {
+        devices.extend((0..pool.devices).map(|_| Timetable {
             kind,
-            period: Duration::from_nanos(tile.length),
-            phase: Duration::from_nanos(tile.phase),
-            slots: vec![shared(loads, pool, &choices, 0, tile.length, tile.length)],
+            period: Duration::from_nanos(WHOLE),
+            phase: Duration::ZERO,
+            slots: vec![shared(loads, pool, &choices, 0, WHOLE, WHOLE)],
         }));
     }
     devices
@@ -57,13 +53,14 @@ fn own<'u>(loads: &'u [Load], kind: usize, unit: &'u Unit) -> impl Iterator<Item
 fn shared(loads: &[Load], pool: &Pool, choices: &[f64], offset: u64, length: u64, period: u64) -> Slot {
     let users = pool.users(loads, length);
     let choices = &choices[pool.members.len() - users.len()..];
-    let share = |(&index, &turns): (&usize, &f64)| {
+    let part = length as f64 / period as f64;
+    let share = |(&index, &choice): (&usize, &f64)| {
         let load = &loads[index];
-        Share { session: load.session, rate: load.rate / (turns * period as f64) }
+        Share { session: load.session, rate: load.rate * part / choice }
     };
     Slot {
         offset: Duration::from_nanos(offset),
-        batch: 1,
+        batch: pool.batch(loads, length),
         execution: Duration::from_nanos(length),
         shares: users.iter().zip(choices).map(share).collect(),
     }

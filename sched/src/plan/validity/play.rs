@@ -4,6 +4,7 @@ use super::super::random::Random;
 use crate::Profile;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::time::Duration;
 
 /// A session that takes part.
 #[derive(Clone, Copy, Debug)]
@@ -26,10 +27,13 @@ impl Entrant<'_> {
 #[derive(Clone, Debug)]
 pub(in super::super) struct Turn {
     pub first: u64,
+    /// Above zero.
     pub period: u64,
     pub batch: u32,
-    pub execution: u64,
-    /// Indexes of the entrants that may use it, ascending or not.
+    /// As long as the period: the slot never ends.
+    pub length: u64,
+    /// Indexes of the entrants that may use it. Of one alone it runs one batch, at its start; several run one batch
+    /// after another, as long as each ends within the slot.
     pub entrants: Vec<u32>,
 }
 
@@ -40,8 +44,23 @@ pub struct Tally {
     pub in_time: u64,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Opens,
+    /// A batch in it ends.
+    Ends,
+}
+
 struct Play<'a> {
     entrants: &'a [Entrant<'a>],
+    turns: &'a [Turn],
+    /// By turn and entrant.
+    may_use: Vec<Vec<bool>>,
+    due: BinaryHeap<Reverse<(u64, usize, Due)>>,
+    /// By turn: when the slot that opened last closes.
+    closes: Vec<u64>,
+    /// Turns that are open and have nothing to do; some may have closed since.
+    idle: Vec<usize>,
     /// Arrival times, oldest first, by entrant.
     waiting: Vec<VecDeque<u64>>,
     /// Entrants with waiting requests, in no order.
@@ -51,9 +70,9 @@ struct Play<'a> {
 
 /// Plays `turns` until `requests` requests have come and every one is answered or lost.
 ///
-/// At each turn the entrant whose oldest request has the earliest latest start runs; requests that can no longer be
-/// answered in time are lost when their session is looked at. Cost: the arrivals, plus for each turn the entrants that
-/// have work, of which there are few unless the turns can't keep up.
+/// The entrant whose oldest request has the earliest latest start runs; requests that can no longer be answered in time
+/// are lost when their session is looked at. Cost: the arrivals and the slots that open while there is work, each times
+/// the entrants that have work, of which there are few unless the turns can't keep up.
 pub(in super::super) fn play(entrants: &[Entrant], turns: &[Turn], seed: u64, requests: u64) -> Vec<Tally> {
     let mut cumulative = Vec::with_capacity(entrants.len());
     let mut all = 0.0;
@@ -61,116 +80,167 @@ pub(in super::super) fn play(entrants: &[Entrant], turns: &[Turn], seed: u64, re
         all += entrant.rate;
         cumulative.push(all);
     }
-    let mut state = Play {
-        entrants,
-        waiting: vec![VecDeque::new(); entrants.len()],
-        busy: Vec::new(),
-        tallies: vec![Tally::default(); entrants.len()],
-    };
-    let mut due: BinaryHeap<Reverse<(u64, usize)>> =
-        turns.iter().enumerate().map(|(index, turn)| Reverse((turn.first, index))).collect();
-    if !(all > 0.0) || due.is_empty() {
+    let mut state = Play::new(entrants, turns);
+    if all <= 0.0 || turns.is_empty() {
         return state.tallies;
     }
-    let may_use: Vec<Vec<bool>> = turns
-        .iter()
-        .map(|turn| {
-            let mut may = vec![false; entrants.len()];
-            turn.entrants.iter().for_each(|&entrant| may[entrant as usize] = true);
-            may
-        })
-        .collect();
     let mut random = Random::new(seed);
-    let mut left = requests;
-    // Arrivals begin once every turn has begun.
-    let mut arrival = turns.iter().map(|turn| turn.first).max().unwrap_or(0) as f64;
-    let shortest = turns.iter().map(|turn| turn.period).min().unwrap_or(0).max(1);
-    while left > 0 || !state.busy.is_empty() {
-        if state.busy.is_empty() && due.peek().is_some_and(|next| arrival > (next.0.0 + SKIPPED * shortest) as f64) {
-            due = due
-                .into_iter()
-                .map(|Reverse((at, index))| Reverse((first_from(arrival, at, &turns[index]), index)))
-                .collect();
+    // Arrivals begin once every turn has opened.
+    let begin = turns.iter().map(|turn| turn.first).max().unwrap_or(0) as f64;
+    let mut arrival = begin + random.exponential(1e9 / all);
+    let shortest = turns.iter().map(|turn| turn.period).min().unwrap_or(0);
+    for _ in 0..requests {
+        if state.busy.is_empty() && arrival - state.next_due() as f64 > (SKIPPED * shortest) as f64 {
+            state.skip_to(arrival as u64);
         }
-        let Some(mut next) = due.peek_mut() else { break };
-        let Reverse((now, index)) = *next;
-        *next = Reverse((now.saturating_add(turns[index].period), index));
-        drop(next);
-        while left > 0 && arrival <= now as f64 {
-            let pick = random.unit() * all;
-            let entrant = cumulative.partition_point(|&sum| sum <= pick).min(entrants.len() - 1);
-            state.arrive(entrant, arrival as u64);
-            arrival += random.exponential(1e9 / all);
-            left -= 1;
+        while state.next_due() as f64 <= arrival {
+            state.step();
         }
-        state.run(&turns[index], &may_use[index], now);
+        let pick = random.unit() * all;
+        let entrant = cumulative.partition_point(|&sum| sum <= pick).min(entrants.len() - 1);
+        state.arrive(entrant, arrival as u64);
+        arrival += random.exponential(1e9 / all);
+    }
+    while !state.busy.is_empty() && !state.due.is_empty() {
+        state.step();
+        // Nothing may open for those that are left: they are lost when their time has come.
+        let now = state.next_due();
+        state.forget_hopeless(now);
     }
     state.tallies
-}
-
-/// When `turn`, next due at `at`, first begins at `from` or later.
-fn first_from(from: f64, at: u64, turn: &Turn) -> u64 {
-    let missed = (from as u64).saturating_sub(at).div_ceil(turn.period.max(1));
-    at.saturating_add(missed.saturating_mul(turn.period))
 }
 
 /// Periods of the shortest turn without work from which on they are skipped at once instead of one by one.
 const SKIPPED: u64 = 16;
 
-impl Play<'_> {
-    fn arrive(&mut self, entrant: usize, at: u64) {
+impl<'a> Play<'a> {
+    fn new(entrants: &'a [Entrant<'a>], turns: &'a [Turn]) -> Play<'a> {
+        let may = |turn: &Turn| {
+            let mut may = vec![false; entrants.len()];
+            turn.entrants.iter().for_each(|&entrant| may[entrant as usize] = true);
+            may
+        };
+        Play {
+            entrants,
+            turns,
+            may_use: turns.iter().map(may).collect(),
+            due: turns.iter().enumerate().map(|(index, turn)| Reverse((turn.first, index, Due::Opens))).collect(),
+            closes: vec![0; turns.len()],
+            idle: Vec::new(),
+            waiting: vec![VecDeque::new(); entrants.len()],
+            busy: Vec::new(),
+            tallies: vec![Tally::default(); entrants.len()],
+        }
+    }
+
+    fn next_due(&self) -> u64 {
+        self.due.peek().map_or(u64::MAX, |Reverse((at, ..))| *at)
+    }
+
+    /// Leaves out the slots that open and close before `now`, while no work waits.
+    fn skip_to(&mut self, now: u64) {
+        let turns = self.turns;
+        let later = std::mem::take(&mut self.due).into_iter().map(|Reverse((at, index, due))| {
+            let missed = match due {
+                Due::Opens => now.saturating_sub(at) / turns[index].period,
+                Due::Ends => 0,
+            };
+            Reverse((at + missed * turns[index].period, index, due))
+        });
+        self.due = later.collect();
+    }
+
+    fn step(&mut self) {
+        let Some(Reverse((now, index, due))) = self.due.pop() else { return };
+        let turn = &self.turns[index];
+        if due == Due::Opens {
+            if turn.length >= turn.period && turn.entrants.len() > 1 {
+                self.closes[index] = u64::MAX;
+            } else {
+                self.closes[index] = now.saturating_add(turn.length);
+                self.due.push(Reverse((now.saturating_add(turn.period), index, Due::Opens)));
+            }
+        } else if turn.entrants.len() == 1 {
+            return;
+        }
+        if !self.run(index, now) && turn.entrants.len() > 1 && !self.idle.contains(&index) {
+            self.idle.push(index);
+        }
+    }
+
+    fn arrive(&mut self, entrant: usize, now: u64) {
         self.tallies[entrant].arrived += 1;
         if self.waiting[entrant].is_empty() {
             self.busy.push(entrant as u32);
         }
-        self.waiting[entrant].push_back(at);
+        self.waiting[entrant].push_back(now);
+        let single = self.single(entrant);
+        let closes = &self.closes;
+        self.idle.retain(|&index| closes[index] > now);
+        // Of the open slots that are long enough the one that closes first: the others may still serve longer work.
+        let open = self
+            .idle
+            .iter()
+            .enumerate()
+            .filter(|&(_, &index)| self.may_use[index][entrant] && now.saturating_add(single) <= closes[index]);
+        if let Some((position, &index)) = open.min_by_key(|&(_, &index)| (closes[index], index)) {
+            self.idle.swap_remove(position);
+            if !self.run(index, now) {
+                self.idle.push(index);
+            }
+        }
     }
 
-    fn run(&mut self, turn: &Turn, may_use: &[bool], now: u64) {
+    /// Starts a batch; false when there is none to start.
+    fn run(&mut self, index: usize, now: u64) -> bool {
+        self.forget_hopeless(now);
+        let left = self.closes[index].saturating_sub(now);
         let mut chosen: Option<(u64, u32)> = None;
-        let mut at = 0;
-        while let Some(&entrant) = self.busy.get(at) {
-            let queue = &mut self.waiting[entrant as usize];
-            let Entrant { slo, profile, .. } = self.entrants[entrant as usize];
-            let single = profile.and_then(|profile| profile.nanos(1)).unwrap_or(u64::MAX);
-            while queue.front().is_some_and(|&came| came.saturating_add(slo) < now.saturating_add(single)) {
-                queue.pop_front();
-            }
-            let Some(&oldest) = queue.front() else {
-                self.busy.swap_remove(at);
-                continue;
-            };
-            at += 1;
-            let latest = (oldest + slo).saturating_sub(single);
-            if may_use[entrant as usize] && chosen.is_none_or(|best| (latest, entrant) < best) {
+        for &entrant in &self.busy {
+            let single = self.single(entrant as usize);
+            let oldest = self.waiting[entrant as usize][0];
+            let latest = (oldest + self.entrants[entrant as usize].slo).saturating_sub(single);
+            let may = self.may_use[index][entrant as usize] && single <= left;
+            if may && chosen.is_none_or(|best| (latest, entrant) < best) {
                 chosen = Some((latest, entrant));
             }
         }
-        if let Some((_, entrant)) = chosen {
-            self.execute(entrant as usize, turn, now);
+        let Some((_, entrant)) = chosen else { return false };
+        let took = self.execute(entrant as usize, index, now, left);
+        self.due.push(Reverse((now + took, index, Due::Ends)));
+        true
+    }
+
+    fn forget_hopeless(&mut self, now: u64) {
+        let mut at = 0;
+        while let Some(&entrant) = self.busy.get(at) {
+            let (single, slo) = (self.single(entrant as usize), self.entrants[entrant as usize].slo);
+            let queue = &mut self.waiting[entrant as usize];
+            while queue.front().is_some_and(|&came| came.saturating_add(slo) < now.saturating_add(single)) {
+                queue.pop_front();
+            }
+            if queue.is_empty() { drop(self.busy.swap_remove(at)) } else { at += 1 }
         }
     }
 
-    /// One batch: the oldest requests that it can answer in time.
-    fn execute(&mut self, entrant: usize, turn: &Turn, now: u64) {
+    /// One batch of the oldest requests: as large as the slot allows and the oldest can bear. Returns how long it takes.
+    fn execute(&mut self, entrant: usize, index: usize, now: u64, left: u64) -> u64 {
         let Entrant { slo, profile, .. } = self.entrants[entrant];
         let profile = profile.expect("only entrants that take part have requests");
-        let fits = profile.largest_within(std::time::Duration::from_nanos(turn.execution)).min(turn.batch) as usize;
         let queue = &mut self.waiting[entrant];
-        loop {
-            let taken = queue.len().min(fits);
-            let Some(&oldest) = queue.front().filter(|_| taken > 0) else { break };
-            let ends = now.saturating_add(profile.nanos(taken as u32).unwrap_or(u64::MAX));
-            if oldest + slo < ends {
-                queue.pop_front();
-                continue;
-            }
-            queue.drain(..taken);
-            self.tallies[entrant].in_time += taken as u64;
-            break;
-        }
+        let patience = (queue[0] + slo - now).min(left);
+        let fits = profile.largest_within(Duration::from_nanos(patience)).min(self.turns[index].batch);
+        let taken = queue.len().min(fits as usize);
+        queue.drain(..taken);
+        self.tallies[entrant].in_time += taken as u64;
         if queue.is_empty() {
             self.busy.retain(|&other| other as usize != entrant);
         }
+        profile.nanos(taken as u32).expect("a batch of one fits, and no more than is profiled is taken")
+    }
+
+    /// ℓ(1) of an entrant.
+    fn single(&self, entrant: usize) -> u64 {
+        self.entrants[entrant].profile.and_then(|profile| profile.nanos(1)).unwrap_or(u64::MAX)
     }
 }
