@@ -2,7 +2,16 @@
 //!
 //! Pure and deterministic: the same demand gives the same plan on every host; a search budget counts steps, never seconds.
 
+mod load;
+mod nexus;
+mod random;
+mod rota;
+
+pub mod bound;
+pub mod validity;
+
 use crate::{ModelId, Profile};
+use load::Load;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -83,6 +92,10 @@ pub struct Timetable {
 }
 
 /// A turn of one session, or of several that share it.
+///
+/// Of one session it runs one batch, at its start. Several run one batch after another, each of the session whose oldest
+/// request has to start first, at the moment when there is work, as long as it ends within the slot. A shared slot that is
+/// as long as its period never ends: the device is theirs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slot {
     pub offset: Duration,
@@ -111,7 +124,7 @@ pub struct Unplaced {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// Even a batch of one takes longer than the SLO.
+    /// Even a batch of one leaves no time to wait for its turn within the SLO.
     SloTooShort,
     /// No kind of device in the fleet has a profile of the model.
     NoProfile,
@@ -119,4 +132,68 @@ pub enum Why {
     NoMemory,
     /// The devices are full.
     NoDevice,
+    /// Its rate is zero: it asks for no slot.
+    NoDemand,
+}
+
+/// How timetables are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planner {
+    /// The published greedy ("squishy bin packing"), as the baseline.
+    Nexus,
+    /// Ours: never needs more devices than [`Planner::Nexus`], because its plan is the first candidate.
+    Rota,
+}
+
+/// How long a planner may search, in rebuilt parts of the plan: the same number gives the same plan on every host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Steps(pub u32);
+
+/// A demand that means nothing. The caller's fault; nothing was planned.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum PlanError {
+    #[error("session {session}: rate {rate} must be a number of items per second, zero or more")]
+    Rate { session: usize, rate: f64 },
+    #[error("session {session}: weight {weight} must be a number above zero")]
+    Weight { session: usize, weight: f64 },
+    #[error("the fleet names device kind {kind}, but there are {kinds}")]
+    Kind { kind: usize, kinds: usize },
+    #[error("session {session} at {rate} items/s takes {devices:.0} devices, more than {max} in all", max = DEVICES_MAX)]
+    TooManyDevices { session: usize, rate: f64, devices: f64 },
+}
+
+/// Devices that a plan may need or be given: bounds what a mistyped rate costs.
+pub const DEVICES_MAX: usize = 1 << 16;
+
+/// Timetables for `demand`; what cannot be placed is named in [`Plan::unplaced`].
+pub fn plan(demand: &Demand, planner: Planner, budget: Steps) -> Result<Plan, PlanError> {
+    check_numbers(demand)?;
+    let Fleet::Unlimited(kind) = demand.fleet else { return Ok(Plan::default()) };
+    let (loads, mut unplaced) = Load::all(demand, kind);
+    let memory = demand.kinds[kind].memory_bytes;
+    let devices = match planner {
+        Planner::Nexus => nexus::pack(&loads, kind, memory, &mut unplaced),
+        Planner::Rota => rota::pack(&loads, kind, memory, budget, &mut unplaced),
+    };
+    Ok(Plan { devices, unplaced, lower_bound: bound::lower_bound(demand) })
+}
+
+fn check_numbers(demand: &Demand) -> Result<(), PlanError> {
+    let kinds = demand.kinds.len();
+    let named: &[usize] = match &demand.fleet {
+        Fleet::Unlimited(kind) => std::slice::from_ref(kind),
+        Fleet::Fixed(devices) => devices,
+    };
+    if let Some(&kind) = named.iter().find(|&&kind| kind >= kinds) {
+        return Err(PlanError::Kind { kind, kinds });
+    }
+    for (index, session) in demand.sessions.iter().enumerate() {
+        if !(session.rate.is_finite() && session.rate >= 0.0) {
+            return Err(PlanError::Rate { session: index, rate: session.rate });
+        }
+        if !(session.weight.is_finite() && session.weight > 0.0) {
+            return Err(PlanError::Weight { session: index, weight: session.weight });
+        }
+    }
+    Ok(())
 }

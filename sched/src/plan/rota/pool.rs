@@ -1,0 +1,182 @@
+//! Slow sessions share slots.
+//!
+//! A session that brings less than one request per L − ℓ(1) would need a slot of its own every L − ℓ(1) nevertheless, and
+//! mostly leave it empty. So slow sessions share whole devices, and what mixed devices leave of their periods: a shared
+//! slot runs whichever member has work, one batch after another. How many whole devices it takes is found by playing
+//! the slots with Poisson arrivals until no member misses more than one request in a hundred.
+//!
+//! With limited memory a device holds only so many models: then the members are divided into pools, each of which fits a
+//! device's memory and is sized alone.
+
+use super::super::load::Load;
+use super::super::validity::{Entrant, Tally, Turn, play};
+use super::unit::Unit;
+use std::time::Duration;
+
+/// Slots that members share.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pool {
+    /// Indexes into the loads, by falling ℓ(1).
+    pub members: Vec<usize>,
+    /// Whole devices.
+    pub devices: usize,
+    pub holes: Vec<Hole>,
+}
+
+/// The end of a mixed device's period.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hole {
+    pub unit: usize,
+    pub device: usize,
+    pub offset: u64,
+    pub length: u64,
+    phase: u64,
+    pub period: u64,
+}
+
+/// The period of a whole device: its one slot is as long, so it never ends, and the period means nothing.
+pub(super) const WHOLE: u64 = 1_000_000_000;
+/// Items that a batch of a shared slot may have, at most: slow sessions seldom have more waiting.
+const BATCH_MAX: u32 = 8;
+/// Requests that are played to find how many devices are needed, and again to confirm it.
+const PLAYED: [u64; 2] = [20_000, 60_000];
+/// Requests over which misses are counted together, of members that are alike.
+const PLAYED_ALIKE: u64 = 1_500;
+/// What members may miss in the playing: less than one in a hundred, so that the plan holds for other arrivals too.
+const MISSES: f64 = 0.007;
+/// Holes of a smaller part of their period are left to the dispatcher.
+const HOLE_PART: f64 = 0.04;
+/// Holes that a pool uses at most, the largest first.
+const HOLES_MAX: usize = 64;
+
+/// Whether the session costs less in a pool that is used to `utilisation` than with slots of its own.
+pub(super) fn prefers(load: &Load, utilisation: f64) -> bool {
+    load.rate * load.latency(1) as f64 / 1e9 < utilisation * load.share
+}
+
+/// Pools for `members` with as few whole devices as they need.
+pub(super) fn pools(loads: &[Load], members: Vec<usize>, units: &[Unit], memory: Option<u64>) -> Vec<Pool> {
+    let mut by_length = members;
+    by_length.sort_by_key(|&index| (std::cmp::Reverse(loads[index].latency(1)), index));
+    let Some(memory) = memory else {
+        return size(loads, by_length, units).into_iter().collect();
+    };
+    let mut pools = Vec::new();
+    let mut fits: Vec<usize> = Vec::new();
+    let (mut models, mut bytes) = (std::collections::BTreeSet::new(), 0u64);
+    for index in by_length {
+        let load = &loads[index];
+        if !models.contains(&load.model) && bytes.saturating_add(load.memory) > memory {
+            pools.extend(size(loads, std::mem::take(&mut fits), &[]));
+            models.clear();
+            bytes = 0;
+        }
+        if models.insert(load.model) {
+            bytes = bytes.saturating_add(load.memory);
+        }
+        fits.push(index);
+    }
+    pools.extend(size(loads, fits, &[]));
+    pools
+}
+
+/// `members` by falling ℓ(1).
+fn size(loads: &[Load], members: Vec<usize>, units: &[Unit]) -> Option<Pool> {
+    members.first()?;
+    let work: f64 = members.iter().map(|&index| loads[index].rate * loads[index].latency(1) as f64 / 1e9).sum();
+    let holes = holes(loads, &members, units);
+    let lent: f64 = holes.iter().map(|hole| hole.length as f64 / hole.period as f64).sum();
+    // Batches do with less than `work`, so this starts low.
+    let mut pool = Pool { members, devices: (0.8 * work - lent).max(0.0) as usize, holes };
+    while !PLAYED.iter().zip(1..).all(|(&requests, seed)| pool.holds(loads, seed, requests)) {
+        pool.devices += 1;
+    }
+    Some(pool)
+}
+
+/// What the units leave of their periods, the largest parts first.
+fn holes(loads: &[Load], members: &[usize], units: &[Unit]) -> Vec<Hole> {
+    let mut holes = Vec::new();
+    // Half of the members may use a hole, or it is not worth its place in the timetable.
+    let wanted = loads[members[members.len() / 2]].latency(1);
+    for (unit, built) in units.iter().enumerate() {
+        for (device, member) in built.devices.iter().enumerate() {
+            let length = built.period - member.used;
+            if length >= wanted && length as f64 >= HOLE_PART * built.period as f64 {
+                let (offset, phase, period) = (member.used, member.phase, built.period);
+                holes.push(Hole { unit, device, offset, length, phase, period });
+            }
+        }
+    }
+    let part = |hole: &Hole| hole.length as f64 / hole.period as f64;
+    holes.sort_by(|a, b| part(b).total_cmp(&part(a)).then((a.unit, a.device).cmp(&(b.unit, b.device))));
+    holes.truncate(HOLES_MAX);
+    holes
+}
+
+impl Pool {
+    /// Members that may use a slot of this length: a tail of them, since they stand by falling ℓ(1).
+    pub(super) fn users(&self, loads: &[Load], length: u64) -> &[usize] {
+        let longer = self.members.partition_point(|&index| loads[index].latency(1) > length);
+        &self.members[longer..]
+    }
+
+    /// The largest batch that all users of a slot of this length have profiled and that fits it.
+    pub(super) fn batch(&self, loads: &[Load], length: u64) -> u32 {
+        let fits = |&index: &usize| loads[index].profile.largest_within(Duration::from_nanos(length));
+        self.users(loads, length).iter().map(fits).fold(BATCH_MAX, u32::min)
+    }
+
+    /// By position of a member: the part of the time in which it may use slots, summed over them. Its rate is spread over
+    /// them by this part.
+    pub(super) fn choices(&self, loads: &[Load]) -> Vec<f64> {
+        let mut choices = vec![self.devices as f64; self.members.len()];
+        for hole in &self.holes {
+            let first = self.members.len() - self.users(loads, hole.length).len();
+            for choice in &mut choices[first..] {
+                *choice += hole.length as f64 / hole.period as f64;
+            }
+        }
+        choices
+    }
+
+    fn turns(&self, loads: &[Load]) -> Vec<Turn> {
+        let turn = |first: u64, period: u64, length: u64| {
+            let users = self.users(loads, length).len();
+            let entrants = (self.members.len() - users..self.members.len()).map(|position| position as u32).collect();
+            Turn { first, period, batch: self.batch(loads, length), length, entrants }
+        };
+        let whole = (0..self.devices).map(|_| turn(0, WHOLE, WHOLE));
+        whole.chain(self.holes.iter().map(|hole| turn(hole.phase + hole.offset, hole.period, hole.length))).collect()
+    }
+
+    /// Plays the turns; members are judged together with those of about the same length and slack.
+    fn holds(&self, loads: &[Load], seed: u64, requests: u64) -> bool {
+        let turns = self.turns(loads);
+        // Every member needs a slot that it may use: the longest slot takes the first member.
+        if turns.iter().all(|turn| turn.entrants.first() != Some(&0)) {
+            return false;
+        }
+        let entrant = |&index: &usize| {
+            let load = &loads[index];
+            Entrant { rate: load.rate, slo: load.slo, profile: Some(load.profile) }
+        };
+        let entrants: Vec<Entrant> = self.members.iter().map(entrant).collect();
+        let tallies = play(&entrants, &turns, seed, requests);
+        let mut alike: Vec<usize> = (0..self.members.len()).collect();
+        let slack = |position: usize| loads[self.members[position]].slo - loads[self.members[position]].latency(1);
+        alike.sort_by_key(|&position| (slack(position), position));
+        let mut sum = Tally::default();
+        for (rank, &position) in alike.iter().enumerate() {
+            sum.arrived += tallies[position].arrived;
+            sum.in_time += tallies[position].in_time;
+            if sum.arrived >= PLAYED_ALIKE || rank + 1 == alike.len() {
+                if (sum.arrived - sum.in_time) as f64 > MISSES * sum.arrived.max(PLAYED_ALIKE) as f64 {
+                    return false;
+                }
+                sum = Tally::default();
+            }
+        }
+        true
+    }
+}

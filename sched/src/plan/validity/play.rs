@@ -1,0 +1,246 @@
+//! Timetables played with Poisson arrivals.
+
+use super::super::random::Random;
+use crate::Profile;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::time::Duration;
+
+/// A session that takes part.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Entrant<'a> {
+    /// Items per second; zero when it does not take part.
+    pub rate: f64,
+    /// Nanoseconds.
+    pub slo: u64,
+    /// `Some` when it takes part.
+    pub profile: Option<&'a Profile>,
+}
+
+impl Entrant<'_> {
+    pub(in super::super) fn absent() -> Self {
+        Entrant { rate: 0.0, slo: 0, profile: None }
+    }
+}
+
+/// A slot that recurs; times in nanoseconds.
+#[derive(Clone, Debug)]
+pub(in super::super) struct Turn {
+    pub first: u64,
+    /// Above zero.
+    pub period: u64,
+    pub batch: u32,
+    /// As long as the period: the slot never ends.
+    pub length: u64,
+    /// Indexes of the entrants that may use it. Of one alone it runs one batch, at its start; several run one batch
+    /// after another, as long as each ends within the slot.
+    pub entrants: Vec<u32>,
+}
+
+/// What became of a session's requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub arrived: u64,
+    pub in_time: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Opens,
+    /// A batch in it ends.
+    Ends,
+}
+
+struct Play<'a> {
+    entrants: &'a [Entrant<'a>],
+    turns: &'a [Turn],
+    /// By turn and entrant.
+    may_use: Vec<Vec<bool>>,
+    due: BinaryHeap<Reverse<(u64, usize, Due)>>,
+    /// By turn: when the slot that opened last closes.
+    closes: Vec<u64>,
+    /// Turns that are open and have nothing to do; some may have closed since.
+    idle: Vec<usize>,
+    /// Arrival times, oldest first, by entrant.
+    waiting: Vec<VecDeque<u64>>,
+    /// Entrants with waiting requests, in no order.
+    busy: Vec<u32>,
+    tallies: Vec<Tally>,
+}
+
+/// Plays `turns` until `requests` requests have come and every one is answered or lost.
+///
+/// The entrant whose oldest request has the earliest latest start runs; requests that can no longer be answered in time
+/// are lost when their session is looked at. Cost: the arrivals and the slots that open while there is work, each times
+/// the entrants that have work, of which there are few unless the turns can't keep up.
+pub(in super::super) fn play(entrants: &[Entrant], turns: &[Turn], seed: u64, requests: u64) -> Vec<Tally> {
+    let mut cumulative = Vec::with_capacity(entrants.len());
+    let mut all = 0.0;
+    for entrant in entrants {
+        all += entrant.rate;
+        cumulative.push(all);
+    }
+    let mut state = Play::new(entrants, turns);
+    if all <= 0.0 || turns.is_empty() {
+        return state.tallies;
+    }
+    let mut random = Random::new(seed);
+    // Arrivals begin once every turn has opened.
+    let begin = turns.iter().map(|turn| turn.first).max().unwrap_or(0) as f64;
+    let mut arrival = begin + random.exponential(1e9 / all);
+    let shortest = turns.iter().map(|turn| turn.period).min().unwrap_or(0);
+    for _ in 0..requests {
+        if state.busy.is_empty() && arrival - state.next_due() as f64 > (SKIPPED * shortest) as f64 {
+            state.skip_to(arrival as u64);
+        }
+        while state.next_due() as f64 <= arrival {
+            state.step();
+        }
+        let pick = random.unit() * all;
+        let entrant = cumulative.partition_point(|&sum| sum <= pick).min(entrants.len() - 1);
+        state.arrive(entrant, arrival as u64);
+        arrival += random.exponential(1e9 / all);
+    }
+    while !state.busy.is_empty() && !state.due.is_empty() {
+        state.step();
+        // Nothing may open for those that are left: they are lost when their time has come.
+        let now = state.next_due();
+        state.forget_hopeless(now);
+    }
+    state.tallies
+}
+
+/// Periods of the shortest turn without work from which on they are skipped at once instead of one by one.
+const SKIPPED: u64 = 16;
+
+impl<'a> Play<'a> {
+    fn new(entrants: &'a [Entrant<'a>], turns: &'a [Turn]) -> Play<'a> {
+        let may = |turn: &Turn| {
+            let mut may = vec![false; entrants.len()];
+            turn.entrants.iter().for_each(|&entrant| may[entrant as usize] = true);
+            may
+        };
+        Play {
+            entrants,
+            turns,
+            may_use: turns.iter().map(may).collect(),
+            due: turns.iter().enumerate().map(|(index, turn)| Reverse((turn.first, index, Due::Opens))).collect(),
+            closes: vec![0; turns.len()],
+            idle: Vec::new(),
+            waiting: vec![VecDeque::new(); entrants.len()],
+            busy: Vec::new(),
+            tallies: vec![Tally::default(); entrants.len()],
+        }
+    }
+
+    fn next_due(&self) -> u64 {
+        self.due.peek().map_or(u64::MAX, |Reverse((at, ..))| *at)
+    }
+
+    /// Leaves out the slots that open and close before `now`, while no work waits.
+    fn skip_to(&mut self, now: u64) {
+        let turns = self.turns;
+        let later = std::mem::take(&mut self.due).into_iter().map(|Reverse((at, index, due))| {
+            let missed = match due {
+                Due::Opens => now.saturating_sub(at) / turns[index].period,
+                Due::Ends => 0,
+            };
+            Reverse((at + missed * turns[index].period, index, due))
+        });
+        self.due = later.collect();
+    }
+
+    fn step(&mut self) {
+        let Some(Reverse((now, index, due))) = self.due.pop() else { return };
+        let turn = &self.turns[index];
+        if due == Due::Opens {
+            if turn.length >= turn.period && turn.entrants.len() > 1 {
+                self.closes[index] = u64::MAX;
+            } else {
+                self.closes[index] = now.saturating_add(turn.length);
+                self.due.push(Reverse((now.saturating_add(turn.period), index, Due::Opens)));
+            }
+        } else if turn.entrants.len() == 1 {
+            return;
+        }
+        if !self.run(index, now) && turn.entrants.len() > 1 && !self.idle.contains(&index) {
+            self.idle.push(index);
+        }
+    }
+
+    fn arrive(&mut self, entrant: usize, now: u64) {
+        self.tallies[entrant].arrived += 1;
+        if self.waiting[entrant].is_empty() {
+            self.busy.push(entrant as u32);
+        }
+        self.waiting[entrant].push_back(now);
+        let single = self.single(entrant);
+        let closes = &self.closes;
+        self.idle.retain(|&index| closes[index] > now);
+        // Of the open slots that are long enough the one that closes first: the others may still serve longer work.
+        let open = self
+            .idle
+            .iter()
+            .enumerate()
+            .filter(|&(_, &index)| self.may_use[index][entrant] && now.saturating_add(single) <= closes[index]);
+        if let Some((position, &index)) = open.min_by_key(|&(_, &index)| (closes[index], index)) {
+            self.idle.swap_remove(position);
+            if !self.run(index, now) {
+                self.idle.push(index);
+            }
+        }
+    }
+
+    /// Starts a batch; false when there is none to start.
+    fn run(&mut self, index: usize, now: u64) -> bool {
+        self.forget_hopeless(now);
+        let left = self.closes[index].saturating_sub(now);
+        let mut chosen: Option<(u64, u32)> = None;
+        for &entrant in &self.busy {
+            let single = self.single(entrant as usize);
+            let oldest = self.waiting[entrant as usize][0];
+            let latest = (oldest + self.entrants[entrant as usize].slo).saturating_sub(single);
+            let may = self.may_use[index][entrant as usize] && single <= left;
+            if may && chosen.is_none_or(|best| (latest, entrant) < best) {
+                chosen = Some((latest, entrant));
+            }
+        }
+        let Some((_, entrant)) = chosen else { return false };
+        let took = self.execute(entrant as usize, index, now, left);
+        self.due.push(Reverse((now + took, index, Due::Ends)));
+        true
+    }
+
+    fn forget_hopeless(&mut self, now: u64) {
+        let mut at = 0;
+        while let Some(&entrant) = self.busy.get(at) {
+            let (single, slo) = (self.single(entrant as usize), self.entrants[entrant as usize].slo);
+            let queue = &mut self.waiting[entrant as usize];
+            while queue.front().is_some_and(|&came| came.saturating_add(slo) < now.saturating_add(single)) {
+                queue.pop_front();
+            }
+            if queue.is_empty() { drop(self.busy.swap_remove(at)) } else { at += 1 }
+        }
+    }
+
+    /// One batch of the oldest requests: as large as the slot allows and the oldest can bear. Returns how long it takes.
+    fn execute(&mut self, entrant: usize, index: usize, now: u64, left: u64) -> u64 {
+        let Entrant { slo, profile, .. } = self.entrants[entrant];
+        let profile = profile.expect("only entrants that take part have requests");
+        let queue = &mut self.waiting[entrant];
+        let patience = (queue[0] + slo - now).min(left);
+        let fits = profile.largest_within(Duration::from_nanos(patience)).min(self.turns[index].batch);
+        let taken = queue.len().min(fits as usize);
+        queue.drain(..taken);
+        self.tallies[entrant].in_time += taken as u64;
+        if queue.is_empty() {
+            self.busy.retain(|&other| other as usize != entrant);
+        }
+        profile.nanos(taken as u32).expect("a batch of one fits, and no more than is profiled is taken")
+    }
+
+    /// ℓ(1) of an entrant.
+    fn single(&self, entrant: usize) -> u64 {
+        self.entrants[entrant].profile.and_then(|profile| profile.nanos(1)).unwrap_or(u64::MAX)
+    }
+}
