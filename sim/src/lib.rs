@@ -4,7 +4,15 @@
 #![forbid(unsafe_code)]
 
 pub mod arrivals;
+pub mod bound;
+pub mod engine;
+pub mod events;
+pub mod load;
+mod placement;
+pub mod policy;
 pub mod random;
+pub mod record;
+pub mod scenario;
 pub mod workload;
 
 /// A moment since the start of a run, or a length of time, in nanoseconds. Signed, because the rivals' rules subtract
