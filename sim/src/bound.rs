@@ -56,7 +56,7 @@ mod tests {
         assert_eq!(best_batch(&latencies, slo, rate), 25);
         assert!((devices(&latencies, slo, rate) - 500.0 * 0.050 / 25.0).abs() < 1e-12);
         // So many that nobody waits for others: the whole SLO is the batch's.
-        assert_eq!(best_batch(&latencies, slo, 1e12), 75);
+        assert_eq!(best_batch(&latencies, slo, f64::INFINITY), 75);
         assert_eq!(best_batch(&latencies, 1_000, rate), 1);
     }
 }

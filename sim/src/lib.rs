@@ -9,10 +9,14 @@ pub mod engine;
 pub mod events;
 pub mod load;
 mod placement;
+pub mod planning;
 pub mod policy;
 pub mod random;
 pub mod record;
 pub mod scenario;
+pub mod suite;
+pub mod synthetic;
+pub mod trial;
 pub mod workload;
 
 /// A moment since the start of a run, or a length of time, in nanoseconds. Signed, because the rivals' rules subtract

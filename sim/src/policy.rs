@@ -17,8 +17,9 @@ pub use nexus::{Cycle, Drop};
 
 use crate::Nanos;
 use crate::engine::Policy;
+use crate::planning::{self, Planner};
 use crate::scenario::Scenario;
-use rota_sched::plan::{ArrivalProcess, Demand, Plan};
+use rota_sched::plan::ArrivalProcess;
 use std::fmt;
 use std::str::FromStr;
 
@@ -60,9 +61,6 @@ pub enum PolicySpec {
     },
 }
 
-/// Plans by the published greedy: what [`PolicySpec::Nexus`] runs on. The demand's fleet is fixed.
-pub type NexusPlanner<'a> = &'a (dyn Fn(&Demand) -> Plan + Sync);
-
 /// A policy's name or parameters that cannot be understood, and what can.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SpecError {
@@ -76,20 +74,13 @@ impl PolicySpec {
     pub const NAMES: [&'static str; 9] =
         ["rota", "nexus", "nexus-lazy", "clockwork", "symphony", "shepherd", "triton", "clipper", "tfserving"];
 
-    /// A policy ready for `requests` requests. `demand` and `planner` are only for those that run by a plan.
-    pub fn build(
-        &self,
-        scenario: &Scenario,
-        requests: usize,
-        demand: impl FnOnce(ArrivalProcess) -> Demand,
-        planner: NexusPlanner<'_>,
-    ) -> Box<dyn Policy> {
+    /// A policy ready for `requests` requests. `nexus` plans by the published greedy.
+    pub fn build(&self, scenario: &Scenario, requests: usize, nexus: Planner<'_>) -> Box<dyn Policy> {
         match *self {
             PolicySpec::Rota => Box::new(rota::Rota::new(scenario, requests)),
             PolicySpec::Nexus { drop, cycle, headroom } => {
-                let mut demand = demand(ArrivalProcess::Even);
-                demand.sessions.iter_mut().for_each(|session| session.rate *= headroom);
-                Box::new(nexus::Nexus::new(scenario, &planner(&demand), drop, cycle))
+                let timetables = planning::timetables(scenario, ArrivalProcess::Even, headroom, nexus);
+                Box::new(nexus::Nexus::new(scenario, &timetables, drop, cycle))
             }
             PolicySpec::Clockwork { slack } => Box::new(clockwork::Clockwork::new(scenario, slack)),
             PolicySpec::Symphony { margin, share, control, data } => {
@@ -121,7 +112,7 @@ impl PolicySpec {
         let ms = |ms: f64| (ms * 1e6) as Nanos;
         match *self {
             PolicySpec::Nexus { drop, .. } => {
-                [(Cycle::Busy, 1.0), (Cycle::Timed, 1.0), (Cycle::Busy, 1.25), (Cycle::Busy, 1.6)]
+                [(Cycle::Busy, 1.0), (Cycle::Timed, 1.0), (Cycle::Busy, 1.25), (Cycle::Busy, 1.6), (Cycle::Busy, 2.0)]
                     .map(|(cycle, headroom)| PolicySpec::Nexus { drop, cycle, headroom })
                     .to_vec()
             }

@@ -102,6 +102,13 @@ impl Scenario {
         Ok(scenario)
     }
 
+    /// All rates times `factor`; what devices hold stays.
+    pub fn scaled(&self, factor: f64) -> Scenario {
+        let mut scaled = self.clone();
+        scaled.sessions.iter_mut().for_each(|session| session.rate *= factor);
+        scaled
+    }
+
     pub fn latencies(&self, session: usize) -> &Latencies {
         &self.models[self.sessions[session].model].latencies
     }

@@ -9,7 +9,7 @@ use crate::Nanos;
 use crate::engine::{Ended, Order, Policy};
 use crate::load::Request;
 use crate::scenario::{Latencies, Scenario};
-use rota_sched::plan::{Plan, Timetable};
+use rota_sched::plan::Timetable;
 use std::time::Duration;
 
 /// Which requests a batch leaves behind.
@@ -70,13 +70,11 @@ struct Route {
 }
 
 impl Nexus {
-    /// # Panics
-    /// When the plan has more devices than the scenario.
-    pub fn new(scenario: &Scenario, plan: &Plan, drop: Drop, cycle: Cycle) -> Nexus {
-        assert!(plan.devices.len() <= scenario.devices.len(), "a plan for more devices than there are");
+    /// By device, what it was planned to do.
+    pub fn new(scenario: &Scenario, timetables: &[Timetable], drop: Drop, cycle: Cycle) -> Nexus {
         let mut routes: Vec<Vec<Route>> = scenario.sessions.iter().map(|_| Vec::new()).collect();
         let device = |(index, timetable)| Device::new(index, timetable, &mut routes);
-        let devices = plan.devices.iter().enumerate().map(device).collect();
+        let devices = timetables.iter().enumerate().map(device).collect();
         for routes in &mut routes {
             let whole: f64 = routes.iter().map(|route| route.part).sum();
             routes.iter_mut().for_each(|route| route.part /= whole);
@@ -85,7 +83,7 @@ impl Nexus {
         Nexus { drop, cycle, devices, routes, latencies, refused: Vec::new() }
     }
 
-    /// A free device looks for work; true when it must look again later in this very moment.
+    /// A free device looks for work, from the slot whose turn it is on.
     fn turn(&mut self, index: usize, now: Nanos, orders: &mut Vec<Order>) {
         let device = &mut self.devices[index];
         for _ in 0..device.slots.len() {
@@ -220,14 +218,10 @@ mod tests {
         Timetable { kind: 0, period: ms(period), phase: Duration::ZERO, slots: slots.iter().map(slot).collect() }
     }
 
-    fn plan(devices: Vec<Timetable>) -> Plan {
-        Plan { devices, ..Plan::default() }
-    }
-
     #[test]
     fn requests_are_dealt_to_devices_by_planned_rates_and_wait_there() {
         let scenario = scenario(&[(10, 5, 8, 200, 30.0)], 2);
-        let plan = plan(vec![timetable(50, &[(0, 2, &[(0, 20.0)])]), timetable(50, &[(0, 2, &[(0, 10.0)])])]);
+        let plan = vec![timetable(50, &[(0, 2, &[(0, 20.0)])]), timetable(50, &[(0, 2, &[(0, 10.0)])])];
         let mut table = Table::new(Nexus::new(&scenario, &plan, Drop::Early, Cycle::Busy), &scenario);
         table.arrive(0, 6, 0);
         // Two of three to the first device; the rest of its four waits for it, though the other will be free first.
@@ -241,7 +235,7 @@ mod tests {
     #[test]
     fn slots_take_turns_and_empty_ones_are_skipped() {
         let scenario = scenario(&[(10, 5, 8, 200, 30.0), (10, 5, 8, 200, 30.0)], 1);
-        let plan = plan(vec![timetable(50, &[(0, 2, &[(0, 30.0)]), (20, 3, &[(1, 30.0)])])]);
+        let plan = vec![timetable(50, &[(0, 2, &[(0, 30.0)]), (20, 3, &[(1, 30.0)])])];
         let mut table = Table::new(Nexus::new(&scenario, &plan, Drop::Early, Cycle::Busy), &scenario);
         table.arrive(0, 5, 0);
         table.arrive(1, 1, 0);
@@ -257,7 +251,7 @@ mod tests {
     #[test]
     fn timed_slots_wait_for_their_offset() {
         let scenario = scenario(&[(10, 5, 8, 200, 30.0), (10, 5, 8, 200, 30.0)], 1);
-        let plan = plan(vec![timetable(50, &[(0, 2, &[(0, 30.0)]), (20, 3, &[(1, 30.0)])])]);
+        let plan = vec![timetable(50, &[(0, 2, &[(0, 30.0)]), (20, 3, &[(1, 30.0)])])];
         let mut table = Table::new(Nexus::new(&scenario, &plan, Drop::Early, Cycle::Timed), &scenario);
         table.arrive(1, 1, 0);
         assert_eq!((table.decide(0), table.wake()), (vec![], Some(20.0)));
@@ -272,7 +266,7 @@ mod tests {
     #[test]
     fn sessions_that_share_a_slot_alternate() {
         let scenario = scenario(&[(10, 5, 8, 200, 1.0), (10, 5, 8, 200, 1.0)], 1);
-        let plan = plan(vec![timetable(50, &[(0, 1, &[(0, 1.0), (1, 1.0)])])]);
+        let plan = vec![timetable(50, &[(0, 1, &[(0, 1.0), (1, 1.0)])])];
         let mut table = Table::new(Nexus::new(&scenario, &plan, Drop::Early, Cycle::Busy), &scenario);
         table.arrive(0, 2, 0);
         table.arrive(1, 1, 0);
@@ -285,7 +279,7 @@ mod tests {
     fn lazy_and_early_drop_differ_as_published() {
         let scenario = scenario(&[(10, 10, 8, 30, 30.0)], 1);
         let batch = |drop| {
-            let plan = plan(vec![timetable(50, &[(0, 3, &[(0, 30.0)])])]);
+            let plan = vec![timetable(50, &[(0, 3, &[(0, 30.0)])])];
             let mut table = Table::new(Nexus::new(&scenario, &plan, drop, Cycle::Busy), &scenario);
             table.arrive(0, 1, 0);
             table.arrive(0, 2, 5);
@@ -298,7 +292,7 @@ mod tests {
     #[test]
     fn a_session_without_a_place_is_refused() {
         let scenario = scenario(&[(10, 10, 8, 30, 30.0)], 1);
-        let mut table = Table::new(Nexus::new(&scenario, &Plan::default(), Drop::Early, Cycle::Busy), &scenario);
+        let mut table = Table::new(Nexus::new(&scenario, &[], Drop::Early, Cycle::Busy), &scenario);
         table.arrive(0, 1, 0);
         assert_eq!(table.decide(0), ["drop 0"]);
     }
