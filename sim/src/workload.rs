@@ -1,0 +1,117 @@
+//! The workload file: profiles, sessions and devices, as people write them. Everything wrong with one is found here.
+
+mod file;
+
+use crate::arrivals::Pattern;
+use rota_sched::plan::{ArrivalProcess, Demand, DeviceKind, Fleet, ModelCost};
+use rota_sched::{ModelId, Profile};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A workload that can be planned and simulated: every figure is finite and in range, every name is known.
+///
+/// A session may still ask for what no device can give (an SLO below ℓ(1)): that is a plan's to say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Workload {
+    /// Names of the models that have profiles.
+    pub models: Vec<String>,
+    pub sessions: Vec<Session>,
+    /// Never empty; the first is the kind of devices that are not described.
+    pub kinds: Vec<Kind>,
+    /// How the sessions' requests arrive where a session does not say otherwise.
+    pub arrivals: Option<Pattern>,
+    /// How long a simulation of it should be, in seconds.
+    pub seconds: Option<f64>,
+    /// What was set right on reading, for people.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Session {
+    /// Index into [`Workload::models`].
+    pub model: usize,
+    pub slo: Duration,
+    /// Requests per second.
+    pub rate: f64,
+    /// Its share when there are too few devices; 1 is usual.
+    pub weight: f64,
+    pub arrivals: Option<Pattern>,
+}
+
+/// A kind of device: how many there are, and what models cost on it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kind {
+    pub name: String,
+    /// 0 when the workload does not say.
+    pub count: usize,
+    /// `None`: as much as it takes.
+    pub memory_bytes: Option<u64>,
+    /// By index into [`Workload::models`]; models without an entry do not run on this kind.
+    pub costs: BTreeMap<usize, ModelCost>,
+}
+
+/// What is wrong with a workload file. Whoever wrote it has to change it; nothing was taken from it.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("line {line}: {text}")]
+pub struct WorkloadError {
+    /// From 1.
+    pub line: usize,
+    /// What, and what would be right.
+    pub text: String,
+}
+
+impl Workload {
+    /// Reads a workload file's text. `open` reads a file that a profile names, by its path as written there; its
+    /// message says why it could not.
+    pub fn parse(text: &str, open: &dyn Fn(&str) -> Result<String, String>) -> Result<Workload, WorkloadError> {
+        file::read(text, open)
+    }
+
+    /// All rates times `factor`.
+    pub fn scaled(&self, factor: f64) -> Workload {
+        let mut scaled = self.clone();
+        scaled.sessions.iter_mut().for_each(|session| session.rate *= factor);
+        scaled
+    }
+
+    /// The number of devices of a workload with one kind of device is this, whatever the file says.
+    ///
+    /// # Errors
+    /// When there are several kinds: which of them is meant is not known.
+    pub fn set_devices(&mut self, count: usize) -> Result<(), String> {
+        match &mut self.kinds[..] {
+            [kind] => {
+                kind.count = count;
+                Ok(())
+            }
+            kinds => Err(format!("the workload describes {} kinds of device: change their counts there", kinds.len())),
+        }
+    }
+
+    /// For the planner. Without devices the fleet is unlimited, of the first kind.
+    pub fn demand(&self, arrivals: ArrivalProcess) -> Demand {
+        let id = |model: usize| ModelId(model as u32);
+        let sessions = self.sessions.iter().map(|session| rota_sched::plan::Session {
+            model: id(session.model),
+            slo: session.slo,
+            rate: session.rate,
+            weight: session.weight,
+        });
+        let kinds = self.kinds.iter().map(|kind| DeviceKind {
+            memory_bytes: kind.memory_bytes,
+            models: kind.costs.iter().map(|(&model, cost)| (id(model), cost.clone())).collect(),
+        });
+        let fleet: Vec<usize> =
+            self.kinds.iter().enumerate().flat_map(|(index, kind)| std::iter::repeat_n(index, kind.count)).collect();
+        let fleet = if fleet.is_empty() { Fleet::Unlimited(0) } else { Fleet::Fixed(fleet) };
+        Demand { sessions: sessions.collect(), kinds: kinds.collect(), fleet, arrivals }
+    }
+
+    /// The profile of a model on the kind of device with this index.
+    pub fn profile(&self, kind: usize, model: usize) -> Option<&Profile> {
+        self.kinds[kind].costs.get(&model).map(|cost| &cost.profile)
+    }
+}
+
+#[cfg(test)]
+mod tests;
