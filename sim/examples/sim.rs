@@ -9,7 +9,7 @@ use rota_sim::policy::PolicySpec;
 use rota_sim::suite::{self, Effort};
 use rota_sim::trial::Trial;
 use rota_sim::workload::Workload;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -166,9 +166,13 @@ fn compare(arguments: &Arguments, world: World) -> Result<(), String> {
     let policies: Vec<PolicySpec> = if arguments.policy.len() > 1 { arguments.policy.clone() } else { all.collect() };
     let effort = if arguments.quick { Effort::QUICK } else { Effort::FULL };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let progress = |done: usize, all: usize| eprint!("\r{done} of {all}");
+    let shown = std::io::stderr().is_terminal();
+    let progress = |done: usize, all: usize| {
+        if shown {
+            eprint!("\r{done} of {all} searches{}", if done == all { "\n" } else { "" });
+        }
+    };
     let outcomes = suite::compare(&workloads, &policies, effort, world, &planner, threads, &progress);
-    eprintln!();
     if arguments.json {
         println!("{}", serde_json::to_string(&outcomes).expect("plain figures"));
     } else {

@@ -38,7 +38,7 @@ pub enum Order {
     Run(Run),
     /// Answer a request that waits: it never runs.
     Drop(u32),
-    /// Stop the batch that the device executes, its work lost; its requests wait again.
+    /// Stop the batch that the device executes, or is about to; its work is lost and its requests wait again.
     Preempt {
         device: usize,
     },
@@ -249,16 +249,25 @@ impl Engine<'_, '_> {
                     self.begin(device, now);
                 }
             }
-            Order::Preempt { device } => {
-                let executing = self.devices[device].executing.take().expect("only what executes is preempted");
-                self.devices[device].generation += 1;
-                let session = self.requests[executing.run.requests[0] as usize].session as usize;
-                for &id in &executing.run.requests {
+            Order::Preempt { device: index } => {
+                let device = &mut self.devices[index];
+                device.generation += 1;
+                let executing = device.executing.take();
+                let (run, began) = match executing {
+                    Some(Executing { run, began, .. }) => (run, Some(began)),
+                    None => {
+                        (device.waiting.pop_front().expect("only a device that was given a batch is preempted"), None)
+                    }
+                };
+                for &id in &run.requests {
                     self.change(id, State::InBatch, State::Waiting);
                 }
-                self.record.wasted(device, now - executing.began);
-                self.log.batch("preempt", now, device, session, &executing.run.requests);
-                self.begin(device, now);
+                if let Some(began) = began {
+                    let session = self.requests[run.requests[0] as usize].session as usize;
+                    self.record.wasted(index, now - began);
+                    self.log.batch("preempt", now, index, session, &run.requests);
+                }
+                self.begin(index, now);
             }
         }
     }

@@ -44,25 +44,35 @@ impl Trial<'_> {
         Ok(self.run_at(policy, &scenario, 1.0, None, log))
     }
 
-    /// Bisects the factor on all rates between none and a quarter above the fluid bound, down to `precision` times the
-    /// bound, for the largest at which every session has at least `good_share` of its requests within its SLO. The seed is
-    /// the same at each, so that a larger factor is the same load, denser.
+    /// The largest factor on all rates, to within `precision` times the fluid bound, at which every session has at least
+    /// `good_share` of its requests within its SLO. The seed is the same for each, so that a larger factor is the same
+    /// load, denser.
     ///
-    /// Whether a load holds need not be monotone in the factor: what is found holds, and the least step above it did not.
+    /// Whether a load holds is not monotone in the factor (a plan for a little more may need a whole device more), so the
+    /// search comes down from above the bound in steps, and only bisects the last.
     pub fn find_goodput(&self, policy: &PolicySpec, good_share: f64, precision: f64) -> Result<Goodput, ScenarioError> {
         let scenario = Scenario::new(self.workload)?;
         let bound = bound::factor(&scenario);
-        let (mut low, mut high) = (0.0, ABOVE_BOUND);
+        let holds = |share: f64| {
+            let factor = share * bound;
+            let report = self.run_at(policy, &scenario, factor, Some(1.0 - good_share), EventLog::none());
+            report.holds(good_share).then_some(Goodput { factor, goodput: report.total.goodput, bound })
+        };
+        let step = precision.max(STEP);
+        let mut high = ABOVE_BOUND;
         let mut best = Goodput { factor: 0.0, goodput: 0.0, bound };
+        while high > step && best.factor == 0.0 {
+            match holds(high - step) {
+                Some(found) => best = found,
+                None => high -= step,
+            }
+        }
+        let mut low = best.factor / bound;
         while high - low > precision {
             let middle = (low + high) / 2.0;
-            let factor = middle * bound;
-            let report = self.run_at(policy, &scenario, factor, Some(1.0 - good_share), EventLog::none());
-            if report.holds(good_share) {
-                low = middle;
-                best = Goodput { factor, goodput: report.total.goodput, bound };
-            } else {
-                high = middle;
+            match holds(middle) {
+                Some(found) => (low, best) = (middle, found),
+                None => high = middle,
             }
         }
         Ok(best)
@@ -89,3 +99,5 @@ impl Trial<'_> {
 
 /// A search begins so far above the bound, as a share of it: sessions that share slots may pass it by a little.
 const ABOVE_BOUND: f64 = 1.25;
+/// Of the bound: how far a search comes down at once.
+const STEP: f64 = 0.02;

@@ -17,7 +17,7 @@ use std::time::Duration;
 pub enum Drop {
     /// The paper's: give up the head to save the batch behind it.
     Early,
-    /// What the paper compares with: only heads that are late in any case.
+    /// What the paper compares with: only heads that are late in any case; the batch is what the head allows.
     Lazy,
 }
 
@@ -98,7 +98,7 @@ impl Nexus {
                 let (queue, latencies) = (&mut device.queues[queue], &self.latencies[session]);
                 requests = match self.drop {
                     Drop::Early => queue::early(queue, batch, latencies, now, orders),
-                    Drop::Lazy => queue::lazy(queue, batch, latencies, now, orders),
+                    Drop::Lazy => queue::lazy(queue, latencies, now, orders),
                 };
                 if !requests.is_empty() {
                     slot.first = (slot.first + turn + 1) % shares;

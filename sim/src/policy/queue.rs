@@ -51,10 +51,10 @@ pub fn early(
 }
 
 /// Lazy drop: only requests that even alone would be late are dropped; the batch is the largest that the head allows.
-pub fn lazy(queue: &mut Queue, cap: usize, latencies: &Latencies, start: Nanos, orders: &mut Vec<Order>) -> Vec<u32> {
+pub fn lazy(queue: &mut Queue, latencies: &Latencies, start: Nanos, orders: &mut Vec<Order>) -> Vec<u32> {
     drop_late(queue, latencies, start, orders);
     let Some(head) = queue.front() else { return Vec::new() };
-    let count = latencies.largest_within(head.deadline - start).min(queue.len()).min(cap);
+    let count = latencies.largest_within(head.deadline - start).min(queue.len());
     take(queue, count)
 }
 
@@ -93,8 +93,8 @@ mod tests {
         let (latencies, mut orders) = (latencies(10, 10, 8), Vec::new());
         let mut waiting = queue(&[5, 15, 30, 30]);
         // The first is lost; the second can wait for a batch of one only.
-        assert_eq!(lazy(&mut waiting, 8, &latencies, 0, &mut orders), [1]);
+        assert_eq!(lazy(&mut waiting, &latencies, 0, &mut orders), [1]);
         assert_eq!((drops(&orders), waiting.len()), (vec![0], 2));
-        assert_eq!(lazy(&mut waiting, 1, &latencies, 0, &mut orders), [2]);
+        assert_eq!(lazy(&mut waiting, &latencies, 0, &mut orders), [2, 3]);
     }
 }

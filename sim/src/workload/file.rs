@@ -160,7 +160,7 @@ impl Collected {
         let (profile, mut memory_bytes, mut load_time) = match (batch_ms, file) {
             (Some(points), None) => (self.points(name, points, source)?, 0, Duration::ZERO),
             (None, Some(path)) => {
-                let cost = self.from_file(name, kind_name, path, source, open)?;
+                let cost = self.of_file(name, kind_name, path, source, open)?;
                 (cost.profile, cost.memory_bytes, cost.load_time)
             }
             _ => {
@@ -187,7 +187,7 @@ impl Collected {
     }
 
     /// The cost of a model as another file's profile tells it.
-    fn from_file(
+    fn of_file(
         &mut self,
         name: &str,
         kind: Option<&str>,
