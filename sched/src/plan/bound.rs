@@ -9,6 +9,9 @@
 //! device has T to give, and no two sessions share a batch, so at least B = Σ R·c devices are needed. A session with rounding
 //! down of R·T or batches cut by the ends of T changes this by a constant, which vanishes against T.
 //!
+//! Slots that sessions share promise only 99 %, so a plan that uses them might do with less; ours never does, because it
+//! gives a pool at least the time that its members' terms of B come to.
+//!
 //! **Poisson.** Requests may come all at once, so any batch with ℓ(b) ≤ L occurs, and one request in a hundred may be
 //! dropped: B = 0.99 Σ R·min ℓ(b)/b over those.
 //!
@@ -26,7 +29,7 @@ use std::time::Duration;
 /// B: the time bound in devices, not rounded; over the sessions that the kind can serve. Zero for a fixed fleet.
 pub fn fluid(demand: &Demand) -> f64 {
     let Fleet::Unlimited(kind) = demand.fleet else { return 0.0 };
-    Load::all(demand, kind).0.iter().map(|load| devices(load, demand.arrivals)).sum()
+    Load::all(demand, kind).0.iter().map(devices).sum()
 }
 
 /// The largest of the bounds, in whole devices. Zero for a fixed fleet.
@@ -36,7 +39,7 @@ pub fn lower_bound(demand: &Demand) -> f64 {
     let mut fluid = 0.0;
     let mut by_model = BTreeMap::new();
     for load in &loads {
-        let devices = devices(load, demand.arrivals);
+        let devices = devices(load);
         fluid += devices;
         by_model.entry(load.model).or_insert((load.memory, 0.0)).1 += devices;
     }
@@ -54,15 +57,15 @@ pub fn lower_bound(demand: &Demand) -> f64 {
 }
 
 /// Devices that a session's requests occupy in any schedule.
-fn devices(load: &Load, arrivals: ArrivalProcess) -> f64 {
-    let (spacing, answered) = match arrivals {
+pub(super) fn devices(load: &Load) -> f64 {
+    let (spacing, answered) = match load.arrivals {
         ArrivalProcess::Even => (1e9 / load.rate, 1.0),
         ArrivalProcess::Poisson => (0.0, 0.99),
     };
     let batches = 1..=load.profile.largest_within(Duration::from_nanos(load.slo));
     let usable = batches.filter(|&batch| {
         // A microsecond of tolerance can only lower the bound.
-        f64::from(batch - 1) * spacing + load.latency(batch) as f64 <= load.slo as f64 + 1e3
+        batch == 1 || f64::from(batch - 1) * spacing + load.latency(batch) as f64 <= load.slo as f64 + 1e3
     });
     let costs = usable.map(|batch| load.latency(batch) as f64 / f64::from(batch));
     answered * load.rate / 1e9 * costs.fold(f64::INFINITY, f64::min)

@@ -17,6 +17,8 @@ use std::time::Duration;
 pub(super) struct Load<'a> {
     /// Index into the demand's sessions.
     pub session: usize,
+    /// Index into the demand's kinds of device.
+    pub kind: usize,
     pub model: ModelId,
     pub profile: &'a Profile,
     /// Nanoseconds; longer than ℓ(1).
@@ -24,7 +26,7 @@ pub(super) struct Load<'a> {
     /// Items per second, above zero.
     pub rate: f64,
     pub memory: u64,
-    arrivals: ArrivalProcess,
+    pub arrivals: ArrivalProcess,
     /// G(b) at index b − 1, up to the batch that closes the longest gap: G rises there, and falls or stays after it.
     gaps: Vec<u64>,
     /// Devices that it takes when nothing is lost to rounding: min ℓ(b)/G(b).
@@ -47,13 +49,13 @@ impl<'a> Load<'a> {
     /// `session` at `rate` instead of what it asks for.
     pub(super) fn new(demand: &'a Demand, kind: usize, session: usize, rate: f64) -> Result<Load<'a>, Why> {
         let asked = &demand.sessions[session];
-        let kind = &demand.kinds[kind];
-        let cost = kind.models.get(&asked.model).ok_or(Why::NoProfile)?;
+        let device = &demand.kinds[kind];
+        let cost = device.models.get(&asked.model).ok_or(Why::NoProfile)?;
         let slo = nanos(asked.slo);
         if latency(&cost.profile, 1) >= slo {
             return Err(Why::SloTooShort);
         }
-        if kind.memory_bytes.is_some_and(|memory| cost.memory_bytes > memory) {
+        if device.memory_bytes.is_some_and(|memory| cost.memory_bytes > memory) {
             return Err(Why::NoMemory);
         }
         if rate <= 0.0 {
@@ -61,6 +63,7 @@ impl<'a> Load<'a> {
         }
         let load = Load {
             session,
+            kind,
             model: asked.model,
             profile: &cost.profile,
             slo,
@@ -80,7 +83,8 @@ impl<'a> Load<'a> {
                 break;
             }
             self.gaps.push(gap);
-            self.share = self.share.min(self.latency(batch) as f64 / gap.max(1) as f64);
+            // Infinite when not even a nanosecond passes until the batch is full.
+            self.share = self.share.min(self.latency(batch) as f64 / gap as f64);
         }
         self
     }
@@ -101,6 +105,12 @@ impl<'a> Load<'a> {
     pub(super) fn closing(&self, gap: u64) -> Option<u32> {
         let shorter = self.gaps.partition_point(|&closed| closed < gap);
         (shorter < self.gaps.len()).then_some(shorter as u32 + 1)
+    }
+
+    /// The longest gap that a batch closes exactly and that is at most `limit`.
+    pub(super) fn gap_within(&self, limit: u64) -> Option<u64> {
+        let within = self.gaps.partition_point(|&gap| gap <= limit);
+        self.gaps[..within].last().copied()
     }
 
     /// The batch that closes the longest gap among those that take at most `limit`.

@@ -2,6 +2,7 @@
 //!
 //! Pure and deterministic: the same demand gives the same plan on every host; a search budget counts steps, never seconds.
 
+mod fixed;
 mod load;
 mod nexus;
 mod random;
@@ -166,16 +167,37 @@ pub enum PlanError {
 pub const DEVICES_MAX: usize = 1 << 16;
 
 /// Timetables for `demand`; what cannot be placed is named in [`Plan::unplaced`].
+///
+/// A plan for a fixed fleet has a timetable for each of its devices, in their order; one that has nothing to do has no
+/// slots.
 pub fn plan(demand: &Demand, planner: Planner, budget: Steps) -> Result<Plan, PlanError> {
     check_numbers(demand)?;
-    let Fleet::Unlimited(kind) = demand.fleet else { return Ok(Plan::default()) };
-    let (loads, mut unplaced) = Load::all(demand, kind);
-    let memory = demand.kinds[kind].memory_bytes;
-    let devices = match planner {
-        Planner::Nexus => nexus::pack(&loads, kind, memory, &mut unplaced),
-        Planner::Rota => rota::pack(&loads, kind, memory, budget, &mut unplaced),
+    let kind = match &demand.fleet {
+        Fleet::Fixed(devices) => return Ok(fixed::plan(demand, devices, planner, budget)),
+        Fleet::Unlimited(kind) => *kind,
     };
+    let (loads, mut unplaced) = Load::all(demand, kind);
+    Load::check_size(&loads)?;
+    let (devices, refused) = pack(&loads, kind, demand.kinds[kind].memory_bytes, planner, budget);
+    unplaced.extend(refused);
+    unplaced.sort_by_key(|unplaced| unplaced.session);
     Ok(Plan { devices, unplaced, lower_bound: bound::lower_bound(demand) })
+}
+
+/// Timetables on devices of one kind, as many as it takes, and the loads that the planner has no place for.
+fn pack(
+    loads: &[Load],
+    kind: usize,
+    memory: Option<u64>,
+    planner: Planner,
+    budget: Steps,
+) -> (Vec<Timetable>, Vec<Unplaced>) {
+    let (greedy, refused) = nexus::pack(loads, kind, memory);
+    if planner == Planner::Nexus {
+        return (greedy, refused);
+    }
+    let ours = rota::pack(loads, kind, memory, budget);
+    if refused.is_empty() && greedy.len() <= ours.len() { (greedy, refused) } else { (ours, Vec::new()) }
 }
 
 fn check_numbers(demand: &Demand) -> Result<(), PlanError> {

@@ -18,8 +18,9 @@ struct Node {
     occupancy: f64,
 }
 
-/// Timetables for `loads`; sessions with 2ℓ(1) > L, which have no saturated batch, go to `unplaced`.
-pub(super) fn pack(loads: &[Load], kind: usize, memory: Option<u64>, unplaced: &mut Vec<Unplaced>) -> Vec<Timetable> {
+/// Timetables for `loads`, without the sessions with 2ℓ(1) > L, which have no saturated batch.
+pub(super) fn pack(loads: &[Load], kind: usize, memory: Option<u64>) -> (Vec<Timetable>, Vec<Unplaced>) {
+    let mut unplaced = Vec::new();
     let mut devices = Vec::new();
     let mut residues = Vec::new();
     for (index, load) in loads.iter().enumerate() {
@@ -55,7 +56,7 @@ pub(super) fn pack(loads: &[Load], kind: usize, memory: Option<u64>, unplaced: &
         }
     }
     devices.extend(nodes.iter().map(|node| timetable(loads, kind, node)));
-    devices
+    (devices, unplaced)
 }
 
 /// The batch and the period of a residue alone: the largest b with b/r + ℓ(b) ≤ L, every b/r.

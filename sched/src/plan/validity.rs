@@ -17,7 +17,7 @@ mod play;
 pub use play::Tally;
 pub(super) use play::{Entrant, Turn, play};
 
-use super::{Demand, Fleet, Plan, Slot, Timetable};
+use super::{ArrivalProcess, Demand, Fleet, Plan, Slot, Timetable};
 use crate::time::nanos;
 use crate::{ModelId, Profile};
 use std::collections::BTreeMap;
@@ -263,8 +263,7 @@ fn pools(demand: &Demand, plan: &Plan) -> Vec<Violation> {
     let all: f64 = rates.iter().sum();
     let slowest = rates.iter().copied().filter(|&rate| rate > 0.0).fold(f64::INFINITY, f64::min);
     let requests = (PLAYED_EACH * all / slowest).min(PLAYED_MAX);
-    let tallies = play_slots(demand, shared.into_iter(), 1, requests);
-    let missing = tallies.into_iter().enumerate().filter(|(_, tally)| {
+    let missing = play_slots(demand, shared.into_iter(), 1, requests).into_iter().enumerate().filter(|(_, tally)| {
         // Three deviations beyond one in a hundred: chance alone does not condemn a session.
         let allowed = tally.arrived as f64 * 0.01;
         (tally.arrived - tally.in_time) as f64 > allowed + 3.0 * allowed.sqrt().max(1.0)
@@ -304,5 +303,5 @@ fn play_slots<'a>(
         })
     };
     let entrants: Vec<Entrant> = (0..demand.sessions.len()).map(entrant).collect();
-    play(&entrants, &turns, seed, requests as u64)
+    play(&entrants, &turns, ArrivalProcess::Poisson, seed, requests as u64)
 }

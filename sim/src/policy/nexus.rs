@@ -206,7 +206,10 @@ mod tests {
     use rota_sched::plan;
 
     /// Slots (offset, batch, shares), in milliseconds.
-    fn timetable(period: u64, slots: &[(u64, u32, &[(usize, f64)])]) -> Timetable {
+    /// Offset, batch, and who shares it at what rate.
+    type SlotRow<'a> = (u64, u32, &'a [(usize, f64)]);
+
+    fn timetable(period: u64, slots: &[SlotRow<'_>]) -> Timetable {
         let ms = Duration::from_millis;
         let share = |&(session, rate): &(usize, f64)| plan::Share { session, rate };
         let slot = |&(offset, batch, shares): &(u64, u32, &[(usize, f64)])| plan::Slot {

@@ -50,6 +50,15 @@ fn best_unit(
     let mut seats = seats(&loads[seed]);
     if let Some(random) = random.as_deref_mut() {
         seats.retain(|_| random.unit() < 0.7);
+        if !free.is_empty() {
+            for at in 0..seats.len() {
+                let (period, seat) = seats[at];
+                let other = &loads[free[random.below(free.len())]];
+                if let Some(snapped) = other.gap_within(period).filter(|&snapped| snapped * 10 >= period * 8) {
+                    seats.push((snapped, seat));
+                }
+            }
+        }
     }
     // Whatever is left out above, a period that serves the session alone always works.
     seats.push((loads[seed].gap(loads[seed].widest()), Seat::Single));

@@ -1,13 +1,15 @@
 //! Slow sessions share slots.
 //!
 //! A session that brings less than one request per L − ℓ(1) would need a slot of its own every L − ℓ(1) nevertheless, and
-//! mostly leave it empty. So slow sessions share whole devices, and what mixed devices leave of their periods: a shared
+//! mostly leave it empty; one that brings a few wastes what rounding its batch up takes. So slow sessions share whole devices, and what mixed devices leave of their periods: a shared
 //! slot runs whichever member has work, one batch after another. How many whole devices it takes is found by playing
 //! the slots with Poisson arrivals until no member misses more than one request in a hundred.
 //!
 //! With limited memory a device holds only so many models: then the members are divided into pools, each of which fits a
 //! device's memory and is sized alone.
 
+use super::super::ArrivalProcess;
+use super::super::bound;
 use super::super::load::Load;
 use super::super::validity::{Entrant, Tally, Turn, play};
 use super::unit::Unit;
@@ -38,28 +40,56 @@ pub(super) struct Hole {
 pub(super) const WHOLE: u64 = 1_000_000_000;
 /// Items that a batch of a shared slot may have, at most: slow sessions seldom have more waiting.
 const BATCH_MAX: u32 = 8;
-/// Requests that are played to find how many devices are needed, and again to confirm it.
-const PLAYED: [u64; 2] = [20_000, 60_000];
+/// How surely a pool has to be large enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trial {
+    /// To compare plans.
+    Quick,
+    /// To hand out.
+    Thorough,
+}
+
+impl Trial {
+    /// Requests that are played, one round after another.
+    fn rounds(self) -> &'static [u64] {
+        match self {
+            Trial::Quick => &[10_000],
+            Trial::Thorough => &[10_000, 60_000],
+        }
+    }
+}
+
+/// A session is slow when fewer of its requests come while one can wait.
+const WAITS_MAX: f64 = 4.0;
 /// Requests over which misses are counted together, of members that are alike.
 const PLAYED_ALIKE: u64 = 1_500;
 /// What members may miss in the playing: less than one in a hundred, so that the plan holds for other arrivals too.
 const MISSES: f64 = 0.007;
 /// Holes of a smaller part of their period are left to the dispatcher.
 const HOLE_PART: f64 = 0.04;
+/// Holes that recur more seldom are of no use, and playing their rivals until they come takes long.
+const HOLE_PERIOD_MAX: u64 = 10_000_000_000;
 /// Holes that a pool uses at most, the largest first.
 const HOLES_MAX: usize = 64;
 
 /// Whether the session costs less in a pool that is used to `utilisation` than with slots of its own.
 pub(super) fn prefers(load: &Load, utilisation: f64) -> bool {
-    load.rate * load.latency(1) as f64 / 1e9 < utilisation * load.share
+    let waits = load.rate * (load.slo - load.latency(1)) as f64 / 1e9;
+    waits < WAITS_MAX && load.rate * load.latency(1) as f64 / 1e9 < utilisation * load.share
 }
 
 /// Pools for `members` with as few whole devices as they need.
-pub(super) fn pools(loads: &[Load], members: Vec<usize>, units: &[Unit], memory: Option<u64>) -> Vec<Pool> {
+pub(super) fn pools(
+    loads: &[Load],
+    members: Vec<usize>,
+    units: &[Unit],
+    memory: Option<u64>,
+    trial: Trial,
+) -> Vec<Pool> {
     let mut by_length = members;
     by_length.sort_by_key(|&index| (std::cmp::Reverse(loads[index].latency(1)), index));
     let Some(memory) = memory else {
-        return size(loads, by_length, units).into_iter().collect();
+        return size(loads, by_length, units, trial).into_iter().collect();
     };
     let mut pools = Vec::new();
     let mut fits: Vec<usize> = Vec::new();
@@ -67,7 +97,7 @@ pub(super) fn pools(loads: &[Load], members: Vec<usize>, units: &[Unit], memory:
     for index in by_length {
         let load = &loads[index];
         if !models.contains(&load.model) && bytes.saturating_add(load.memory) > memory {
-            pools.extend(size(loads, std::mem::take(&mut fits), &[]));
+            pools.extend(size(loads, std::mem::take(&mut fits), &[], trial));
             models.clear();
             bytes = 0;
         }
@@ -76,19 +106,19 @@ pub(super) fn pools(loads: &[Load], members: Vec<usize>, units: &[Unit], memory:
         }
         fits.push(index);
     }
-    pools.extend(size(loads, fits, &[]));
+    pools.extend(size(loads, fits, &[], trial));
     pools
 }
 
 /// `members` by falling ℓ(1).
-fn size(loads: &[Load], members: Vec<usize>, units: &[Unit]) -> Option<Pool> {
+fn size(loads: &[Load], members: Vec<usize>, units: &[Unit], trial: Trial) -> Option<Pool> {
     members.first()?;
-    let work: f64 = members.iter().map(|&index| loads[index].rate * loads[index].latency(1) as f64 / 1e9).sum();
+    let work: f64 = members.iter().map(|&index| bound::devices(&loads[index])).sum();
     let holes = holes(loads, &members, units);
     let lent: f64 = holes.iter().map(|hole| hole.length as f64 / hole.period as f64).sum();
-    // Batches do with less than `work`, so this starts low.
-    let mut pool = Pool { members, devices: (0.8 * work - lent).max(0.0) as usize, holes };
-    while !PLAYED.iter().zip(1..).all(|(&requests, seed)| pool.holds(loads, seed, requests)) {
+    // Chance batches and the one request in a hundred must not make the plan go below the bound of plans that answer all.
+    let mut pool = Pool { members, devices: (work - lent).max(0.0).ceil() as usize, holes };
+    while !trial.rounds().iter().zip(1..).all(|(&requests, seed)| pool.holds(loads, seed, requests)) {
         pool.devices += 1;
     }
     Some(pool)
@@ -102,7 +132,8 @@ fn holes(loads: &[Load], members: &[usize], units: &[Unit]) -> Vec<Hole> {
     for (unit, built) in units.iter().enumerate() {
         for (device, member) in built.devices.iter().enumerate() {
             let length = built.period - member.used;
-            if length >= wanted && length as f64 >= HOLE_PART * built.period as f64 {
+            let often = built.period <= HOLE_PERIOD_MAX && length as f64 >= HOLE_PART * built.period as f64;
+            if length >= wanted && often {
                 let (offset, phase, period) = (member.used, member.phase, built.period);
                 holes.push(Hole { unit, device, offset, length, phase, period });
             }
@@ -150,19 +181,23 @@ impl Pool {
         whole.chain(self.holes.iter().map(|hole| turn(hole.phase + hole.offset, hole.period, hole.length))).collect()
     }
 
-    /// Plays the turns; members are judged together with those of about the same length and slack.
+    /// Plays the slots with both kinds of arrivals.
     fn holds(&self, loads: &[Load], seed: u64, requests: u64) -> bool {
         let turns = self.turns(loads);
         // Every member needs a slot that it may use: the longest slot takes the first member.
-        if turns.iter().all(|turn| turn.entrants.first() != Some(&0)) {
-            return false;
-        }
+        let all_served = turns.iter().any(|turn| turn.entrants.first() == Some(&0));
+        let arrivals = [ArrivalProcess::Poisson, ArrivalProcess::Even];
+        all_served && arrivals.iter().all(|&arrivals| self.holds_with(loads, &turns, arrivals, seed, requests))
+    }
+
+    /// Plays the slots; members are judged together with those of about the same length and slack.
+    fn holds_with(&self, loads: &[Load], turns: &[Turn], arrivals: ArrivalProcess, seed: u64, requests: u64) -> bool {
         let entrant = |&index: &usize| {
             let load = &loads[index];
             Entrant { rate: load.rate, slo: load.slo, profile: Some(load.profile) }
         };
         let entrants: Vec<Entrant> = self.members.iter().map(entrant).collect();
-        let tallies = play(&entrants, &turns, seed, requests);
+        let tallies = play(&entrants, turns, arrivals, seed, requests);
         let mut alike: Vec<usize> = (0..self.members.len()).collect();
         let slack = |position: usize| loads[self.members[position]].slo - loads[self.members[position]].latency(1);
         alike.sort_by_key(|&position| (slack(position), position));

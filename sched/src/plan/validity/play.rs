@@ -1,5 +1,6 @@
-//! Timetables played with Poisson arrivals.
+//! Timetables played with arrivals.
 
+use super::super::ArrivalProcess;
 use super::super::random::Random;
 use crate::Profile;
 use std::cmp::Reverse;
@@ -73,42 +74,95 @@ struct Play<'a> {
 /// The entrant whose oldest request has the earliest latest start runs; requests that can no longer be answered in time
 /// are lost when their session is looked at. Cost: the arrivals and the slots that open while there is work, each times
 /// the entrants that have work, of which there are few unless the turns can't keep up.
-pub(in super::super) fn play(entrants: &[Entrant], turns: &[Turn], seed: u64, requests: u64) -> Vec<Tally> {
-    let mut cumulative = Vec::with_capacity(entrants.len());
-    let mut all = 0.0;
-    for entrant in entrants {
-        all += entrant.rate;
-        cumulative.push(all);
-    }
+pub(in super::super) fn play(
+    entrants: &[Entrant],
+    turns: &[Turn],
+    arrivals: ArrivalProcess,
+    seed: u64,
+    requests: u64,
+) -> Vec<Tally> {
     let mut state = Play::new(entrants, turns);
-    if all <= 0.0 || turns.is_empty() {
+    if turns.is_empty() {
         return state.tallies;
     }
-    let mut random = Random::new(seed);
     // Arrivals begin once every turn has opened.
-    let begin = turns.iter().map(|turn| turn.first).max().unwrap_or(0) as f64;
-    let mut arrival = begin + random.exponential(1e9 / all);
+    let begin = turns.iter().map(|turn| turn.first).max().unwrap_or(0);
+    let mut source = Source::new(entrants, arrivals, seed, begin);
     let shortest = turns.iter().map(|turn| turn.period).min().unwrap_or(0);
     for _ in 0..requests {
-        if state.busy.is_empty() && arrival - state.next_due() as f64 > (SKIPPED * shortest) as f64 {
-            state.skip_to(arrival as u64);
-        }
-        while state.next_due() as f64 <= arrival {
+        let Some((arrival, entrant)) = source.next().filter(|&(arrival, _)| arrival < HORIZON) else { break };
+        let mut skipped = false;
+        while state.next_due() <= arrival {
+            if !skipped && state.busy.is_empty() && (arrival - state.next_due()) / SKIPPED > shortest {
+                state.skip_to(arrival);
+                skipped = true;
+            }
             state.step();
         }
-        let pick = random.unit() * all;
-        let entrant = cumulative.partition_point(|&sum| sum <= pick).min(entrants.len() - 1);
-        state.arrive(entrant, arrival as u64);
-        arrival += random.exponential(1e9 / all);
+        state.arrive(entrant, arrival);
     }
     while !state.busy.is_empty() && !state.due.is_empty() {
         state.step();
         // Nothing may open for those that are left: they are lost when their time has come.
-        let now = state.next_due();
-        state.forget_hopeless(now);
+        state.forget_hopeless(state.next_due());
     }
     state.tallies
 }
+
+/// When requests come, nanoseconds, and whose they are.
+enum Source<'a> {
+    /// All streams are one, of which each request belongs to an entrant by chance.
+    Poisson {
+        random: Random,
+        /// Sums of the rates up to each entrant.
+        cumulative: Vec<f64>,
+        at: f64,
+    },
+    /// Evenly spaced, at phases by chance.
+    Even { entrants: &'a [Entrant<'a>], next: BinaryHeap<Reverse<(u64, usize)>> },
+}
+
+impl<'a> Source<'a> {
+    fn new(entrants: &'a [Entrant<'a>], arrivals: ArrivalProcess, seed: u64, begin: u64) -> Source<'a> {
+        let mut random = Random::new(seed);
+        match arrivals {
+            ArrivalProcess::Poisson => {
+                let sums = entrants.iter().scan(0.0, |sum, entrant| {
+                    *sum += entrant.rate;
+                    Some(*sum)
+                });
+                Source::Poisson { random, cumulative: sums.collect(), at: begin as f64 }
+            }
+            ArrivalProcess::Even => {
+                let first = |(index, entrant): (usize, &Entrant)| {
+                    (entrant.rate > 0.0)
+                        .then(|| Reverse((begin.saturating_add((random.unit() * 1e9 / entrant.rate) as u64), index)))
+                };
+                Source::Even { entrants, next: entrants.iter().enumerate().filter_map(first).collect() }
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<(u64, usize)> {
+        match self {
+            Source::Poisson { random, cumulative, at } => {
+                let all = cumulative.last().copied().filter(|&all| all > 0.0)?;
+                *at += random.exponential(1e9 / all);
+                let pick = random.unit() * all;
+                Some((*at as u64, cumulative.partition_point(|&sum| sum <= pick).min(cumulative.len() - 1)))
+            }
+            Source::Even { entrants, next } => {
+                let mut first = next.peek_mut()?;
+                let Reverse((at, entrant)) = *first;
+                *first = Reverse((at.saturating_add((1e9 / entrants[entrant].rate) as u64), entrant));
+                Some((at, entrant))
+            }
+        }
+    }
+}
+
+/// Thirty-one years, nanoseconds: what comes later is not played. Sums of two such times do not overflow.
+const HORIZON: u64 = 1_000_000_000_000_000_000;
 
 /// Periods of the shortest turn without work from which on they are skipped at once instead of one by one.
 const SKIPPED: u64 = 16;
@@ -145,7 +199,7 @@ impl<'a> Play<'a> {
                 Due::Opens => now.saturating_sub(at) / turns[index].period,
                 Due::Ends => 0,
             };
-            Reverse((at + missed * turns[index].period, index, due))
+            Reverse((at.saturating_add(missed.saturating_mul(turns[index].period)), index, due))
         });
         self.due = later.collect();
     }
@@ -199,7 +253,7 @@ impl<'a> Play<'a> {
         for &entrant in &self.busy {
             let single = self.single(entrant as usize);
             let oldest = self.waiting[entrant as usize][0];
-            let latest = (oldest + self.entrants[entrant as usize].slo).saturating_sub(single);
+            let latest = oldest.saturating_add(self.entrants[entrant as usize].slo).saturating_sub(single);
             let may = self.may_use[index][entrant as usize] && single <= left;
             if may && chosen.is_none_or(|best| (latest, entrant) < best) {
                 chosen = Some((latest, entrant));
@@ -207,7 +261,7 @@ impl<'a> Play<'a> {
         }
         let Some((_, entrant)) = chosen else { return false };
         let took = self.execute(entrant as usize, index, now, left);
-        self.due.push(Reverse((now + took, index, Due::Ends)));
+        self.due.push(Reverse((now.saturating_add(took), index, Due::Ends)));
         true
     }
 
@@ -219,17 +273,32 @@ impl<'a> Play<'a> {
             while queue.front().is_some_and(|&came| came.saturating_add(slo) < now.saturating_add(single)) {
                 queue.pop_front();
             }
-            if queue.is_empty() { drop(self.busy.swap_remove(at)) } else { at += 1 }
+            if queue.is_empty() {
+                self.busy.swap_remove(at);
+            } else {
+                at += 1;
+            }
         }
     }
 
-    /// One batch of the oldest requests: as large as the slot allows and the oldest can bear. Returns how long it takes.
+    /// One batch of the oldest requests. Returns how long it takes.
+    ///
+    /// In a slot of its own a session drops requests that would make the batch smaller: it has no other turn in this
+    /// period. In a shared slot the batch is as large as the oldest can bear: the rest's turn comes next.
     fn execute(&mut self, entrant: usize, index: usize, now: u64, left: u64) -> u64 {
         let Entrant { slo, profile, .. } = self.entrants[entrant];
         let profile = profile.expect("only entrants that take part have requests");
         let queue = &mut self.waiting[entrant];
-        let patience = (queue[0] + slo - now).min(left);
-        let fits = profile.largest_within(Duration::from_nanos(patience)).min(self.turns[index].batch);
+        let turn = &self.turns[index];
+        let batch_ends = |waiting: usize| profile.nanos(turn.batch.min(waiting as u32)).unwrap_or(u64::MAX);
+        while turn.entrants.len() == 1
+            && queue.len() > 1
+            && queue[0].saturating_add(slo) < now.saturating_add(batch_ends(queue.len()))
+        {
+            queue.pop_front();
+        }
+        let patience = queue[0].saturating_add(slo).saturating_sub(now).min(left);
+        let fits = profile.largest_within(Duration::from_nanos(patience)).min(turn.batch);
         let taken = queue.len().min(fits as usize);
         queue.drain(..taken);
         self.tallies[entrant].in_time += taken as u64;
