@@ -46,28 +46,28 @@ fn synthetic() -> Vec<(&'static str, String)> {
     let memory = "each device holds a quarter of them.";
     let heavy = |sessions: Vec<Linear>| sessions.into_iter().map(|s| Linear { memory_mb: Some(500), ..s }).collect();
     vec![
-        ("one-1", filled(one_about, "seconds = 600", 1, None, one(1.0, 25.0, 100.0))),
-        ("one-8", filled(one_about, "seconds = 300", 8, None, one(1.0, 25.0, 100.0))),
+        ("one-1", filled(one_about, "seconds = 300", 1, None, one(1.0, 25.0, 100.0))),
+        ("one-8", filled(one_about, "seconds = 120", 8, None, one(1.0, 25.0, 100.0))),
         ("one-64", filled(one_about, "seconds = 50", 64, None, one(1.0, 25.0, 100.0))),
-        ("one-shallow-1", filled(shallow, "seconds = 600", 1, None, one(1.08, 5.2, 100.0))),
-        ("one-shallow-8", filled(shallow, "seconds = 150", 8, None, one(1.08, 5.2, 100.0))),
+        ("one-shallow-1", filled(shallow, "seconds = 300", 1, None, one(1.08, 5.2, 100.0))),
+        ("one-shallow-8", filled(shallow, "seconds = 60", 8, None, one(1.08, 5.2, 100.0))),
         ("one-light-8", filled("One model. ℓ(b) = 0.2 b + 6 ms.", "seconds = 50", 8, None, one(0.2, 6.0, 50.0))),
-        ("mixed-8", filled(mixed_about, "seconds = 150", 8, None, mixed(20, 1))),
-        ("mixed-8b", filled(mixed_about, "seconds = 150", 8, None, mixed(20, 2))),
-        ("mixed-64", filled(mixed_about, "seconds = 40", 64, None, mixed(20, 3))),
-        ("hundred-16", filled(hundred, "seconds = 125", 16, None, mixed(100, 4))),
+        ("mixed-8", filled(mixed_about, "seconds = 60", 8, None, mixed(20, 1))),
+        ("mixed-8b", filled(mixed_about, "seconds = 60", 8, None, mixed(20, 2))),
+        ("mixed-64", filled(mixed_about, "seconds = 20", 64, None, mixed(20, 3))),
+        ("hundred-16", filled(hundred, "seconds = 60", 16, None, mixed(100, 4))),
         ("many-small", many_small()),
         ("game", game()),
         ("ratios", ratios()),
         (
             "bursts",
-            filled(&format!("{mixed_about} Bursty."), "seconds = 300\narrivals = \"gamma:3\"", 8, None, mixed(20, 5)),
+            filled(&format!("{mixed_about} Bursty."), "seconds = 120\narrivals = \"gamma:3\"", 8, None, mixed(20, 5)),
         ),
         ("step", step()),
-        ("memory-20", filled(&format!("20 models; {memory}"), "seconds = 150", 8, Some(2500), heavy(mixed(20, 6)))),
+        ("memory-20", filled(&format!("20 models; {memory}"), "seconds = 60", 8, Some(2500), heavy(mixed(20, 6)))),
         (
             "memory-100",
-            filled(&format!("100 models; {memory}"), "seconds = 125", 16, Some(12_500), heavy(mixed(100, 7))),
+            filled(&format!("100 models; {memory}"), "seconds = 60", 16, Some(12_500), heavy(mixed(100, 7))),
         ),
     ]
 }
@@ -79,7 +79,7 @@ fn many_small() -> String {
     sessions.iter_mut().for_each(|session| session.rate = random.between(0.1, 1.0));
     // Scaled by the devices, not by the rates: those are the point.
     sessions.iter_mut().for_each(|session| session.rate = (session.rate * 1e3).round() / 1e3);
-    let about = "# 500 sessions at less than one request per second each.\nseconds = 6000";
+    let about = "# 500 sessions at less than one request per second each.\nseconds = 1200";
     to_toml(about, 4, None, &sessions)
 }
 
@@ -105,7 +105,7 @@ fn game() -> String {
         rate: 2.0,
         memory_mb: None,
     });
-    filled("A game: 20 tiny networks and a large one, all within 50 ms.", "seconds = 100", 4, None, sessions)
+    filled("A game: 20 tiny networks and a large one, all within 50 ms.", "seconds = 50", 4, None, sessions)
 }
 
 /// From models that gain nothing by batches to those that gain everything.
@@ -113,7 +113,7 @@ fn ratios() -> String {
     let mut random = Random::new(10, 0);
     let mut sessions = zipf(40, (0.01, 5.0), (0.2, 40.0), (50.0, 400.0), &mut random);
     sessions.iter_mut().for_each(|session| session.rate = 1.0 / session.latency_ms(8));
-    filled("40 models with β/α from a hundredth to thousands, equal loads.", "seconds = 100", 8, None, sessions)
+    filled("40 models with β/α from a hundredth to thousands, equal loads.", "seconds = 50", 8, None, sessions)
 }
 
 /// The load doubles; the rates that rivals know are those before.
@@ -153,13 +153,13 @@ fn measured(text: &str) -> Fallible<Vec<(&'static str, String)>> {
     let vgg_s = profile("vgg_s", "caffe:vgg_s:1")?;
     let device = "\n[[device]]\ncount = 8\n";
     let mut traffic = format!(
-        "# Traffic: detection, then faces and cars in what it found, 400 ms for both stages.\n{attribution}\nseconds = 600\n{device}"
+        "# Traffic: detection, then faces and cars in what it found, 400 ms for both stages.\n{attribution}\nseconds = 300\n{device}"
     );
     traffic += &format!("{yolo}{}", session("yolo9000", 200, 120.0));
     traffic += &format!("{face}{}", session("vgg_face", 200, 150.0));
     traffic += &format!("{vgg16}{}", session("vgg16", 200, 400.0));
     let mut titanx =
-        format!("# Four measured models, each under several SLOs.\n{attribution}\nseconds = 300\n{device}");
+        format!("# Four measured models, each under several SLOs.\n{attribution}\nseconds = 120\n{device}");
     titanx += &format!("{yolo}{}{}", session("yolo9000", 150, 40.0), session("yolo9000", 400, 30.0));
     titanx += &format!("{face}{}{}", session("vgg_face", 50, 150.0), session("vgg_face", 200, 100.0));
     titanx += &format!("{vgg16}{}{}", session("vgg16", 60, 120.0), session("vgg16", 300, 60.0));

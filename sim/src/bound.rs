@@ -19,7 +19,8 @@ pub fn best_batch(latencies: &Latencies, slo: Nanos, rate: f64) -> usize {
 }
 
 /// The factor on all rates at which the bound equals the scenario's number of devices: goodput factors are compared
-/// with it.
+/// with it. Where a rate begins to allow a larger batch the need falls, so there may be several; one of them is given, the
+/// same each time.
 pub fn factor(scenario: &Scenario) -> f64 {
     let need = |factor: f64| -> f64 {
         let of = |session| {

@@ -34,9 +34,10 @@ pub enum PolicySpec {
         cycle: Cycle,
         headroom: f64,
     },
-    /// `slack`: how much earlier than the SLO says requests have to be done.
+    /// `slack`: how much earlier than the SLO says requests have to be done; batches are powers of two up to `max_batch`.
     Clockwork {
         slack: Nanos,
+        max_batch: u32,
     },
     /// `margin`, plus `share` of the SLO: how much earlier than at the last moment batches start. `control` and `data`: the
     /// latencies to grant a device and, per request, to fetch inputs, that it plans for.
@@ -82,7 +83,9 @@ impl PolicySpec {
                 let timetables = planning::timetables(scenario, ArrivalProcess::Even, headroom, nexus);
                 Box::new(nexus::Nexus::new(scenario, &timetables, drop, cycle))
             }
-            PolicySpec::Clockwork { slack } => Box::new(clockwork::Clockwork::new(scenario, slack)),
+            PolicySpec::Clockwork { slack, max_batch } => {
+                Box::new(clockwork::Clockwork::new(scenario, slack, max_batch))
+            }
             PolicySpec::Symphony { margin, share, control, data } => {
                 Box::new(symphony::Symphony::new(scenario, symphony::Latency { margin, share, control, data }))
             }
@@ -116,7 +119,9 @@ impl PolicySpec {
                     .map(|(cycle, headroom)| PolicySpec::Nexus { drop, cycle, headroom })
                     .to_vec()
             }
-            PolicySpec::Clockwork { .. } => [5.0, 0.0].map(|slack| PolicySpec::Clockwork { slack: ms(slack) }).to_vec(),
+            PolicySpec::Clockwork { .. } => [(5.0, 16), (0.0, 16), (0.0, 64)]
+                .map(|(slack, max_batch)| PolicySpec::Clockwork { slack: ms(slack), max_batch })
+                .to_vec(),
             PolicySpec::Symphony { control, data, .. } => {
                 let margins = [(0.0, 0.0), (2.0, 0.0), (0.0, 0.1), (0.0, 0.2), (0.0, 0.35)];
                 margins
@@ -145,7 +150,8 @@ impl PolicySpec {
         let nanos = (value * 1e6) as Nanos;
         match (self, key) {
             (PolicySpec::Nexus { headroom, .. }, "headroom") if value > 0.0 => *headroom = value,
-            (PolicySpec::Clockwork { slack }, "slack_ms") => *slack = nanos,
+            (PolicySpec::Clockwork { slack, .. }, "slack_ms") => *slack = nanos,
+            (PolicySpec::Clockwork { max_batch, .. }, "max_batch") if value >= 1.0 => *max_batch = value as u32,
             (PolicySpec::Symphony { margin, .. }, "margin_ms") => *margin = nanos,
             (PolicySpec::Symphony { share, .. }, "margin") if value < 1.0 => *share = value,
             (PolicySpec::Symphony { control, .. }, "control_ms") => *control = nanos,
@@ -169,7 +175,7 @@ impl FromStr for PolicySpec {
             "rota" => PolicySpec::Rota,
             "nexus" => nexus(Drop::Early),
             "nexus-lazy" => nexus(Drop::Lazy),
-            "clockwork" => PolicySpec::Clockwork { slack: 5_000_000 },
+            "clockwork" => PolicySpec::Clockwork { slack: 5_000_000, max_batch: 16 },
             "symphony" => PolicySpec::Symphony { margin: 0, share: 0.0, control: 0, data: 0 },
             "shepherd" => PolicySpec::Shepherd { lambda: 3.03 },
             "triton" => PolicySpec::Triton { delay: 0.1 },
@@ -198,7 +204,7 @@ impl fmt::Display for PolicySpec {
                 let cycle = if cycle == Cycle::Busy { "busy" } else { "timed" };
                 write!(f, ":cycle={cycle},headroom={headroom}")
             }
-            PolicySpec::Clockwork { slack } => write!(f, ":slack_ms={}", ms(slack)),
+            PolicySpec::Clockwork { slack, max_batch } => write!(f, ":slack_ms={},max_batch={max_batch}", ms(slack)),
             PolicySpec::Symphony { margin, share, control, data } => {
                 write!(f, ":margin_ms={},margin={share},control_ms={},data_ms={}", ms(margin), ms(control), ms(data))
             }
@@ -212,7 +218,7 @@ impl fmt::Display for PolicySpec {
 fn parameters(policy: &str) -> &'static str {
     match policy {
         "nexus" | "nexus-lazy" => "are cycle=busy, cycle=timed and headroom=FACTOR",
-        "clockwork" => "is slack_ms=MS",
+        "clockwork" => "are slack_ms=MS and max_batch=COUNT",
         "symphony" => "are margin_ms=MS, margin=SHARE_OF_SLO, control_ms=MS and data_ms=MS",
         "shepherd" => "is lambda=FACTOR from 1",
         "triton" => "is delay=SHARE_OF_SLO",

@@ -100,4 +100,4 @@ impl Trial<'_> {
 /// A search begins so far above the bound, as a share of it: sessions that share slots may pass it by a little.
 const ABOVE_BOUND: f64 = 1.25;
 /// Of the bound: how far a search comes down at once.
-const STEP: f64 = 0.02;
+const STEP: f64 = 0.05;

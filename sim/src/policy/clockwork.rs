@@ -51,10 +51,12 @@ struct Device {
 }
 
 impl Clockwork {
-    pub fn new(scenario: &Scenario, slack: Nanos) -> Clockwork {
+    /// Batch sizes are the powers of two up to `max_batch`.
+    pub fn new(scenario: &Scenario, slack: Nanos, max_batch: u32) -> Clockwork {
         let session = |index: usize| {
             let latencies = scenario.latencies(index);
-            let sizes = BATCHES.into_iter().filter(|&batch| batch <= latencies.max_batch()).map(|batch| Size {
+            let batches = (0..=max_batch.ilog2()).map(|power| 1 << power);
+            let sizes = batches.filter(|&batch| batch <= latencies.max_batch()).map(|batch| Size {
                 batch,
                 from: 0,
                 took: VecDeque::new(),
@@ -222,8 +224,6 @@ impl Policy for Clockwork {
     }
 }
 
-/// The sizes that the published system compiles models for.
-const BATCHES: [usize; 5] = [1, 2, 4, 8, 16];
 /// How much work is kept before a device.
 const AHEAD: Nanos = 10_000_000;
 const WINDOW_LEAD: Nanos = 1_000_000;
@@ -240,7 +240,7 @@ mod tests {
     fn the_largest_size_that_the_queue_fills_is_run_at_its_head() {
         // ℓ = 2, 3, 4 …; ten milliseconds of work are sent ahead.
         let scenario = scenario(&[(2, 1, 32, 100, 100.0)], 1);
-        let mut table = Table::new(Clockwork::new(&scenario, 5 * MS), &scenario);
+        let mut table = Table::new(Clockwork::new(&scenario, 5 * MS, 16), &scenario);
         table.arrive(0, 7, 0);
         // Four (5 ms), then two (3 ms), then one (2 ms): ten milliseconds, no more.
         assert_eq!(table.decide(0), ["run 0 [0, 1, 2, 3]", "run 0 [4, 5]", "run 0 [6]"]);
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn the_tightest_strategy_goes_first() {
         let scenario = scenario(&[(2, 1, 32, 200, 100.0), (8, 1, 32, 50, 100.0)], 1);
-        let mut table = Table::new(Clockwork::new(&scenario, 5 * MS), &scenario);
+        let mut table = Table::new(Clockwork::new(&scenario, 5 * MS, 16), &scenario);
         table.arrive(0, 1, 0);
         table.arrive(1, 1, 0);
         assert_eq!(table.decide(0), ["run 0 [1]", "run 0 [0]"]);
@@ -263,7 +263,7 @@ mod tests {
     fn who_cannot_make_a_size_leaves_its_queue_and_at_last_all() {
         // ℓ(1) = 10, ℓ(2) = 30. Slack 0: a deadline of 40 ms.
         let scenario = scenario(&[(10, 20, 2, 40, 100.0)], 1);
-        let mut table = Table::new(Clockwork::new(&scenario, 0), &scenario);
+        let mut table = Table::new(Clockwork::new(&scenario, 0, 16), &scenario);
         table.arrive(0, 2, 0);
         assert_eq!(table.decide(0), ["run 0 [0, 1]"]);
         table.arrive(0, 2, 1);
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn executions_that_take_longer_raise_the_estimate() {
         let scenario = scenario(&[(4, 4, 1, 40, 100.0)], 1);
-        let mut table = Table::new(Clockwork::new(&scenario, 0), &scenario);
+        let mut table = Table::new(Clockwork::new(&scenario, 0, 16), &scenario);
         table.arrive(0, 4, 0);
         assert_eq!(table.decide(0), ["run 0 [0]", "run 0 [1]", "run 0 [2]"]);
         table.end(0, 0, &[0], 8, 8);

@@ -205,14 +205,14 @@ mod tests {
     use crate::policy::table::{Table, scenario};
     use rota_sched::plan;
 
-    /// Slots (offset, batch, shares), in milliseconds.
-    /// Offset, batch, and who shares it at what rate.
-    type SlotRow<'a> = (u64, u32, &'a [(usize, f64)]);
+    /// A slot: offset in milliseconds, batch, and who shares it at what rate.
+    type Turn<'a> = (u64, u32, &'a [(usize, f64)]);
 
-    fn timetable(period: u64, slots: &[SlotRow<'_>]) -> Timetable {
+    /// `period` in milliseconds.
+    fn timetable(period: u64, slots: &[Turn<'_>]) -> Timetable {
         let ms = Duration::from_millis;
         let share = |&(session, rate): &(usize, f64)| plan::Share { session, rate };
-        let slot = |&(offset, batch, shares): &(u64, u32, &[(usize, f64)])| plan::Slot {
+        let slot = |&(offset, batch, shares): &Turn<'_>| plan::Slot {
             offset: ms(offset),
             batch,
             execution: Duration::ZERO,
