@@ -71,9 +71,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// What `nexus` runs on: nothing, until the planner is there.
+/// Not called: policies that run by a plan are refused first, since this program has no planner.
 fn planner(_: &Demand) -> Plan {
-    Plan::default()
+    unreachable!("planned policies are refused")
+}
+
+fn is_planned(policy: &PolicySpec) -> bool {
+    matches!(policy, PolicySpec::Nexus { .. })
 }
 
 fn simulate(arguments: &Arguments) -> Result<(), String> {
@@ -83,6 +87,12 @@ fn simulate(arguments: &Arguments) -> Result<(), String> {
         cold: arguments.cold,
         seed: arguments.seed,
     };
+    if let Some(planned) = arguments.policy.iter().find(|policy| is_planned(policy)) {
+        return Err(format!(
+            "{} runs by a plan, and this program has no planner; choose another policy",
+            planned.name()
+        ));
+    }
     if arguments.suite {
         return compare(arguments, world);
     }
@@ -163,6 +173,7 @@ fn compare(arguments: &Arguments, world: World) -> Result<(), String> {
         |standard: &&suite::Standard| arguments.only.is_empty() || arguments.only.iter().any(|o| o == standard.name);
     let workloads: Vec<_> = suite::STANDARD.iter().filter(named).copied().collect();
     let all = PolicySpec::NAMES.iter().map(|name| name.parse().expect("its own name"));
+    let all = all.filter(|policy| !is_planned(policy));
     let policies: Vec<PolicySpec> = if arguments.policy.len() > 1 { arguments.policy.clone() } else { all.collect() };
     let effort = if arguments.quick { Effort::QUICK } else { Effort::FULL };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
