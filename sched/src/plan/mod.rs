@@ -76,7 +76,7 @@ pub enum ArrivalProcess {
 pub struct Plan {
     pub devices: Vec<Timetable>,
     pub unplaced: Vec<Unplaced>,
-    /// No plan, by whatever method, can do with fewer devices; proved in `docs/scheduling.md`. Zero for a fixed fleet.
+    /// No plan, by whatever method, can do with fewer devices; proved in `plan::bound`. Zero for a fixed fleet.
     pub lower_bound: f64,
 }
 
@@ -197,7 +197,9 @@ fn pack(
         return (greedy, refused);
     }
     let ours = rota::pack(loads, kind, memory, budget);
-    if refused.is_empty() && greedy.len() <= ours.len() { (greedy, refused) } else { (ours, Vec::new()) }
+    // The greedy knows evenly spaced arrivals only: for others its plan has too little headroom to be a candidate.
+    let holds = refused.is_empty() && loads.iter().all(|load| load.arrivals == ArrivalProcess::Even);
+    if holds && greedy.len() <= ours.len() { (greedy, refused) } else { (ours, Vec::new()) }
 }
 
 fn check_numbers(demand: &Demand) -> Result<(), PlanError> {

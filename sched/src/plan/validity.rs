@@ -303,5 +303,6 @@ fn play_slots<'a>(
         })
     };
     let entrants: Vec<Entrant> = (0..demand.sessions.len()).map(entrant).collect();
-    play(&entrants, &turns, ArrivalProcess::Poisson, seed, requests as u64)
+    let played = play(&entrants, &turns, ArrivalProcess::Poisson, seed, requests as u64, u64::MAX);
+    played.expect("there is no limit to the steps")
 }

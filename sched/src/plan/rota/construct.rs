@@ -60,8 +60,10 @@ fn best_unit(
             }
         }
     }
-    // Whatever is left out above, a period that serves the session alone always works.
-    seats.push((loads[seed].gap(loads[seed].widest()), Seat::Single));
+    // Whatever is left out above: as many devices as it takes to repeat the widest gap for as long as its batch runs.
+    let (gap, latency) = (loads[seed].gap(loads[seed].widest()), loads[seed].latency(loads[seed].widest()));
+    let devices = latency.div_ceil(gap).max(1);
+    seats.push((devices * gap, if devices == 1 { Seat::Single } else { Seat::Gang(devices) }));
     seats.sort_unstable_by_key(|&(period, seat)| (period, matches!(seat, Seat::Gang(_)) as u64));
     seats.dedup();
     let mut offered = 0;
@@ -78,7 +80,7 @@ fn best_unit(
             best = Some((lost + noise, unit));
         }
     }
-    best.expect("a period that closes the widest gap serves the session alone").1
+    best.expect("devices that repeat the widest gap serve the session alone").1
 }
 
 /// Periods, and ways to sit at each, at which the session itself wastes little.

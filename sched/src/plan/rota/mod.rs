@@ -43,10 +43,13 @@ pub(super) fn pack(loads: &[Load], kind: usize, memory: Option<u64>, budget: Ste
     let mut builder = Builder::new(loads, memory);
     let mut tried: Vec<Packing> = Vec::with_capacity(BORDERS.len());
     for border in BORDERS {
-        let (slow, fast): (Vec<usize>, Vec<usize>) =
+        let (slow, mut fast): (Vec<usize>, Vec<usize>) =
             (0..loads.len()).partition(|&index| pool::prefers(&loads[index], border));
+        let (groups, alone): (Vec<_>, Vec<_>) =
+            pool::groups(loads, slow, memory).into_iter().partition(|group| group.len() > 1);
+        fast.extend(alone.into_iter().flatten());
         let units = construct::construct(&mut builder, loads, fast, None);
-        let pools = pool::pools(loads, slow, &units, memory, Trial::Quick);
+        let pools = sized(loads, groups, &units, memory, Trial::Quick);
         tried.push(Packing { units, pools });
     }
     tried.sort_by_key(Packing::devices);
@@ -55,9 +58,15 @@ pub(super) fn pack(loads: &[Load], kind: usize, memory: Option<u64>, budget: Ste
     for packing in &mut tried {
         let steps = budget.0 / SEARCHED as u32;
         search::search(&mut builder, loads, &mut packing.units, steps, &mut random);
-        let members = packing.pools.iter().flat_map(|pool| pool.members.iter().copied()).collect();
-        packing.pools = pool::pools(loads, members, &packing.units, memory, Trial::Thorough);
+        let groups = std::mem::take(&mut packing.pools).into_iter().map(|pool| pool.members).collect();
+        packing.pools = sized(loads, groups, &packing.units, memory, Trial::Thorough);
     }
     let best = tried.iter().min_by_key(|packing| packing.devices()).expect("several borders are tried");
     timetables::timetables(loads, kind, best)
+}
+
+/// A pool for each group. With limited memory what units leave is not theirs: their models are not on those devices.
+fn sized(loads: &[Load], groups: Vec<Vec<usize>>, units: &[Unit], memory: Option<u64>, trial: Trial) -> Vec<Pool> {
+    let units = if memory.is_none() { units } else { &[] };
+    groups.into_iter().map(|members| Pool::sized(loads, members, units, trial)).collect()
 }

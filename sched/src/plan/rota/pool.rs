@@ -67,8 +67,9 @@ const PLAYED_ALIKE: u64 = 1_500;
 const MISSES: f64 = 0.007;
 /// Holes of a smaller part of their period are left to the dispatcher.
 const HOLE_PART: f64 = 0.04;
-/// Holes that recur more seldom are of no use, and playing their rivals until they come takes long.
-const HOLE_PERIOD_MAX: u64 = 10_000_000_000;
+/// Slots and batches for each request and turn that are played at most. Only holes of very different periods, for
+/// sessions that have hours to wait, take more: they are refused, and a whole device is taken instead.
+const STEPS_EACH: u64 = 16;
 /// Holes that a pool uses at most, the largest first.
 const HOLES_MAX: usize = 64;
 
@@ -78,62 +79,57 @@ pub(super) fn prefers(load: &Load, utilisation: f64) -> bool {
     waits < WAITS_MAX && load.rate * load.latency(1) as f64 / 1e9 < utilisation * load.share
 }
 
-/// Pools for `members` with as few whole devices as they need.
-pub(super) fn pools(
-    loads: &[Load],
-    members: Vec<usize>,
-    units: &[Unit],
-    memory: Option<u64>,
-    trial: Trial,
-) -> Vec<Pool> {
-    let mut by_length = members;
-    by_length.sort_by_key(|&index| (std::cmp::Reverse(loads[index].latency(1)), index));
-    let Some(memory) = memory else {
-        return size(loads, by_length, units, trial).into_iter().collect();
-    };
-    let mut pools = Vec::new();
-    let mut fits: Vec<usize> = Vec::new();
+/// `slow` sessions, by falling ℓ(1), in groups whose models fit a device's memory together.
+pub(super) fn groups(loads: &[Load], mut slow: Vec<usize>, memory: Option<u64>) -> Vec<Vec<usize>> {
+    slow.sort_by_key(|&index| (std::cmp::Reverse(loads[index].latency(1)), index));
+    let mut groups: Vec<Vec<usize>> = Vec::new();
     let (mut models, mut bytes) = (std::collections::BTreeSet::new(), 0u64);
-    for index in by_length {
+    for index in slow {
         let load = &loads[index];
-        if !models.contains(&load.model) && bytes.saturating_add(load.memory) > memory {
-            pools.extend(size(loads, std::mem::take(&mut fits), &[], trial));
-            models.clear();
-            bytes = 0;
+        let added = if models.contains(&load.model) { 0 } else { load.memory };
+        match groups.last_mut().filter(|_| memory.is_none_or(|memory| bytes.saturating_add(added) <= memory)) {
+            Some(group) => group.push(index),
+            None => {
+                groups.push(vec![index]);
+                models.clear();
+                bytes = 0;
+            }
         }
         if models.insert(load.model) {
             bytes = bytes.saturating_add(load.memory);
         }
-        fits.push(index);
     }
-    pools.extend(size(loads, fits, &[], trial));
-    pools
+    groups
 }
 
-/// `members` by falling ℓ(1).
-fn size(loads: &[Load], members: Vec<usize>, units: &[Unit], trial: Trial) -> Option<Pool> {
-    members.first()?;
-    let work: f64 = members.iter().map(|&index| bound::devices(&loads[index])).sum();
-    let holes = holes(loads, &members, units);
-    let lent: f64 = holes.iter().map(|hole| hole.length as f64 / hole.period as f64).sum();
-    // Chance batches and the one request in a hundred must not make the plan go below the bound of plans that answer all.
-    let mut pool = Pool { members, devices: (work - lent).max(0.0).ceil() as usize, holes };
-    while !trial.rounds().iter().zip(1..).all(|(&requests, seed)| pool.holds(loads, seed, requests)) {
-        pool.devices += 1;
+impl Pool {
+    /// For two `members` or more (one alone has nobody to share with), by falling ℓ(1), with as few whole devices as they
+    /// need beside what the units leave.
+    ///
+    /// It ends: with a device for each request that can wait or run at once, every request starts when it comes.
+    pub(super) fn sized(loads: &[Load], members: Vec<usize>, units: &[Unit], trial: Trial) -> Pool {
+        assert!(members.len() > 1, "a pool of {} members shares nothing", members.len());
+        let work: f64 = members.iter().map(|&index| bound::devices(&loads[index])).sum();
+        let holes = holes(loads, &members, units);
+        let lent: f64 = holes.iter().map(|hole| hole.length as f64 / hole.period as f64).sum();
+        // Chance batches and the one request in a hundred must not make the plan go below the bound of plans that answer all.
+        let mut pool = Pool { members, devices: (work - lent).max(0.0).ceil() as usize, holes };
+        while !trial.rounds().iter().zip(1..).all(|(&requests, seed)| pool.holds(loads, seed, requests)) {
+            pool.devices += 1;
+        }
+        pool
     }
-    Some(pool)
 }
 
 /// What the units leave of their periods, the largest parts first.
 fn holes(loads: &[Load], members: &[usize], units: &[Unit]) -> Vec<Hole> {
     let mut holes = Vec::new();
-    // Half of the members may use a hole, or it is not worth its place in the timetable.
-    let wanted = loads[members[members.len() / 2]].latency(1);
+    // Half of the members may use a hole, and two at least, or it is not worth its place in the timetable.
+    let wanted = loads[members[(members.len() / 2).min(members.len() - 2)]].latency(1);
     for (unit, built) in units.iter().enumerate() {
         for (device, member) in built.devices.iter().enumerate() {
             let length = built.period - member.used;
-            let often = built.period <= HOLE_PERIOD_MAX && length as f64 >= HOLE_PART * built.period as f64;
-            if length >= wanted && often {
+            if length >= wanted && length as f64 >= HOLE_PART * built.period as f64 {
                 let (offset, phase, period) = (member.used, member.phase, built.period);
                 holes.push(Hole { unit, device, offset, length, phase, period });
             }
@@ -184,20 +180,34 @@ impl Pool {
     /// Plays the slots with both kinds of arrivals.
     fn holds(&self, loads: &[Load], seed: u64, requests: u64) -> bool {
         let turns = self.turns(loads);
-        // Every member needs a slot that it may use: the longest slot takes the first member.
-        let all_served = turns.iter().any(|turn| turn.entrants.first() == Some(&0));
+        // None may depend on luck to find a slot at all.
+        let reaches = |&index: &usize| {
+            let (slack, single) = (loads[index].slo - loads[index].latency(1), loads[index].latency(1));
+            self.holes.iter().any(|hole| hole.length >= single && hole.period - hole.length + single <= slack)
+        };
+        let all_served = self.devices > 0 || self.members.iter().all(reaches);
         let arrivals = [ArrivalProcess::Poisson, ArrivalProcess::Even];
         all_served && arrivals.iter().all(|&arrivals| self.holds_with(loads, &turns, arrivals, seed, requests))
     }
 
-    /// Plays the slots; members are judged together with those of about the same length and slack.
+    /// Plays the slots; members are judged alone, and, since some have few requests, together with those of about the
+    /// same slack.
     fn holds_with(&self, loads: &[Load], turns: &[Turn], arrivals: ArrivalProcess, seed: u64, requests: u64) -> bool {
+        // A member with hardly any requests would not show: it is played with a tenth of the mean rate at least.
+        let floor = self.members.iter().map(|&index| loads[index].rate).sum::<f64>() / self.members.len() as f64 / 10.0;
         let entrant = |&index: &usize| {
             let load = &loads[index];
-            Entrant { rate: load.rate, slo: load.slo, profile: Some(load.profile) }
+            Entrant { rate: load.rate.max(floor), slo: load.slo, profile: Some(load.profile) }
         };
         let entrants: Vec<Entrant> = self.members.iter().map(entrant).collect();
-        let tallies = play(&entrants, turns, arrivals, seed, requests);
+        let steps_max = STEPS_EACH * requests * (turns.len() as u64 + 1);
+        let Some(tallies) = play(&entrants, turns, arrivals, seed, requests, steps_max) else { return false };
+        // Alone a member is given two deviations.
+        let misses = |tally: &Tally| (tally.arrived - tally.in_time) as f64;
+        let allowed = |tally: &Tally| tally.arrived as f64 * MISSES;
+        if tallies.iter().any(|tally| misses(tally) > allowed(tally) + 2.0 * allowed(tally).sqrt().max(1.0)) {
+            return false;
+        }
         let mut alike: Vec<usize> = (0..self.members.len()).collect();
         let slack = |position: usize| loads[self.members[position]].slo - loads[self.members[position]].latency(1);
         alike.sort_by_key(|&position| (slack(position), position));

@@ -67,9 +67,12 @@ struct Play<'a> {
     /// Entrants with waiting requests, in no order.
     busy: Vec<u32>,
     tallies: Vec<Tally>,
+    /// Slots and batches so far.
+    steps: u64,
 }
 
-/// Plays `turns` until `requests` requests have come and every one is answered or lost.
+/// Plays `turns` until `requests` requests have come and every one is answered or lost; `None` when that takes more than
+/// `steps_max` slots and batches.
 ///
 /// The entrant whose oldest request has the earliest latest start runs; requests that can no longer be answered in time
 /// are lost when their session is looked at. Cost: the arrivals and the slots that open while there is work, each times
@@ -80,10 +83,11 @@ pub(in super::super) fn play(
     arrivals: ArrivalProcess,
     seed: u64,
     requests: u64,
-) -> Vec<Tally> {
+    steps_max: u64,
+) -> Option<Vec<Tally>> {
     let mut state = Play::new(entrants, turns);
     if turns.is_empty() {
-        return state.tallies;
+        return Some(state.tallies);
     }
     // Arrivals begin once every turn has opened.
     let begin = turns.iter().map(|turn| turn.first).max().unwrap_or(0);
@@ -98,6 +102,9 @@ pub(in super::super) fn play(
                 skipped = true;
             }
             state.step();
+            if state.steps > steps_max {
+                return None;
+            }
         }
         state.arrive(entrant, arrival);
     }
@@ -105,8 +112,11 @@ pub(in super::super) fn play(
         state.step();
         // Nothing may open for those that are left: they are lost when their time has come.
         state.forget_hopeless(state.next_due());
+        if state.steps > steps_max {
+            return None;
+        }
     }
-    state.tallies
+    Some(state.tallies)
 }
 
 /// When requests come, nanoseconds, and whose they are.
@@ -184,6 +194,7 @@ impl<'a> Play<'a> {
             waiting: vec![VecDeque::new(); entrants.len()],
             busy: Vec::new(),
             tallies: vec![Tally::default(); entrants.len()],
+            steps: 0,
         }
     }
 
@@ -206,6 +217,7 @@ impl<'a> Play<'a> {
 
     fn step(&mut self) {
         let Some(Reverse((now, index, due))) = self.due.pop() else { return };
+        self.steps += 1;
         let turn = &self.turns[index];
         if due == Due::Opens {
             if turn.length >= turn.period && turn.entrants.len() > 1 {
