@@ -6,7 +6,7 @@ CARGO ?= cargo
 # Seconds that each fuzz target runs in `make test`.
 FUZZ_SECONDS ?= 20
 
-.PHONY: demo test check bench fuzz loom models clean-models
+.PHONY: demo test check bench fuzz loom models
 
 demo: models
 	$(CARGO) build --release -p rota -p rota-bench

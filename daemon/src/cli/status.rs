@@ -45,6 +45,7 @@ struct Status {
     sessions: Vec<Session>,
     devices: Vec<Device>,
     models: Vec<Model>,
+    problems: Vec<Problem>,
     clients: Vec<Client>,
 }
 
@@ -69,6 +70,14 @@ struct Percentiles {
     p50_ms: f64,
     p99_ms: f64,
     p999_ms: f64,
+}
+
+/// Something in the repository that is not served.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Problem {
+    path: String,
+    what: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -126,6 +135,9 @@ impl Status {
             if let Some(error) = &model.error {
                 let _ = writeln!(text, "\n{} version {}: {}", model.name, model.version, output::one_line(error));
             }
+        }
+        for problem in &self.problems {
+            let _ = writeln!(text, "\n{}: {}", problem.path, output::one_line(&problem.what));
         }
         text
     }
@@ -231,9 +243,18 @@ mod tests {
             "rota": "9.0.0", "later": [1, 2],
             "sessions": [{ "model": "face", "ok": 12, "bad_rate": 0.25, "new": 1 }],
             "models": [{ "name": "bad", "version": 1, "state": "failed", "error": "line one\nline two" }],
+            "problems": [{ "path": "models/odd", "what": "no version" }],
         });
         let text = Status::deserialize(&report).unwrap().text();
-        for part in ["rota 9.0.0", "face", "25.00", "failed", "bad version 1: line one line two", "no client"] {
+        for part in [
+            "rota 9.0.0",
+            "face",
+            "25.00",
+            "failed",
+            "bad version 1: line one line two",
+            "no client",
+            "models/odd: no version",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }

@@ -76,7 +76,6 @@ impl Poller {
         let state = &mut self.devices[device.0 as usize];
         state.batches += 1;
         state.busy += batch.took;
-        state.outstanding -= 1;
         state.pool.push(batch);
         self.model_mut(model_id).outstanding -= 1;
         self.remove_model_if_ended(model_id);

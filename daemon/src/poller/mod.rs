@@ -20,7 +20,7 @@ use crate::stats::SessionStats;
 use crate::wake::Wake;
 use classes::{Candidate, Classes};
 use clients::Clients;
-use messages::{Command, ConnectionId, Notice};
+use messages::{Command, Notice};
 use requests::Requests;
 use rota_device::{Batch, BatchId, Device, ShapeClass};
 use rota_ipc::server::RequestBlock;
@@ -104,8 +104,6 @@ struct DeviceState {
     device: Box<dyn Device>,
     #[expect(clippy::vec_box, reason = "the boxes travel to the device and back")]
     pool: Vec<Box<Batch>>,
-    /// Batches that were prepared and have not come back.
-    outstanding: u32,
     batches: u64,
     busy: Duration,
 }
@@ -236,7 +234,6 @@ impl Poller {
             });
             batch.spans.extend_from_slice(&request.spans);
         }
-        state.outstanding += 1;
         state.device.prepare(batch);
     }
 
@@ -269,14 +266,8 @@ impl DeviceState {
         DeviceState {
             device,
             pool: (0..BATCHES_PER_DEVICE).map(|_| empty()).collect(),
-            outstanding: 0,
             batches: 0,
             busy: Duration::ZERO,
         }
     }
-}
-
-/// Tells the control thread about a client that is no more.
-fn gone(id: ConnectionId, poisoned: Option<String>) -> Notice {
-    Notice::Gone { id, poisoned }
 }

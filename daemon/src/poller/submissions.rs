@@ -3,9 +3,10 @@
 use super::admission::{self, Refusal};
 use super::classes::Interned;
 use super::clients::Handle;
-use super::{DRAIN_MAX, Poller, gone};
-use rota_ipc::server::Poisoned;
-use rota_ipc::wire::{OP_CANCEL, OP_INFER, Reason, Status, Submission};
+use super::messages::Notice;
+use super::{DRAIN_MAX, Poller};
+use rota_ipc::server::{Poisoned, check_submission};
+use rota_ipc::wire::{OP_CANCEL, Reason, Status, Submission};
 use rota_sched::{Arrival, ClassId, Event, Instant, ModelId, Profile, RequestId, SessionId};
 use std::time::Duration;
 
@@ -65,17 +66,13 @@ impl Poller {
 
     fn admit(&mut self, key: usize, submission: &Submission, now: Instant) -> Result<(), Refused> {
         let client = &mut self.clients.entries[key];
-        check_descriptor(submission)?;
-        match client.slots.get(submission.slot as usize) {
-            Some(None) => {}
-            Some(Some(_)) => return Err(failed(Reason::BadSlot, format!("slot {} is in use", submission.slot))),
-            None => {
-                let slots = client.slots.len();
-                return Err(failed(
-                    Reason::BadSlot,
-                    format!("slot {} is past the last, {}", submission.slot, slots - 1),
-                ));
-            }
+        check_submission(submission, client.connection.slots()).map_err(|e| failed(e.reason, e.text))?;
+        if submission.query != 0 || submission.stage != 0 {
+            let text = "queries are not supported by this version";
+            return Err(failed(Reason::BadDescriptor, text.to_string()));
+        }
+        if client.slots[submission.slot as usize].is_some() {
+            return Err(failed(Reason::BadSlot, format!("slot {} is in use", submission.slot)));
         }
         let read = client.connection.read_block(submission.slot, submission.block_bytes, &mut self.block);
         read.map_err(|e| failed(e.reason, e.text))?;
@@ -228,7 +225,7 @@ impl Poller {
             self.close_session(key, number as u32, now);
         }
         self.clients.forget(id);
-        (self.notices)(gone(id, poisoned));
+        (self.notices)(Notice::Gone { id, poisoned });
         self.remove_if_ended(key);
     }
 
@@ -262,20 +259,6 @@ fn failed(reason: Reason, text: String) -> Refused {
 
 fn dropped(reason: Reason, text: &str) -> Refused {
     Refused { session: None, status: Status::Dropped, refusal: Refusal { reason, text: text.to_string() } }
-}
-
-fn check_descriptor(submission: &Submission) -> Result<(), Refused> {
-    if submission.op != OP_INFER {
-        let text = format!("operation {} is unknown; {OP_INFER} is infer, {OP_CANCEL} is cancel", submission.op);
-        return Err(failed(Reason::BadDescriptor, text));
-    }
-    if submission.flags != 0 || submission.reserved0 != 0 || submission.reserved != [0; 3] {
-        return Err(failed(Reason::BadDescriptor, "a reserved field of the descriptor is not zero".to_string()));
-    }
-    if submission.query != 0 || submission.stage != 0 {
-        return Err(failed(Reason::BadDescriptor, "queries are not supported by this version".to_string()));
-    }
-    Ok(())
 }
 
 fn scaled_profile(profile: &Profile, scale: f64) -> Profile {

@@ -33,8 +33,8 @@ impl Engine for Rten {
         let error = |text| LoadError::Model { file: file.to_owned(), text };
         let bytes = std::fs::read(file).map_err(|error| LoadError::Io { file: file.to_owned(), error })?;
         wire_check::check(&bytes).map_err(error)?;
+        let (inputs, outputs) = declarations(file, &bytes)?;
         drop(bytes);
-        let (inputs, outputs) = declarations(file)?;
         let model = Model::load_file(file).map_err(|e| error(e.to_string()))?;
         let nodes = |tensors: &[Declared]| -> Result<Vec<NodeId>, LoadError> {
             tensors.iter().map(|tensor| model.node_id(&tensor.name).map_err(|e| error(e.to_string()))).collect()
@@ -74,10 +74,9 @@ fn pool(options: &CompileOptions) -> std::io::Result<ThreadPool> {
 }
 
 /// The model's inputs and outputs as its file declares them: rten itself only remembers the types that it computes in.
-fn declarations(file: &Path) -> Result<(Vec<Declared>, Vec<Declared>), LoadError> {
-    let opened = std::fs::File::open(file).map_err(|error| LoadError::Io { file: file.to_owned(), error })?;
+fn declarations(file: &Path, bytes: &[u8]) -> Result<(Vec<Declared>, Vec<Declared>), LoadError> {
     let error = |text: String| LoadError::Model { file: file.to_owned(), text };
-    let model = onnx::ModelProto::parse_file(opened).map_err(|e| error(e.to_string()))?;
+    let model = onnx::ModelProto::parse_buf(bytes).map_err(|e| error(e.to_string()))?;
     let graph = model.graph.ok_or_else(|| error("the file holds no graph".into()))?;
     // Old models list their weights among their inputs.
     let is_weight = |name: &str| graph.initializer.iter().any(|tensor| tensor.name.as_deref() == Some(name));
