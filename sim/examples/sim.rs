@@ -160,9 +160,10 @@ fn simulate(arguments: &Arguments) -> Result<(), String> {
 }
 
 fn compare(arguments: &Arguments, world: World) -> Result<(), String> {
-    let named =
-        |standard: &&suite::Standard| arguments.only.is_empty() || arguments.only.iter().any(|o| o == standard.name);
-    let workloads: Vec<_> = suite::STANDARD.iter().filter(named).copied().collect();
+    let named = |standard: &&rota_sim::standard::Standard| {
+        arguments.only.is_empty() || arguments.only.iter().any(|o| o == standard.name)
+    };
+    let workloads: Vec<_> = rota_sim::standard::STANDARD.iter().filter(named).copied().collect();
     let all = PolicySpec::NAMES.iter().map(|name| name.parse().expect("its own name"));
     let policies: Vec<PolicySpec> = if arguments.policy.len() > 1 { arguments.policy.clone() } else { all.collect() };
     let effort = if arguments.quick { Effort::QUICK } else { Effort::FULL };

@@ -14,6 +14,7 @@ pub mod policy;
 pub mod random;
 pub mod record;
 pub mod scenario;
+pub mod standard;
 pub mod suite;
 pub mod synthetic;
 pub mod trial;

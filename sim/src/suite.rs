@@ -4,56 +4,12 @@ use crate::arrivals::Pattern;
 use crate::engine::World;
 use crate::planning::Planner;
 use crate::policy::PolicySpec;
+use crate::standard::Standard;
 use crate::trial::{Goodput, Trial};
 use crate::workload::Workload;
 use serde::Serialize;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// A workload file that comes with the program.
-#[derive(Clone, Copy, Debug)]
-pub struct Standard {
-    pub name: &'static str,
-    pub text: &'static str,
-}
-
-macro_rules! standard {
-    ($($name:literal),* $(,)?) => {
-        &[$(Standard { name: $name, text: include_str!(concat!("../workloads/", $name, ".toml")) }),*]
-    };
-}
-
-/// The standard workloads. In most, all rates as they stand take just the devices that there are by the fluid bound.
-pub const STANDARD: &[Standard] = standard![
-    "one-1",
-    "one-8",
-    "one-64",
-    "one-shallow-1",
-    "one-shallow-8",
-    "one-light-8",
-    "mixed-8",
-    "mixed-8b",
-    "mixed-64",
-    "hundred-16",
-    "many-small",
-    "game",
-    "traffic",
-    "titanx",
-    "ratios",
-    "bursts",
-    "step",
-    "memory-20",
-    "memory-100",
-];
-
-impl Standard {
-    /// # Panics
-    /// Never: a test reads them all.
-    pub fn workload(&self) -> Workload {
-        Workload::parse(self.text, &|path| Err(format!("{path} is no part of a standard workload")))
-            .unwrap_or_else(|error| panic!("{}: {error}", self.name))
-    }
-}
 
 /// How thorough a comparison is.
 #[derive(Clone, Copy, Debug)]

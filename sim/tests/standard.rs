@@ -5,7 +5,8 @@ use rota_sim::bound;
 use rota_sim::engine::World;
 use rota_sim::policy::PolicySpec;
 use rota_sim::scenario::Scenario;
-use rota_sim::suite::{self, Effort, STANDARD};
+use rota_sim::standard::{STANDARD, synthetic};
+use rota_sim::suite::{self, Effort};
 
 #[test]
 fn every_standard_workload_can_be_simulated_and_most_fill_their_devices() {
@@ -21,6 +22,21 @@ fn every_standard_workload_can_be_simulated_and_most_fill_their_devices() {
             // The bound jumps down where a rate allows a larger batch, so it may cross the devices more than once.
             assert!((factor - 1.0).abs() < 0.05, "{}: {factor}", standard.name);
         }
+    }
+}
+
+#[test]
+fn the_committed_workloads_are_what_the_generator_makes() {
+    let made = synthetic();
+    let measured: Vec<&str> = STANDARD
+        .iter()
+        .map(|standard| standard.name)
+        .filter(|name| made.iter().all(|(made, _)| made != name))
+        .collect();
+    assert_eq!(measured, ["traffic", "titanx"], "these alone are on measured profiles");
+    for (name, text) in made {
+        let committed = STANDARD.iter().find(|standard| standard.name == name).expect(name);
+        assert!(committed.text == text, "{name}: run `cargo run -p rota-sim --example workloads`");
     }
 }
 
