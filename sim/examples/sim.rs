@@ -82,6 +82,8 @@ fn simulate(arguments: &Arguments) -> Result<(), String> {
         noise: arguments.noise,
         dispatch: (arguments.dispatch_ms * 1e6) as i64,
         cold: arguments.cold,
+        told: true,
+        epoch: 0,
         seed: arguments.seed,
     };
     if arguments.suite {

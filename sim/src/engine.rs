@@ -57,7 +57,7 @@ pub trait Policy {
 }
 
 /// What of the world is not as the policy expects. The default: nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct World {
     /// Standard deviation of executions' durations, as a share of the profile's.
     pub noise: f64,
@@ -65,7 +65,17 @@ pub struct World {
     pub dispatch: Nanos,
     /// Devices load their models first, one after the other, when the run begins; else they hold them already.
     pub cold: bool,
+    /// See [`Scenario::told`].
+    pub told: bool,
+    /// See [`Scenario::epoch`].
+    pub epoch: Nanos,
     pub seed: u64,
+}
+
+impl Default for World {
+    fn default() -> World {
+        World { noise: 0.0, dispatch: 0, cold: false, told: true, epoch: 0, seed: 0 }
+    }
 }
 
 /// The engine's state. One heap of moments at which a device begins or ends a batch; arrivals lie sorted.

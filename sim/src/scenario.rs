@@ -13,6 +13,11 @@ pub struct Scenario {
     /// Never empty. What each holds, by index into the workload's models.
     pub devices: Vec<Device>,
     pub models: Vec<Model>,
+    /// Policies may rely on the sessions' rates. Else the rates are what somebody took them to be before the run: a policy may
+    /// begin with them, and has to follow what it measures.
+    pub told: bool,
+    /// How often a policy that plans does so again, with the rates that it measured since; 0: it plans once.
+    pub epoch: Nanos,
 }
 
 #[derive(Clone, Debug)]
@@ -94,7 +99,7 @@ impl Scenario {
             sessions.push(Session { model, slo, rate: session.rate, weight: session.weight });
         }
         let device = Device { memory_bytes: kind.memory_bytes, holds: vec![false; models.len()] };
-        let mut scenario = Scenario { sessions, devices: vec![device; kind.count], models };
+        let mut scenario = Scenario { sessions, devices: vec![device; kind.count], models, told: true, epoch: 0 };
         let holds = placement::place(&scenario).ok_or(ScenarioError::NoPlace)?;
         for (device, holds) in scenario.devices.iter_mut().zip(holds) {
             device.holds = holds;

@@ -91,7 +91,8 @@ impl Trial<'_> {
             Some(trace) => Load::replay(&workload, trace, factor, self.seconds / factor),
             None => Load::generate(&workload, self.pattern, self.seconds, self.world.seed),
         };
-        let scenario = scenario.scaled(factor);
+        let mut scenario = scenario.scaled(factor);
+        (scenario.told, scenario.epoch) = (self.world.told, self.world.epoch);
         let mut policy = policy.build(&scenario, load.requests.len(), self.nexus);
         engine::run(&scenario, &load, policy.as_mut(), self.world, bad_share_max, log)
     }

@@ -163,12 +163,13 @@ proptest! {
         noise in prop::sample::select(vec![0.0, 0.05, 0.5]),
         dispatch in prop::sample::select(vec![0, 300_000]),
         cold in any::<bool>(),
+        told in any::<bool>(),
         seed in any::<u64>(),
     ) {
         let memory = (quarters > 0).then(|| (sessions.len() as u32).div_ceil(devices as u32).max(quarters));
         let text = text(&sessions, devices, memory);
         let slos: Vec<f64> = sessions.iter().map(|drawn| f64::from(drawn.slo_ms)).collect();
-        let world = World { noise, dispatch, cold, seed };
+        let world = World { noise, dispatch, cold, told, epoch: 200_000_000, seed };
         for policy in policies() {
             let (report, events) = simulate(&text, &policy, world, 0.7);
             recount(&events, &report, &slos, 0.7);

@@ -6,6 +6,7 @@
 
 use super::alarms::Alarms;
 use super::queue::{self, Queue};
+use super::rate::Measured;
 use crate::Nanos;
 use crate::engine::{Ended, Order, Policy, Run};
 use crate::load::Request;
@@ -45,6 +46,9 @@ struct Session {
     /// How much earlier than at the last moment its batches start.
     margin: Nanos,
     target: usize,
+    slo: Nanos,
+    /// `None`: it was told the rate, and the target stays.
+    rate: Option<Measured>,
     /// Requests that the batch as large as the queue would be too late for, but a smaller one might not.
     prefix: Queue,
     suffix: Queue,
@@ -65,6 +69,8 @@ impl Symphony {
             let (latencies, session) = (scenario.latencies(index).clone(), &scenario.sessions[index]);
             Session {
                 target: target(&latencies, session.slo - latency.control, latency.data, session.rate),
+                slo: session.slo,
+                rate: (!scenario.told).then(|| Measured::new(session.rate)),
                 served: (0..scenario.devices.len()).map(|device| scenario.serves(device, index)).collect(),
                 margin: latency.margin + (latency.share * session.slo as f64) as Nanos,
                 latencies,
@@ -264,7 +270,14 @@ fn target(latencies: &Latencies, budget: Nanos, data: Nanos, rate: f64) -> usize
 impl Policy for Symphony {
     fn arrived(&mut self, request: Request) {
         let index = request.session as usize;
-        self.sessions[index].suffix.push_back(request);
+        let session = &mut self.sessions[index];
+        session.suffix.push_back(request);
+        if let Some(rate) = &mut session.rate
+            && rate.count(request.arrival)
+        {
+            let budget = session.slo - self.latency.control;
+            session.target = target(&session.latencies, budget, self.latency.data, rate.per_second());
+        }
         if self.touched.last() != Some(&index) {
             self.touched.push(index);
         }
@@ -361,6 +374,20 @@ mod tests {
         assert_eq!((table.decide(55), table.wake()), (vec![], None));
         table.arrive(0, 1, 100);
         assert_eq!(table.decide(100), ["drop 0"], "the next request's arrival does");
+    }
+
+    #[test]
+    fn a_rate_that_it_is_not_told_is_measured() {
+        let mut scenario = scenario(&[(10, 5, 8, 60, 1000.0)], 1);
+        scenario.told = false;
+        let mut table = Table::new(Symphony::new(&scenario, NONE), &scenario);
+        let before = table.policy.sessions[0].target;
+        // One a second instead of a thousand: nobody else will come in time.
+        for second in 0..12 {
+            table.arrive(0, 1, 1000 * second);
+            table.decide(1000 * second);
+        }
+        assert!(before > 1 && table.policy.sessions[0].target == 1, "from {before}");
     }
 
     #[test]
