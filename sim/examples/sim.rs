@@ -171,12 +171,21 @@ fn compare(arguments: &Arguments, world: World) -> Result<(), String> {
     let effort = if arguments.quick { Effort::QUICK } else { Effort::FULL };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let shown = std::io::stderr().is_terminal();
-    let progress = |done: usize, all: usize| {
+    let progress = |stage: suite::Stage, done: usize, all: usize| {
         if shown {
-            eprint!("\r{done} of {all} searches{}", if done == all { "\n" } else { "" });
+            eprint!("\r{stage:?} {done} of {all} searches{}", if done == all { "\n" } else { "" });
         }
     };
-    let outcomes = suite::compare(&workloads, &policies, effort, world, &planner, threads, &progress);
+    let outcomes = suite::Comparison {
+        workloads: &workloads,
+        policies: &policies,
+        effort,
+        world,
+        nexus: &planner,
+        threads,
+        progress: &progress,
+    }
+    .run();
     if arguments.json {
         println!("{}", serde_json::to_string(&outcomes).expect("plain figures"));
     } else {

@@ -8,6 +8,7 @@ pub mod bound;
 pub mod engine;
 pub mod events;
 pub mod load;
+pub mod parallel;
 mod placement;
 pub mod planning;
 pub mod policy;

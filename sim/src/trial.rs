@@ -44,6 +44,11 @@ impl Trial<'_> {
         Ok(self.run_at(policy, &scenario, 1.0, None, log))
     }
 
+    /// The factor on all rates at which the fluid bound equals the devices.
+    pub fn bound(&self) -> Result<f64, ScenarioError> {
+        Ok(bound::factor(&Scenario::new(self.workload)?))
+    }
+
     /// The largest factor on all rates, to within `precision` times the fluid bound, at which every session has at least
     /// `good_share` of its requests within its SLO. The seed is the same for each, so that a larger factor is the same
     /// load, denser.

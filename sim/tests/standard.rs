@@ -6,7 +6,7 @@ use rota_sim::engine::World;
 use rota_sim::policy::PolicySpec;
 use rota_sim::scenario::Scenario;
 use rota_sim::standard::{STANDARD, synthetic};
-use rota_sim::suite::{self, Effort};
+use rota_sim::suite::{self, Comparison, Effort};
 
 #[test]
 fn every_standard_workload_can_be_simulated_and_most_fill_their_devices() {
@@ -56,14 +56,24 @@ fn limited_memory_leaves_a_quarter_of_the_models_on_each_device() {
 fn a_comparison_is_the_same_on_any_number_of_threads() {
     let workloads: Vec<_> = STANDARD.iter().filter(|s| ["one-1", "many-small"].contains(&s.name)).copied().collect();
     let policies = ["rota", "symphony", "triton"].map(|name| name.parse::<PolicySpec>().expect("a policy"));
-    let effort = Effort { precision: 0.1, length: 0.02, untuned: false };
+    let effort = Effort { precision: 0.1, length: 0.02, untuned: false, seeds: 2 };
     let compare = |threads| {
-        let outcomes =
-            suite::compare(&workloads, &policies, effort, World::default(), &|_| Plan::default(), threads, &|_, _| ());
-        (suite::table(&outcomes), serde_json::to_string(&outcomes).expect("plain figures"))
+        let comparison = Comparison {
+            workloads: &workloads,
+            policies: &policies,
+            effort,
+            world: World::default(),
+            nexus: &|_| Plan::default(),
+            threads,
+            progress: &|_, _, _| (),
+        };
+        let outcomes = comparison.run();
+        let loads = comparison.loads(&outcomes[..1], &[0.2, 3.0]);
+        (suite::table(&outcomes), serde_json::to_string(&(outcomes, loads)).expect("plain figures"))
     };
     let (table, json) = compare(1);
     assert_eq!((table.clone(), json), compare(3));
     assert!(table.starts_with("| workload | rota | symphony | triton |"), "{table}");
     assert_eq!(table.lines().count(), 5, "{table}");
+    assert!(table.contains(" ± "), "{table}");
 }
