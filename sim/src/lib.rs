@@ -17,6 +17,7 @@ pub mod record;
 pub mod scenario;
 pub mod standard;
 pub mod suite;
+pub mod svg;
 pub mod synthetic;
 pub mod trial;
 pub mod workload;
