@@ -5,8 +5,10 @@
 
 pub mod arrivals;
 pub mod bound;
+pub mod drops;
 pub mod engine;
 pub mod events;
+pub mod fleet;
 pub mod load;
 pub mod parallel;
 mod placement;

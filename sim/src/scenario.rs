@@ -62,7 +62,12 @@ pub enum ScenarioError {
     TooLarge { model: String, needs: u64, has: u64 },
     #[error("the models do not fit the devices' memory, even if each is held only once")]
     NoPlace,
+    #[error("that would be {0:.0} requests, more than the {max} that one run may have; make it shorter or the rates lower", max = REQUESTS_MAX)]
+    TooManyRequests(f64),
 }
+
+/// Requests of one run: bounds its memory to a few gigabytes.
+pub const REQUESTS_MAX: u32 = 50_000_000;
 
 impl Scenario {
     pub fn new(workload: &Workload) -> Result<Scenario, ScenarioError> {

@@ -8,8 +8,8 @@ use crate::load::Load;
 use crate::planning::Planner;
 use crate::policy::PolicySpec;
 use crate::record::Report;
-use crate::scenario::{Scenario, ScenarioError};
-use crate::workload::Workload;
+use crate::scenario::{REQUESTS_MAX, Scenario, ScenarioError};
+use crate::workload::{Session, Workload};
 use serde::Serialize;
 
 /// A workload and everything about a run but the policy.
@@ -41,6 +41,7 @@ pub struct Goodput {
 impl Trial<'_> {
     pub fn run(&self, policy: &PolicySpec, log: EventLog<'_>) -> Result<Report, ScenarioError> {
         let scenario = Scenario::new(self.workload)?;
+        self.check_length(1.0)?;
         Ok(self.run_at(policy, &scenario, 1.0, None, log))
     }
 
@@ -58,6 +59,7 @@ impl Trial<'_> {
     pub fn find_goodput(&self, policy: &PolicySpec, good_share: f64, precision: f64) -> Result<Goodput, ScenarioError> {
         let scenario = Scenario::new(self.workload)?;
         let bound = bound::factor(&scenario);
+        self.check_length(ABOVE_BOUND * bound)?;
         let holds = |share: f64| {
             let factor = share * bound;
             let report = self.run_at(policy, &scenario, factor, Some(1.0 - good_share), EventLog::none());
@@ -81,6 +83,15 @@ impl Trial<'_> {
             }
         }
         Ok(best)
+    }
+
+    /// Refuses what would not fit in memory. A trace was read already, so it does.
+    fn check_length(&self, factor: f64) -> Result<(), ScenarioError> {
+        let of =
+            |session: &Session| session.arrivals.unwrap_or(self.pattern).expected(session.rate * factor, self.seconds);
+        let requests: f64 = self.workload.sessions.iter().map(of).sum();
+        let fits = self.trace.is_some() || requests <= f64::from(REQUESTS_MAX);
+        if fits { Ok(()) } else { Err(ScenarioError::TooManyRequests(requests)) }
     }
 
     fn run_at(
