@@ -52,7 +52,7 @@ pub struct Latencies(Vec<Nanos>);
 /// Why a workload cannot be simulated; whoever asked has to change what is named.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ScenarioError {
-    #[error("there are no devices; give their number, or a [[device]] in the workload")]
+    #[error("there are no devices; give their number with --devices, or a [[device]] in the workload")]
     NoDevices,
     #[error("the workload describes devices of {0} kinds; the simulator plays one kind")]
     Kinds(usize),
