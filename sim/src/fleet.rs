@@ -179,21 +179,19 @@ impl Play<'_> {
 
 /// `None` when there is no workload in which every system holds.
 pub fn means(needed: &[Needed]) -> Option<Means> {
-    let all: Vec<(f64, f64, f64, f64)> = needed
-        .iter()
-        .filter_map(|needed| {
-            let devices = |held: Option<Held>| held.map(|held| held.devices as f64);
-            Some((needed.bound, devices(needed.nexus)?, devices(needed.rota)?, needed.rota_anywhere? as f64))
-        })
-        .collect();
-    let count = all.len() as f64;
-    let mean = |of: &dyn Fn(&(f64, f64, f64, f64)) -> f64| all.iter().map(of).sum::<f64>() / count;
+    let ratios = |needed: &Needed| {
+        let (nexus, rota) = (needed.nexus?.devices as f64, needed.rota?.devices as f64);
+        let anywhere = needed.rota_anywhere? as f64;
+        Some([nexus / needed.bound, rota / needed.bound, anywhere / needed.bound, rota / nexus])
+    };
+    let all: Vec<[f64; 4]> = needed.iter().filter_map(ratios).collect();
+    let mean = |column: usize| all.iter().map(|ratios| ratios[column]).sum::<f64>() / all.len() as f64;
     (!all.is_empty()).then(|| Means {
         workloads: all.len(),
-        nexus: mean(&|(bound, nexus, _, _)| nexus / bound),
-        rota: mean(&|(bound, _, rota, _)| rota / bound),
-        rota_anywhere: mean(&|(bound, _, _, anywhere)| anywhere / bound),
-        rota_over_nexus: mean(&|(_, nexus, rota, _)| rota / nexus),
+        nexus: mean(0),
+        rota: mean(1),
+        rota_anywhere: mean(2),
+        rota_over_nexus: mean(3),
     })
 }
 

@@ -67,9 +67,12 @@ pub struct WorkloadError {
 pub struct Sources<'a> {
     /// Reads a file, by its path as written there.
     pub file: &'a dyn Fn(&str) -> Result<String, String>,
-    /// Measured points (b, ℓ(b)) of a model; `None` when there is no such model.
-    pub model: &'a dyn Fn(&str) -> Result<Option<Vec<(u32, Duration)>>, String>,
+    /// Of a model, what was measured; `None` when there is no such model.
+    pub model: &'a dyn Fn(&str) -> Result<Option<Points>, String>,
 }
+
+/// Measured points (b, ℓ(b)).
+pub type Points = Vec<(u32, Duration)>;
 
 impl Workload {
     /// Reads a workload file's text. `open` reads a file that a profile names; every model needs a `[[profile]]`.

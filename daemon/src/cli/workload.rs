@@ -6,10 +6,9 @@ use crate::profiles::{Found, Store};
 use crate::repository;
 use crate::serve::profile_cache;
 use rota_sched::plan::{Demand, Plan, PlanError, Planner, Steps, plan};
-use rota_sim::workload::{Sources, Workload};
+use rota_sim::workload::{Points, Sources, Workload};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Where models come from that the workload file gives no profile of.
 #[derive(clap::Args)]
@@ -87,7 +86,7 @@ impl Repository {
     }
 
     /// ℓ(b) of the highest version served of a model, as measured last.
-    fn points(&self, name: &str) -> Result<Option<Vec<(u32, Duration)>>, String> {
+    fn points(&self, name: &str) -> Result<Option<Points>, String> {
         let versions = self.models.iter().filter(|entry| entry.name == name);
         let Some(entry) = versions.max_by_key(|entry| entry.version) else { return Ok(None) };
         let digest = repository::digest(&entry.file).map_err(|error| format!("{}: {error}", entry.file.display()))?;

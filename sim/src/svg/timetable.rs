@@ -148,7 +148,7 @@ fn horizon_ms(devices: &[Timetable]) -> f64 {
 /// Light enough for black words on it. Neighbours differ most: their hues lie a golden angle apart.
 fn colour(session: usize, lightness: f64) -> String {
     let hue = (session as f64 * 137.508) % 360.0;
-    let saturation = if session % 2 == 0 { 0.75 } else { 0.5 };
+    let saturation = if session.is_multiple_of(2) { 0.75 } else { 0.5 };
     let chroma = (1.0 - (2.0 * lightness - 1.0).abs()) * saturation;
     let channel = |shift: f64| {
         let position = (shift + hue / 30.0) % 12.0;
