@@ -428,6 +428,20 @@ fn the_largest_load_is_found_and_holds() {
 }
 
 #[test]
+fn a_session_that_nothing_can_serve_is_warned_of_and_holds_no_load() {
+    let workload = Workload::new("hopeless", &format!("{SMALL}[[session]]\nmodel = \"a\"\nslo_ms = 4.9\nrate = 1\n"));
+    let output = workload.sim(&["--devices", "2", "--find-goodput", "--json"]);
+    assert!(
+        stderr(&output).contains("line 22: the SLO of session 3 is shorter than a batch of one"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(number(&json(&output)["factor"]), 0.0);
+    let report = json(&workload.sim(&["--devices", "2", "--seconds", "5", "--json"]));
+    assert_eq!((number(&report["sessions"][3]["bad_rate"]), &report["unanswered"]), (1.0, &0.into()));
+}
+
+#[test]
 fn a_trace_is_replayed() {
     let workload = Workload::new("trace", SMALL);
     let trace = workload.folder.write("trace.csv", "arrival_ms,session\n0,a\n1,2\n500,b\n900,1\n");
@@ -496,7 +510,7 @@ fn wrong_arguments_are_answered_with_what_would_be_right() {
         (&["sim", &workload.path, "--seconds", "nan"], "expected a number above 0"),
         (&["sim", &workload.path, "--noise=-1"], "expected a number from 0 up to 1"),
         (&["sim"], "<WORKLOAD|--suite|--suite-devices|--early-drop>"),
-        (&["sim", "--suite", "--find-goodput"], "WORKLOAD"),
+        (&["sim", "--suite", "--find-goodput"], "cannot be used with"),
     ];
     for (arguments, expected) in cases {
         let output = run(arguments);

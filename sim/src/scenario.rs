@@ -128,6 +128,12 @@ impl Scenario {
         self.devices[device].holds[self.sessions[session].model]
     }
 
+    /// Sessions whose SLO is shorter than ℓ(1): none of their requests can be in time, whatever the policy.
+    pub fn hopeless(&self) -> Vec<usize> {
+        let late = |&session: &usize| self.latencies(session).at(1) > self.sessions[session].slo;
+        (0..self.sessions.len()).filter(late).collect()
+    }
+
     /// By session, the devices that serve it.
     pub fn servers(&self) -> Vec<Vec<usize>> {
         let of = |session| (0..self.devices.len()).filter(|&device| self.serves(device, session)).collect();

@@ -30,7 +30,7 @@ pub struct Trial<'a> {
 /// The largest load that a policy was found to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Goodput {
-    /// On all rates. Zero: it held none that was tried.
+    /// On all rates. Zero: it held none that was tried, or a session's SLO is shorter than ℓ(1).
     pub factor: f64,
     /// Requests within their SLO per second at that factor.
     pub goodput: f64,
@@ -60,6 +60,9 @@ impl Trial<'_> {
         let scenario = Scenario::new(self.workload)?;
         let bound = bound::factor(&scenario);
         self.check_length(ABOVE_BOUND * bound)?;
+        if !scenario.hopeless().is_empty() {
+            return Ok(Goodput { factor: 0.0, goodput: 0.0, bound });
+        }
         let holds = |share: f64| {
             let factor = share * bound;
             let report = self.run_at(policy, &scenario, factor, Some(1.0 - good_share), EventLog::none());

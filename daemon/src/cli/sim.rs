@@ -11,6 +11,7 @@ use rota_sim::engine::World;
 use rota_sim::events::EventLog;
 use rota_sim::policy::PolicySpec;
 use rota_sim::record::{Figures, Report};
+use rota_sim::scenario::Scenario;
 use rota_sim::suite;
 use rota_sim::trial::{Goodput, Trial};
 use rota_sim::workload::Workload;
@@ -73,7 +74,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["find_goodput", "suite", "suite_devices", "early_drop"])]
     events: Option<PathBuf>,
     /// Search the largest factor on all rates at which every session has 99 % within its SLO
-    #[arg(long, requires = "workload")]
+    #[arg(long, conflicts_with_all = ["suite", "suite_devices", "early_drop"])]
     find_goodput: bool,
     /// With a search or comparison: means over so many seeds, from --seed on [default: 1; --suite: 3]
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -174,6 +175,13 @@ fn one(arguments: &Arguments, path: &Path) -> Result<(), Failure> {
         world: arguments.world(),
         nexus: &nexus_plan,
     };
+    for session in Scenario::new(&workload).map_err(|error| in_file(&error))?.hopeless() {
+        let line = workload.sessions[session].line;
+        eprintln!(
+            "warning: {}: line {line}: the SLO of session {session} is shorter than a batch of one takes",
+            path.display()
+        );
+    }
     if arguments.find_goodput {
         let found = search(arguments, &trial, &policy).map_err(|error| in_file(&error))?;
         return print_goodput(arguments, &workload, &found);
@@ -254,6 +262,7 @@ fn text(head: &str, workload: &Workload, report: &Report) -> String {
     let mut table =
         Table::new(&["session", "model", "SLO ms", "offered/s", "goodput/s", "bad %", "p50 ms", "p99 ms", "batch"]);
     let mut row = |session: String, model: String, slo: String, figures: &Figures| {
+        let of_answers = |text: String| if figures.mean_batch > 0.0 { text } else { output::MISSING.to_string() };
         table.row(vec![
             session,
             model,
@@ -261,9 +270,9 @@ fn text(head: &str, workload: &Workload, report: &Report) -> String {
             significant(figures.offered),
             significant(figures.goodput),
             format!("{:.2}", 100.0 * figures.bad_rate),
-            output::ms(figures.p50_ms),
-            output::ms(figures.p99_ms),
-            format!("{:.2}", figures.mean_batch),
+            of_answers(output::ms(figures.p50_ms)),
+            of_answers(output::ms(figures.p99_ms)),
+            of_answers(format!("{:.2}", figures.mean_batch)),
         ]);
     };
     for (session, its) in workload.sessions.iter().zip(&report.sessions) {
