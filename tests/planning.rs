@@ -442,6 +442,21 @@ fn a_session_that_nothing_can_serve_is_warned_of_and_holds_no_load() {
 }
 
 #[test]
+fn devices_of_several_kinds_are_planned_and_simulated() {
+    let kinds = "[[device]]\n[[device]]\nkind = \"fast\"\n[[profile]]\nmodel = \"a\"\nkind = \"fast\"\nbatch_ms = { 1 = 1.0, 8 = 2.0 }\n";
+    let workload = Workload::new("kinds", &format!("{SMALL}{kinds}"));
+    let plan = json(&workload.plan(&["--json"]));
+    assert_eq!((plan["devices"].as_array().unwrap().len(), &plan["unplaced"]), (2, &Value::Array(Vec::new())));
+    for policy in ["rota", "nexus", "symphony", "clockwork", "triton"] {
+        let report = json(&workload.sim(&["--policy", policy, "--seconds", "10", "--json"]));
+        // The second kind does not run "b": the first device has it to itself.
+        let figures = &report["sessions"];
+        assert!(number(&figures[2]["goodput"]) > 100.0 && number(&figures[0]["goodput"]) > 100.0, "{policy}: {report}");
+    }
+    assert_fails(&workload.sim(&["--devices", "3"]), &["describes 2 kinds of device: change their counts there"]);
+}
+
+#[test]
 fn a_trace_is_replayed() {
     let workload = Workload::new("trace", SMALL);
     let trace = workload.folder.write("trace.csv", "arrival_ms,session\n0,a\n1,2\n500,b\n900,1\n");

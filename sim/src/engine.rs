@@ -137,7 +137,8 @@ pub fn run(
 ) -> Report {
     let requests = &load.requests[..];
     let ready_at = |device: &crate::scenario::Device| -> Nanos {
-        let loads = scenario.models.iter().zip(&device.holds).filter(|(_, holds)| **holds).map(|(model, _)| model.load);
+        let held = (0..scenario.models.len()).filter(|&model| device.holds[model]);
+        let loads = held.filter_map(|model| scenario.model_on(device.kind, model)).map(|model| model.load);
         if world.cold { loads.sum() } else { 0 }
     };
     let device =
@@ -224,7 +225,7 @@ impl Engine<'_, '_> {
             let session = self.requests[run.requests[0] as usize].session as usize;
             let mut took = 0;
             if !refused {
-                took = self.scenario.latencies(session).at(run.requests.len());
+                took = self.scenario.latencies_on(index, session).at(run.requests.len());
                 if self.world.noise > 0.0 {
                     let factor = 1.0 + self.world.noise * self.noise.normal();
                     took = (took as f64 * factor.max(NOISE_FACTOR_MIN)) as Nanos;

@@ -111,20 +111,27 @@ fn sessions(count: Option<usize>, seed: u64) -> Vec<Linear> {
 }
 
 /// The first plan that holds, by growing headroom: plans grow with it, so it is the smallest, but for what chance does.
+/// In wide steps first, then in narrow ones from the last that failed.
 fn smallest(from: f64, plan: &dyn Fn(f64) -> Plan, holds: &dyn Fn(&Plan) -> bool) -> Option<Held> {
-    let mut headroom = from;
-    let mut failed = 0;
-    while headroom <= HEADROOM_MOST {
+    let held = |headroom: f64| {
         let plan = plan(headroom);
         let devices = plan.devices.len();
-        // A plan of no more devices than one that failed may hold with other timetables: it is tried all the same.
-        if devices > 0 && plan.unplaced.is_empty() && holds(&plan) {
-            return Some(Held { devices, headroom });
+        (devices > 0 && plan.unplaced.is_empty() && holds(&plan)).then_some(Held { devices, headroom })
+    };
+    let mut headroom = from;
+    let wide = loop {
+        match held(headroom) {
+            Some(held) => break held,
+            None if headroom > HEADROOM_MOST => return None,
+            None => headroom *= HEADROOM_STEP,
         }
-        failed += 1;
-        headroom = from * libm::pow(HEADROOM_STEP, f64::from(failed));
+    };
+    if wide.headroom == from {
+        return Some(wide);
     }
-    None
+    let failed = wide.headroom / HEADROOM_STEP;
+    let mut narrow = (1..NARROW).map(|step| failed + (wide.headroom - failed) * f64::from(step) / f64::from(NARROW));
+    Some(narrow.find_map(held).unwrap_or(wide))
 }
 
 /// One workload's requests, for any number of devices.
@@ -198,7 +205,9 @@ pub fn means(needed: &[Needed]) -> Option<Means> {
 /// Our plans keep room for Poisson arrivals: perhaps more than the dispatcher needs.
 const HEADROOM_LEAST: f64 = 0.7;
 const HEADROOM_MOST: f64 = 5.0;
-const HEADROOM_STEP: f64 = 1.05;
+const HEADROOM_STEP: f64 = 1.2;
+/// Narrow steps in a wide one.
+const NARROW: u32 = 4;
 
 #[cfg(test)]
 mod tests {

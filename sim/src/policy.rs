@@ -80,6 +80,9 @@ impl PolicySpec {
     ///
     /// Where rates have to be measured ([`Scenario::told`]) Symphony's targets follow them, and Nexus plans anew each epoch.
     /// Triton and TF Serving are set up by hand: their batch sizes stay as they were for the rates assumed.
+    ///
+    /// On several kinds of device Rota, Nexus, Triton and Clipper know what a batch takes on each. Symphony, Shepherd and
+    /// Clockwork are published for one kind: they plan with what the slowest takes.
     pub fn build<'a>(&self, scenario: &Scenario, requests: usize, nexus: Planner<'a>) -> Box<dyn Policy + 'a> {
         match *self {
             PolicySpec::Rota => Box::new(rota::Rota::new(scenario, requests)),

@@ -38,7 +38,8 @@ pub struct Nexus<'a> {
     devices: Vec<Device>,
     /// By session: the queues that its requests are dealt to.
     routes: Vec<Vec<Route>>,
-    latencies: Vec<Latencies>,
+    /// By session and device.
+    latencies: Vec<Vec<Latencies>>,
     /// Requests of sessions without a place.
     refused: Vec<u32>,
     /// `None`: the first plan stays.
@@ -88,7 +89,7 @@ impl<'a> Nexus<'a> {
     /// By device, what it was planned to do.
     pub fn new(scenario: &Scenario, timetables: &[Timetable], drop: Drop, cycle: Cycle) -> Nexus<'a> {
         let (devices, routes) = follow(timetables, scenario.sessions.len());
-        let latencies = (0..scenario.sessions.len()).map(|session| scenario.latencies(session).clone()).collect();
+        let latencies = (0..scenario.sessions.len()).map(|session| scenario.latencies_by_device(session)).collect();
         Nexus { drop, cycle, devices, routes, latencies, refused: Vec::new(), replanning: None }
     }
 
@@ -140,7 +141,7 @@ impl<'a> Nexus<'a> {
             let mut requests = Vec::new();
             for turn in 0..shares {
                 let (session, queue) = slot.shares[(slot.first + turn) % shares];
-                let (queue, latencies) = (&mut device.queues[queue], &self.latencies[session]);
+                let (queue, latencies) = (&mut device.queues[queue], &self.latencies[session][index]);
                 requests = match self.drop {
                     Drop::Early => queue::early(queue, batch, latencies, now, orders),
                     Drop::Lazy => queue::lazy(queue, latencies, now, orders),

@@ -40,7 +40,9 @@ pub struct Symphony {
 }
 
 struct Session {
+    /// What holds on every device, and by device: it plans with the first and learns where it runs when it is granted one.
     latencies: Latencies,
+    on: Vec<Latencies>,
     /// By device.
     served: Vec<bool>,
     /// How much earlier than at the last moment its batches start.
@@ -74,6 +76,7 @@ impl Symphony {
                 served: (0..scenario.devices.len()).map(|device| scenario.serves(device, index)).collect(),
                 margin: latency.margin + (latency.share * session.slo as f64) as Nanos,
                 latencies,
+                on: scenario.latencies_by_device(index),
                 prefix: Queue::new(),
                 suffix: Queue::new(),
                 candidate: None,
@@ -177,7 +180,7 @@ impl Symphony {
         let session = &mut self.sessions[index];
         if let Some(candidate) = session.candidate(now, self.free_at[device], &self.latency, orders) {
             let requests = session.take(candidate.batch);
-            self.free_at[device] = candidate.exec_at + session.latencies.at(candidate.batch);
+            self.free_at[device] = candidate.exec_at + session.on[device].at(candidate.batch);
             orders.push(Order::Run(Run { device, requests, earliest: candidate.exec_at, latest: Nanos::MAX }));
         } else {
             self.free_at[device] = now.max(self.free_at[device]);

@@ -85,7 +85,7 @@ pub fn devices(arguments: &Arguments) -> Result<(), Failure> {
         workloads: arguments.workloads,
         sessions: arguments.sessions.map(|count| count as usize),
         seed: arguments.seed,
-        seconds: arguments.seconds.unwrap_or(if arguments.quick { 20.0 } else { 60.0 }),
+        seconds: arguments.seconds.unwrap_or(if arguments.quick { 20.0 } else { 300.0 }),
         nexus: &nexus,
         rota: &rota,
     };
