@@ -523,7 +523,7 @@ fn wrong_arguments_are_answered_with_what_would_be_right() {
         (&["sim", &workload.path, "--policy", "fifo"], "there is no policy 'fifo'; there are rota, nexus"),
         (&["sim", &workload.path, "--policy", "rota:x=1"], "'x=1' is no parameter of rota"),
         (&["sim", &workload.path, "--seconds", "nan"], "expected a number above 0"),
-        (&["sim", &workload.path, "--noise=-1"], "expected a number from 0 up to 1"),
+        (&["sim", &workload.path, "--noise=-1"], "expected a number from 0 to 1"),
         (&["sim"], "<WORKLOAD|--suite|--suite-devices|--early-drop>"),
         (&["sim", "--suite", "--find-goodput"], "cannot be used with"),
     ];

@@ -41,7 +41,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     devices: Option<u32>,
     /// How long requests arrive; the run ends when the last is answered [default: the workload's, or 30]
-    #[arg(long, value_name = "S", value_parser = in_range::<0, 10_000_000>)]
+    #[arg(long, value_name = "S", value_parser = above_zero::<10_000_000>)]
     seconds: Option<f64>,
     /// Of all that is random
     #[arg(long, value_name = "K", default_value_t = 1)]
@@ -54,19 +54,19 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value = "known")]
     rates: Rates,
     /// With estimated rates, how often a policy that plans does so again; 0: never
-    #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = in_range::<-1, 1_000_000>)]
+    #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = from_zero::<1_000_000>)]
     epoch: f64,
     /// Standard deviation of executions' durations, as a share of the profile's
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = in_range::<-1, 1>)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = from_zero::<1>)]
     noise: f64,
     /// From a decision to the start of its batch
-    #[arg(long, value_name = "MS", default_value_t = 0.0, value_parser = in_range::<-1, 1000>)]
+    #[arg(long, value_name = "MS", default_value_t = 0.0, value_parser = from_zero::<1000>)]
     dispatch_ms: f64,
     /// Devices load their models when the run begins, rather than before
     #[arg(long)]
     cold: bool,
     /// All rates times this
-    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = in_range::<0, 1_000_000>)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = above_zero::<1_000_000>)]
     factor: f64,
     #[command(flatten)]
     repository: RepositoryArguments,
@@ -327,14 +327,16 @@ fn nexus_plan(demand: &Demand) -> Plan {
     plan(demand, Planner::Nexus, Steps(0)).unwrap_or_default()
 }
 
-/// A number above `LOW` and up to `HIGH`; −1 stands for "from zero on".
-fn in_range<const LOW: i32, const HIGH: i32>(text: &str) -> Result<f64, String> {
-    let value = text.parse().ok().filter(|value: &f64| {
-        let (low, high) = (f64::from(LOW), f64::from(HIGH));
-        if LOW < 0 { (0.0..=high).contains(value) } else { *value > low && *value <= high }
-    });
-    let from = if LOW < 0 { "from 0".to_string() } else { format!("above {LOW}") };
-    value.ok_or_else(|| format!("expected a number {from} up to {HIGH}"))
+/// A number above zero and up to `MOST`.
+fn above_zero<const MOST: u32>(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|value| *value > 0.0 && *value <= f64::from(MOST));
+    value.ok_or_else(|| format!("expected a number above 0 up to {MOST}"))
+}
+
+/// A number from zero to `MOST`.
+fn from_zero<const MOST: u32>(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|value| (0.0..=f64::from(MOST)).contains(value));
+    value.ok_or_else(|| format!("expected a number from 0 to {MOST}"))
 }
 
 /// Of a search, as a share of the fluid bound.

@@ -13,7 +13,7 @@ pub struct Label {
     pub rate: f64,
 }
 
-/// The timetables of `plan`, over the longest period but at most [`PERIODS_MAX`] of the shortest; what repeats is drawn
+/// The timetables of `plan`, over the longest period but at most 24 of the shortest; what repeats is drawn
 /// paler. `labels` are the demand's sessions.
 pub fn timetable(plan: &Plan, labels: &[Label]) -> String {
     let shown = &plan.devices[..plan.devices.len().min(DEVICES_MAX)];
