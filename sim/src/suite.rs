@@ -29,7 +29,7 @@ pub struct Effort {
 
 impl Effort {
     pub const FULL: Effort = Effort { precision: 0.005, length: 1.0, untuned: false, seeds: 3 };
-    pub const QUICK: Effort = Effort { precision: 0.03, length: 0.3, untuned: true, seeds: 1 };
+    pub const QUICK: Effort = Effort { precision: 0.03, length: 0.2, untuned: true, seeds: 1 };
 }
 
 /// Who is compared, on what, and how.

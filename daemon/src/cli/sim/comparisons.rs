@@ -71,7 +71,7 @@ fn workloads(only: &[String]) -> Result<Vec<Standard>, Failure> {
 
 /// Loads, as shares of the fluid bound.
 fn factors(quick: bool) -> Vec<f64> {
-    let step = if quick { 4 } else { 1 };
+    let step = if quick { 4 } else { 2 };
     (4..=30).step_by(step).map(|index| f64::from(index) / 20.0).collect()
 }
 
