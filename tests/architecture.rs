@@ -10,7 +10,7 @@ const ARROWS: [(&str, &[&str]); 7] = [
     ("rota-sched", &[]),
     ("rota-sim", &["rota-sched"]),
     ("rota-device", &[]),
-    ("rota", &["rota-sched", "rota-device", "rota-ipc"]),
+    ("rota", &["rota-sched", "rota-sim", "rota-device", "rota-ipc"]),
     ("rota-bench", &["rota-ipc", "rota-device"]),
     ("rota-fuzz", &["rota-ipc"]),
 ];

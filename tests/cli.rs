@@ -61,7 +61,8 @@ fn a_newcomer_sees_an_example_first_and_so_does_every_verb() {
     let output = run(&[]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).starts_with("Example:\n  rota serve"), "{}", stderr(&output));
-    let verbs = ["serve", "status", "models", "infer", "load", "unload", "drain", "check", "profile", "doctor"];
+    let verbs =
+        ["serve", "status", "models", "infer", "load", "unload", "drain", "check", "profile", "plan", "sim", "doctor"];
     for verb in verbs {
         for help in ["-h", "--help"] {
             let output = run(&[verb, help]);

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Where profiles are kept. `None`: nowhere, each is measured anew.
 #[derive(Debug, Clone)]
@@ -36,6 +36,16 @@ struct Kept {
     points: Vec<(u32, u64)>,
 }
 
+/// A profile that was measured, whatever for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// Engine and version.
+    pub engine: String,
+    pub threads: u64,
+    pub points: Vec<(u32, Duration)>,
+    written: SystemTime,
+}
+
 fn as_dims<S: serde::Serializer>(shapes: &&[Shape], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(shapes.iter().map(Shape::dims))
 }
@@ -62,6 +72,26 @@ impl Store {
         fs::rename(unfinished, path)
     }
 
+    /// Every profile of a model file, by its digest, the one written last first. Files that can't be read are left out.
+    pub fn of_model(&self, digest: &str) -> Vec<Found> {
+        let files = self.folder.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
+        let read = |entry: io::Result<fs::DirEntry>| {
+            let entry = entry.ok().filter(|entry| entry.path().extension().is_some_and(|end| end == "json"))?;
+            let written = entry.metadata().and_then(|metadata| metadata.modified()).ok()?;
+            let kept: Kept = serde_json::from_slice(&fs::read(entry.path()).ok()?).ok()?;
+            let its = kept.key["digest"] == digest && !kept.points.is_empty();
+            its.then(|| Found {
+                engine: kept.key["engine"].as_str().unwrap_or("?").to_string(),
+                threads: kept.key["threads"].as_u64().unwrap_or(0),
+                points: kept.points.into_iter().map(|(b, ns)| (b, Duration::from_nanos(ns))).collect(),
+                written,
+            })
+        };
+        let mut found: Vec<Found> = files.filter_map(read).collect();
+        found.sort_by(|a, b| b.written.cmp(&a.written).then_with(|| a.engine.cmp(&b.engine)));
+        found
+    }
+
     fn place(&self, key: &Key<'_>) -> Option<(PathBuf, serde_json::Value)> {
         let key = serde_json::to_value(key).ok()?;
         let hash = Sha256::digest(key.to_string());
@@ -86,7 +116,12 @@ mod tests {
         assert_eq!(store.read(&key, 2).as_deref(), Some(&points[..]));
         assert_eq!(store.read(&key, 4), None);
         assert_eq!(store.read(&Key { threads: 2, ..key }, 2), None);
+        let found = store.of_model("d");
+        assert_eq!((found.len(), &found[0].engine[..], found[0].threads), (1, "rten", 1));
+        assert_eq!(found[0].points, points);
+        assert_eq!(store.of_model("e"), []);
         fs::write(store.place(&key).unwrap().0, "{ torn").unwrap();
+        assert_eq!(store.of_model("d"), []);
         assert_eq!(store.read(&key, 2), None);
         fs::remove_dir_all(folder).unwrap();
     }

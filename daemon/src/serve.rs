@@ -316,7 +316,8 @@ fn sources(config: &Config, roles: &[DeviceRole]) -> Result<(Vec<Source>, Vec<Pr
     Ok((sources, problems))
 }
 
-fn profile_cache(config: &Config) -> Option<PathBuf> {
+/// Where measured profiles are kept: as the settings say, else below the user's cache.
+pub(crate) fn profile_cache(config: &Config) -> Option<PathBuf> {
     config.profile_cache.clone().or_else(|| {
         let from = |variable: &str| std::env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from);
         from("XDG_CACHE_HOME").or_else(|| Some(from("HOME")?.join(".cache"))).map(|cache| cache.join("rota"))

@@ -29,6 +29,14 @@ pub enum Pattern {
 pub struct PatternError(String);
 
 impl Pattern {
+    /// How many arrivals [`Pattern::arrivals`] makes, about.
+    pub fn expected(self, rate: f64, seconds: f64) -> f64 {
+        match self {
+            Pattern::Step { at_s, factor } => rate * (seconds.min(at_s) + factor * (seconds - at_s).max(0.0)),
+            _ => rate * seconds,
+        }
+    }
+
     /// Arrivals in `0..seconds` of a session with `rate` requests per second, ascending. Sessions of one seed are told
     /// apart by `stream`. The same seed at another rate gives the same pattern, stretched, where the pattern has no time
     /// scale of its own: searches over rates compare like with like.
@@ -243,6 +251,8 @@ mod tests {
         let before = times.iter().filter(|&&at| at < 10_000_000_000).count();
         assert!(before.abs_diff(5000) < 300, "{before}");
         assert!((times.len() - before).abs_diff(10_000) < 400, "{}", times.len() - before);
+        assert_eq!(pattern("step:10:2").expected(500.0, 20.0), 15_000.0);
+        assert_eq!(pattern("step:10:2").expected(500.0, 5.0), 2500.0);
     }
 
     #[test]

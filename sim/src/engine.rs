@@ -57,7 +57,7 @@ pub trait Policy {
 }
 
 /// What of the world is not as the policy expects. The default: nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct World {
     /// Standard deviation of executions' durations, as a share of the profile's.
     pub noise: f64,
@@ -65,7 +65,17 @@ pub struct World {
     pub dispatch: Nanos,
     /// Devices load their models first, one after the other, when the run begins; else they hold them already.
     pub cold: bool,
+    /// See [`Scenario::told`].
+    pub told: bool,
+    /// See [`Scenario::epoch`].
+    pub epoch: Nanos,
     pub seed: u64,
+}
+
+impl Default for World {
+    fn default() -> World {
+        World { noise: 0.0, dispatch: 0, cold: false, told: true, epoch: 0, seed: 0 }
+    }
 }
 
 /// The engine's state. One heap of moments at which a device begins or ends a batch; arrivals lie sorted.
@@ -127,7 +137,8 @@ pub fn run(
 ) -> Report {
     let requests = &load.requests[..];
     let ready_at = |device: &crate::scenario::Device| -> Nanos {
-        let loads = scenario.models.iter().zip(&device.holds).filter(|(_, holds)| **holds).map(|(model, _)| model.load);
+        let held = (0..scenario.models.len()).filter(|&model| device.holds[model]);
+        let loads = held.filter_map(|model| scenario.model_on(device.kind, model)).map(|model| model.load);
         if world.cold { loads.sum() } else { 0 }
     };
     let device =
@@ -214,7 +225,7 @@ impl Engine<'_, '_> {
             let session = self.requests[run.requests[0] as usize].session as usize;
             let mut took = 0;
             if !refused {
-                took = self.scenario.latencies(session).at(run.requests.len());
+                took = self.scenario.latencies_on(index, session).at(run.requests.len());
                 if self.world.noise > 0.0 {
                     let factor = 1.0 + self.world.noise * self.noise.normal();
                     took = (took as f64 * factor.max(NOISE_FACTOR_MIN)) as Nanos;

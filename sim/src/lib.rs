@@ -5,16 +5,21 @@
 
 pub mod arrivals;
 pub mod bound;
+pub mod drops;
 pub mod engine;
 pub mod events;
+pub mod fleet;
 pub mod load;
+pub mod parallel;
 mod placement;
 pub mod planning;
 pub mod policy;
 pub mod random;
 pub mod record;
 pub mod scenario;
+pub mod standard;
 pub mod suite;
+pub mod svg;
 pub mod synthetic;
 pub mod trial;
 pub mod workload;

@@ -9,8 +9,23 @@
 use crate::bound;
 use crate::scenario::Scenario;
 
-/// By device and model: whether the device holds the model. `None` when there is no room for every model once.
+/// By device and model: whether the device holds the model. Each kind of device is placed by itself, with the models that
+/// run on it. `None` when some kind has no room for each of these once.
 pub fn place(scenario: &Scenario) -> Option<Vec<Vec<bool>>> {
+    let mut holds = Vec::with_capacity(scenario.devices.len());
+    // Devices lie kind by kind.
+    for kind in 0..scenario.kinds() {
+        let (own, models) = scenario.of_kind(kind);
+        for held in place_kind(&own)? {
+            let mut all = vec![false; scenario.models.len()];
+            models.iter().zip(held).for_each(|(&model, held)| all[model] = held);
+            holds.push(all);
+        }
+    }
+    Some(holds)
+}
+
+fn place_kind(scenario: &Scenario) -> Option<Vec<Vec<bool>>> {
     let (devices, models) = (scenario.devices.len(), scenario.models.len());
     let Some(memory) = scenario.devices[0].memory_bytes else { return Some(vec![vec![true; models]; devices]) };
     (1..=devices).find_map(|groups| {

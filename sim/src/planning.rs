@@ -1,6 +1,6 @@
 //! Plans for policies that run by one: the one place where the simulator asks a planner.
 
-use crate::scenario::Scenario;
+use crate::scenario::{Device, Scenario};
 use rota_sched::ModelId;
 use rota_sched::plan::{ArrivalProcess, Demand, DeviceKind, Fleet, ModelCost, Plan, Session, Timetable};
 use std::time::Duration;
@@ -18,6 +18,9 @@ pub fn timetables(
     headroom: f64,
     planner: Planner<'_>,
 ) -> Vec<Timetable> {
+    if scenario.kinds() > 1 {
+        return mixed(scenario, arrivals, headroom, planner);
+    }
     let none = Timetable { kind: 0, period: Duration::from_nanos(1), phase: Duration::ZERO, slots: Vec::new() };
     let mut timetables = vec![none; scenario.devices.len()];
     let mut planned = vec![false; scenario.sessions.len()];
@@ -42,27 +45,58 @@ pub fn timetables(
     timetables
 }
 
-fn demand(scenario: &Scenario, sessions: &[usize], devices: usize, arrivals: ArrivalProcess, headroom: f64) -> Demand {
-    let session = |&index: &usize| {
-        let session = &scenario.sessions[index];
-        Session {
-            model: ModelId(session.model as u32),
-            slo: Duration::from_nanos(session.slo as u64),
-            rate: session.rate * headroom,
-            weight: session.weight,
+/// As [`timetables`] for several kinds of device: one plan of all, to which devices of one kind that hold other models than
+/// their like are a kind of their own.
+fn mixed(scenario: &Scenario, arrivals: ArrivalProcess, headroom: f64, planner: Planner<'_>) -> Vec<Timetable> {
+    let mut kinds: Vec<&Device> = Vec::new();
+    let mut fleet = Vec::with_capacity(scenario.devices.len());
+    for device in &scenario.devices {
+        let like = kinds.iter().position(|other| other.kind == device.kind && other.holds == device.holds);
+        fleet.push(like.unwrap_or(kinds.len()));
+        if like.is_none() {
+            kinds.push(device);
         }
+    }
+    let all: Vec<usize> = (0..scenario.sessions.len()).collect();
+    let demand = Demand {
+        sessions: all.iter().map(|&session| asked(scenario, session, headroom)).collect(),
+        kinds: kinds.into_iter().map(|device| kind(scenario, device)).collect(),
+        fleet: Fleet::Fixed(fleet),
+        arrivals,
     };
-    let costs = scenario.models.iter().enumerate().map(|(index, model)| {
-        let load_time = Duration::from_nanos(model.load as u64);
-        let profile = model.profile.clone();
-        (ModelId(index as u32), ModelCost { profile, memory_bytes: model.memory_bytes, load_time })
-    });
+    planner(&demand).devices
+}
+
+fn demand(scenario: &Scenario, sessions: &[usize], devices: usize, arrivals: ArrivalProcess, headroom: f64) -> Demand {
+    let all = Device { kind: 0, memory_bytes: None, holds: vec![true; scenario.models.len()] };
     Demand {
-        sessions: sessions.iter().map(session).collect(),
-        kinds: vec![DeviceKind { memory_bytes: None, models: costs.collect() }],
+        sessions: sessions.iter().map(|&session| asked(scenario, session, headroom)).collect(),
+        kinds: vec![kind(scenario, &all)],
         fleet: Fleet::Fixed(vec![0; devices]),
         arrivals,
     }
+}
+
+fn asked(scenario: &Scenario, session: usize, headroom: f64) -> Session {
+    let session = &scenario.sessions[session];
+    Session {
+        model: ModelId(session.model as u32),
+        slo: Duration::from_nanos(session.slo as u64),
+        rate: session.rate * headroom,
+        weight: session.weight,
+    }
+}
+
+/// A kind of device with the models that `device` holds; they fit it.
+fn kind(scenario: &Scenario, device: &Device) -> DeviceKind {
+    let held = (0..scenario.models.len()).filter(|&model| device.holds[model]);
+    let cost = |index| {
+        let model = scenario.model_on(device.kind, index)?;
+        let load_time = Duration::from_nanos(model.load as u64);
+        let profile = model.profile.clone();
+        Some((ModelId(index as u32), ModelCost { profile, memory_bytes: model.memory_bytes, load_time }))
+    };
+    DeviceKind { memory_bytes: None, models: held.filter_map(cost).collect() }
 }
 
 #[cfg(test)]

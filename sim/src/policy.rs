@@ -5,6 +5,7 @@ mod clipper;
 mod clockwork;
 mod nexus;
 mod queue;
+mod rate;
 mod rota;
 mod shepherd;
 mod symphony;
@@ -76,12 +77,20 @@ impl PolicySpec {
         ["rota", "nexus", "nexus-lazy", "clockwork", "symphony", "shepherd", "triton", "clipper", "tfserving"];
 
     /// A policy ready for `requests` requests. `nexus` plans by the published greedy.
-    pub fn build(&self, scenario: &Scenario, requests: usize, nexus: Planner<'_>) -> Box<dyn Policy> {
+    ///
+    /// Where rates have to be measured ([`Scenario::told`]) Symphony's targets follow them, and Nexus plans anew each epoch.
+    /// Triton and TF Serving are set up by hand: their batch sizes stay as they were for the rates assumed.
+    ///
+    /// On several kinds of device Rota, Nexus, Triton and Clipper know what a batch takes on each. Symphony, Shepherd and
+    /// Clockwork are published for one kind: they plan with what the slowest takes.
+    pub fn build<'a>(&self, scenario: &Scenario, requests: usize, nexus: Planner<'a>) -> Box<dyn Policy + 'a> {
         match *self {
             PolicySpec::Rota => Box::new(rota::Rota::new(scenario, requests)),
             PolicySpec::Nexus { drop, cycle, headroom } => {
                 let timetables = planning::timetables(scenario, ArrivalProcess::Even, headroom, nexus);
-                Box::new(nexus::Nexus::new(scenario, &timetables, drop, cycle))
+                let policy = nexus::Nexus::new(scenario, &timetables, drop, cycle);
+                let replans = !scenario.told && scenario.epoch > 0;
+                Box::new(if replans { policy.replanning(scenario, headroom, nexus) } else { policy })
             }
             PolicySpec::Clockwork { slack, max_batch } => {
                 Box::new(clockwork::Clockwork::new(scenario, slack, max_batch))

@@ -63,6 +63,11 @@ pub fn zipf(
 /// A random workload of the planner's goal: 10 to 300 sessions.
 pub fn random(random: &mut Random) -> Vec<Linear> {
     let count = random.between(10.0, 301.0) as usize;
+    random_of(count, random)
+}
+
+/// As [`random`], of so many sessions.
+pub fn random_of(count: usize, random: &mut Random) -> Vec<Linear> {
     let session = |index| {
         let (alpha_ms, beta_ms) = (random.between(0.3, 6.0), random.between(1.0, 30.0));
         let least = 2.2 * (alpha_ms + beta_ms);

@@ -8,8 +8,8 @@ use crate::load::Load;
 use crate::planning::Planner;
 use crate::policy::PolicySpec;
 use crate::record::Report;
-use crate::scenario::{Scenario, ScenarioError};
-use crate::workload::Workload;
+use crate::scenario::{REQUESTS_MAX, Scenario, ScenarioError};
+use crate::workload::{Session, Workload};
 use serde::Serialize;
 
 /// A workload and everything about a run but the policy.
@@ -30,7 +30,7 @@ pub struct Trial<'a> {
 /// The largest load that a policy was found to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Goodput {
-    /// On all rates. Zero: it held none that was tried.
+    /// On all rates. Zero: it held none that was tried, or a session's SLO is shorter than ℓ(1).
     pub factor: f64,
     /// Requests within their SLO per second at that factor.
     pub goodput: f64,
@@ -41,7 +41,13 @@ pub struct Goodput {
 impl Trial<'_> {
     pub fn run(&self, policy: &PolicySpec, log: EventLog<'_>) -> Result<Report, ScenarioError> {
         let scenario = Scenario::new(self.workload)?;
+        self.check_length(1.0)?;
         Ok(self.run_at(policy, &scenario, 1.0, None, log))
+    }
+
+    /// The factor on all rates at which the fluid bound equals the devices.
+    pub fn bound(&self) -> Result<f64, ScenarioError> {
+        Ok(bound::factor(&Scenario::new(self.workload)?))
     }
 
     /// The largest factor on all rates, to within `precision` times the fluid bound, at which every session has at least
@@ -53,6 +59,10 @@ impl Trial<'_> {
     pub fn find_goodput(&self, policy: &PolicySpec, good_share: f64, precision: f64) -> Result<Goodput, ScenarioError> {
         let scenario = Scenario::new(self.workload)?;
         let bound = bound::factor(&scenario);
+        self.check_length(ABOVE_BOUND * bound)?;
+        if !scenario.hopeless().is_empty() {
+            return Ok(Goodput { factor: 0.0, goodput: 0.0, bound });
+        }
         let holds = |share: f64| {
             let factor = share * bound;
             let report = self.run_at(policy, &scenario, factor, Some(1.0 - good_share), EventLog::none());
@@ -78,6 +88,15 @@ impl Trial<'_> {
         Ok(best)
     }
 
+    /// Refuses what would not fit in memory. A trace was read already, so it does.
+    fn check_length(&self, factor: f64) -> Result<(), ScenarioError> {
+        let of =
+            |session: &Session| session.arrivals.unwrap_or(self.pattern).expected(session.rate * factor, self.seconds);
+        let requests: f64 = self.workload.sessions.iter().map(of).sum();
+        let fits = self.trace.is_some() || requests <= f64::from(REQUESTS_MAX);
+        if fits { Ok(()) } else { Err(ScenarioError::TooManyRequests(requests)) }
+    }
+
     fn run_at(
         &self,
         policy: &PolicySpec,
@@ -91,7 +110,8 @@ impl Trial<'_> {
             Some(trace) => Load::replay(&workload, trace, factor, self.seconds / factor),
             None => Load::generate(&workload, self.pattern, self.seconds, self.world.seed),
         };
-        let scenario = scenario.scaled(factor);
+        let mut scenario = scenario.scaled(factor);
+        (scenario.told, scenario.epoch) = (self.world.told, self.world.epoch);
         let mut policy = policy.build(&scenario, load.requests.len(), self.nexus);
         engine::run(&scenario, &load, policy.as_mut(), self.world, bad_share_max, log)
     }

@@ -36,6 +36,8 @@ pub struct Session {
     /// Its share when there are too few devices; 1 is usual.
     pub weight: f64,
     pub arrivals: Option<Pattern>,
+    /// Where it stands in the file, from 1: for messages.
+    pub line: usize,
 }
 
 /// A kind of device: how many there are, and what models cost on it.
@@ -60,11 +62,27 @@ pub struct WorkloadError {
     pub text: String,
 }
 
+/// Where a workload file's profiles come from that it only names. Messages say why one could not be had.
+#[derive(Clone, Copy)]
+pub struct Sources<'a> {
+    /// Reads a file, by its path as written there.
+    pub file: &'a dyn Fn(&str) -> Result<String, String>,
+    /// Of a model, what was measured; `None` when there is no such model.
+    pub model: &'a dyn Fn(&str) -> Result<Option<Points>, String>,
+}
+
+/// Measured points (b, ℓ(b)).
+pub type Points = Vec<(u32, Duration)>;
+
 impl Workload {
-    /// Reads a workload file's text. `open` reads a file that a profile names, by its path as written there; its
-    /// message says why it could not.
+    /// Reads a workload file's text. `open` reads a file that a profile names; every model needs a `[[profile]]`.
     pub fn parse(text: &str, open: &dyn Fn(&str) -> Result<String, String>) -> Result<Workload, WorkloadError> {
-        file::read(text, open)
+        Workload::parse_with(text, Sources { file: open, model: &|_| Ok(None) })
+    }
+
+    /// As [`Workload::parse`]; models without a profile of the file's own come from `sources`.
+    pub fn parse_with(text: &str, sources: Sources<'_>) -> Result<Workload, WorkloadError> {
+        file::read(text, sources)
     }
 
     /// All rates times `factor`.

@@ -17,18 +17,19 @@ use std::time::Duration;
 fn dealt(demand: &Demand) -> Plan {
     let Fleet::Fixed(fleet) = &demand.fleet else { panic!("the fleet is fixed") };
     let mut devices = Vec::new();
-    for device in 0..fleet.len() {
+    for (device, &kind) in fleet.iter().enumerate() {
         let mut offset = Duration::ZERO;
         let mut slots = Vec::new();
         for (session, its) in demand.sessions.iter().enumerate().filter(|(session, _)| session % fleet.len() == device)
         {
-            let profile = &demand.kinds[0].models[&its.model].profile;
+            let Some(cost) = demand.kinds[kind].models.get(&its.model) else { continue };
+            let profile = &cost.profile;
             let batch = profile.largest_within(its.slo / 4).max(1);
             let execution = profile.latency(batch).expect("within the profile");
             slots.push(Slot { offset, batch, execution, shares: vec![Share { session, rate: its.rate }] });
             offset += execution;
         }
-        devices.push(Timetable { kind: 0, period: offset.max(Duration::from_millis(1)), phase: Duration::ZERO, slots });
+        devices.push(Timetable { kind, period: offset.max(Duration::from_millis(1)), phase: Duration::ZERO, slots });
     }
     Plan { devices, ..Plan::default() }
 }
@@ -141,6 +142,17 @@ fn text(sessions: &[Drawn], devices: usize, memory_mb: Option<u32>) -> String {
     text
 }
 
+/// One slower device of another kind, on which every third model does not run and batches are half as large.
+fn slower(sessions: &[Drawn]) -> String {
+    let mut text = String::from("[[device]]\nkind = \"slow\"\n");
+    for (model, drawn) in sessions.iter().enumerate().filter(|(model, _)| model % 3 != 2) {
+        let (first, half) = (2 * drawn.first_ms, drawn.max / 2);
+        let last = if half > 1 { format!(", {half} = {}", first + 2 * half * drawn.each_ms) } else { String::new() };
+        text += &format!("[[profile]]\nmodel = \"{model}\"\nkind = \"slow\"\nbatch_ms = {{ 1 = {first}{last} }}\n");
+    }
+    text
+}
+
 fn drawn() -> impl Strategy<Value = Drawn> {
     // SLOs below ℓ(1) too, and overload.
     (1u32..20, 0u32..6, 1u32..20, 1u32..120, 1.0..400.0f64).prop_map(|(first_ms, each_ms, max, slo_ms, rate)| Drawn {
@@ -163,12 +175,14 @@ proptest! {
         noise in prop::sample::select(vec![0.0, 0.05, 0.5]),
         dispatch in prop::sample::select(vec![0, 300_000]),
         cold in any::<bool>(),
+        told in any::<bool>(),
+        mixed in any::<bool>(),
         seed in any::<u64>(),
     ) {
         let memory = (quarters > 0).then(|| (sessions.len() as u32).div_ceil(devices as u32).max(quarters));
-        let text = text(&sessions, devices, memory);
+        let text = text(&sessions, devices, memory) + &if mixed { slower(&sessions) } else { String::new() };
         let slos: Vec<f64> = sessions.iter().map(|drawn| f64::from(drawn.slo_ms)).collect();
-        let world = World { noise, dispatch, cold, seed };
+        let world = World { noise, dispatch, cold, told, epoch: 200_000_000, seed };
         for policy in policies() {
             let (report, events) = simulate(&text, &policy, world, 0.7);
             recount(&events, &report, &slos, 0.7);

@@ -9,12 +9,15 @@ mod infer;
 mod load;
 mod models;
 mod output;
+mod plan;
 mod profile;
 mod progress;
 mod serve;
+mod sim;
 mod status;
 mod tensors;
 mod unload;
+mod workload;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -43,6 +46,8 @@ enum Verb {
     Drain(drain::Arguments),
     Check(check::Arguments),
     Profile(profile::Arguments),
+    Plan(plan::Arguments),
+    Sim(Box<sim::Arguments>),
     Doctor(doctor::Arguments),
 }
 
@@ -67,6 +72,8 @@ pub fn main() -> ExitCode {
         Verb::Drain(arguments) => drain::run(arguments),
         Verb::Check(arguments) => check::run(arguments),
         Verb::Profile(arguments) => profile::run(arguments),
+        Verb::Plan(arguments) => plan::run(arguments),
+        Verb::Sim(arguments) => sim::run(&arguments),
         Verb::Doctor(arguments) => doctor::run(arguments),
     };
     outcome.unwrap_or_else(|error| {

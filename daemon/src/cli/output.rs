@@ -57,7 +57,8 @@ impl Table {
         };
         let widths: Vec<usize> = (0..self.headings.len()).map(width).collect();
         let numeric = |column: usize| {
-            let mut cells = self.rows.iter().filter_map(|row| row.get(column)).filter(|cell| *cell != MISSING);
+            let mut cells =
+                self.rows.iter().filter_map(|row| row.get(column)).filter(|cell| *cell != MISSING && !cell.is_empty());
             cells.all(|cell| cell.parse::<f64>().is_ok())
         };
         let numeric: Vec<bool> = (0..self.headings.len()).map(numeric).collect();

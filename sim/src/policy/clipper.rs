@@ -14,7 +14,8 @@ pub struct Clipper {
 }
 
 struct Session {
-    latencies: Latencies,
+    /// By device.
+    latencies: Vec<Latencies>,
     slo: Nanos,
     served: Vec<bool>,
     queue: Queue,
@@ -25,7 +26,7 @@ struct Session {
 impl Clipper {
     pub fn new(scenario: &Scenario) -> Clipper {
         let session = |index: usize| Session {
-            latencies: scenario.latencies(index).clone(),
+            latencies: scenario.latencies_by_device(index),
             slo: scenario.sessions[index].slo,
             served: (0..scenario.devices.len()).map(|device| scenario.serves(device, index)).collect(),
             queue: Queue::new(),
@@ -49,7 +50,7 @@ impl Policy for Clipper {
         if now - oldest > session.slo {
             session.cap = (session.cap * BACK_OFF).max(1.0);
         } else if ended.requests.len() == limit {
-            session.cap = (session.cap + 1.0).min(session.latencies.max_batch() as f64);
+            session.cap = (session.cap + 1.0).min(session.latencies[ended.device].max_batch() as f64);
         }
     }
 
@@ -60,10 +61,11 @@ impl Policy for Clipper {
                 let waiting = waiting.filter_map(|(index, session)| Some((session.queue.front()?.id, index)));
                 let Some((_, index)) = waiting.min() else { break };
                 let session = &mut self.sessions[index];
-                queue::drop_late(&mut session.queue, &session.latencies, now, orders);
+                queue::drop_late(&mut session.queue, &session.latencies[device], now, orders);
                 let Some(head) = session.queue.front() else { continue };
                 let (oldest, limit) = (head.arrival, session.cap as usize);
-                let count = limit.min(session.queue.len());
+                let most = session.latencies[device].max_batch();
+                let count = limit.min(session.queue.len()).min(most);
                 self.executing[device] = Some((oldest, limit));
                 orders.push(queue::run(device, queue::take(&mut session.queue, count)));
             }

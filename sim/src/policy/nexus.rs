@@ -2,14 +2,16 @@
 //!
 //! A plan by the published greedy says which sessions each device serves, in which order, with what batches. A request is
 //! sent at once to one device of its session, in proportion to the rates planned there, and waits in that device's own
-//! queue. At a session's turn the device takes a batch of at most the planned size.
+//! queue. At a session's turn the device takes a batch of at most the planned size. Where rates are measured a new plan
+//! replaces the old one each epoch; what waits is dealt anew, what executes ends.
 
 use super::queue::{self, Queue};
 use crate::Nanos;
 use crate::engine::{Ended, Order, Policy};
 use crate::load::Request;
+use crate::planning::{self, Planner};
 use crate::scenario::{Latencies, Scenario};
-use rota_sched::plan::Timetable;
+use rota_sched::plan::{ArrivalProcess, Timetable};
 use std::time::Duration;
 
 /// Which requests a batch leaves behind.
@@ -30,15 +32,29 @@ pub enum Cycle {
     Timed,
 }
 
-pub struct Nexus {
+pub struct Nexus<'a> {
     drop: Drop,
     cycle: Cycle,
     devices: Vec<Device>,
     /// By session: the queues that its requests are dealt to.
     routes: Vec<Vec<Route>>,
-    latencies: Vec<Latencies>,
+    /// By session and device.
+    latencies: Vec<Vec<Latencies>>,
     /// Requests of sessions without a place.
     refused: Vec<u32>,
+    /// `None`: the first plan stays.
+    replanning: Option<Replanning<'a>>,
+}
+
+/// What it takes to plan anew.
+struct Replanning<'a> {
+    planner: Planner<'a>,
+    headroom: f64,
+    /// As last planned for.
+    scenario: Scenario,
+    /// By session: requests since the last plan.
+    arrived: Vec<u64>,
+    planned_at: Nanos,
 }
 
 struct Device {
@@ -69,18 +85,48 @@ struct Route {
     credit: f64,
 }
 
-impl Nexus {
+impl<'a> Nexus<'a> {
     /// By device, what it was planned to do.
-    pub fn new(scenario: &Scenario, timetables: &[Timetable], drop: Drop, cycle: Cycle) -> Nexus {
-        let mut routes: Vec<Vec<Route>> = scenario.sessions.iter().map(|_| Vec::new()).collect();
-        let device = |(index, timetable)| Device::new(index, timetable, &mut routes);
-        let devices = timetables.iter().enumerate().map(device).collect();
-        for routes in &mut routes {
-            let whole: f64 = routes.iter().map(|route| route.part).sum();
-            routes.iter_mut().for_each(|route| route.part /= whole);
+    pub fn new(scenario: &Scenario, timetables: &[Timetable], drop: Drop, cycle: Cycle) -> Nexus<'a> {
+        let (devices, routes) = follow(timetables, scenario.sessions.len());
+        let latencies = (0..scenario.sessions.len()).map(|session| scenario.latencies_by_device(session)).collect();
+        Nexus { drop, cycle, devices, routes, latencies, refused: Vec::new(), replanning: None }
+    }
+
+    /// It plans anew each epoch of the scenario, for the rates measured since, times `headroom`.
+    pub fn replanning(mut self, scenario: &Scenario, headroom: f64, planner: Planner<'a>) -> Nexus<'a> {
+        let arrived = vec![0; scenario.sessions.len()];
+        self.replanning = Some(Replanning { planner, headroom, scenario: scenario.clone(), arrived, planned_at: 0 });
+        self
+    }
+
+    /// A new plan if an epoch has passed. What waits is dealt anew, in the order of arrival.
+    fn replan(&mut self, now: Nanos) {
+        let Some(replanning) = self.replanning.as_mut().filter(|replanning| replanning.is_due(now)) else { return };
+        let timetables = replanning.plan(now);
+        let (mut devices, routes) = follow(&timetables, self.routes.len());
+        let mut waiting: Vec<Request> = Vec::new();
+        for (device, before) in devices.iter_mut().zip(&mut self.devices) {
+            device.executes = before.executes;
+            device.next_at = device.next_at.saturating_add(now);
+            waiting.extend(before.queues.iter_mut().flat_map(|queue| queue.drain(..)));
         }
-        let latencies = (0..scenario.sessions.len()).map(|session| scenario.latencies(session).clone()).collect();
-        Nexus { drop, cycle, devices, routes, latencies, refused: Vec::new() }
+        (self.devices, self.routes) = (devices, routes);
+        waiting.sort_unstable_by_key(|request| request.id);
+        waiting.into_iter().for_each(|request| self.deal(request));
+    }
+
+    /// To the route that is owed most: over any stretch each gets its part of the requests, to within one.
+    fn deal(&mut self, request: Request) {
+        let routes = &mut self.routes[request.session as usize];
+        routes.iter_mut().for_each(|route| route.credit += route.part);
+        match routes.iter_mut().max_by(|a, b| a.credit.total_cmp(&b.credit)) {
+            Some(route) => {
+                route.credit -= 1.0;
+                self.devices[route.device].queues[route.queue].push_back(request);
+            }
+            None => self.refused.push(request.id),
+        }
     }
 
     /// A free device looks for work, from the slot whose turn it is on.
@@ -95,7 +141,7 @@ impl Nexus {
             let mut requests = Vec::new();
             for turn in 0..shares {
                 let (session, queue) = slot.shares[(slot.first + turn) % shares];
-                let (queue, latencies) = (&mut device.queues[queue], &self.latencies[session]);
+                let (queue, latencies) = (&mut device.queues[queue], &self.latencies[session][index]);
                 requests = match self.drop {
                     Drop::Early => queue::early(queue, batch, latencies, now, orders),
                     Drop::Lazy => queue::lazy(queue, latencies, now, orders),
@@ -112,6 +158,34 @@ impl Nexus {
                 return;
             }
         }
+    }
+}
+
+/// Devices, and the routes to them by session, that do what was planned.
+fn follow(timetables: &[Timetable], sessions: usize) -> (Vec<Device>, Vec<Vec<Route>>) {
+    let mut routes: Vec<Vec<Route>> = (0..sessions).map(|_| Vec::new()).collect();
+    let device = |(index, timetable)| Device::new(index, timetable, &mut routes);
+    let devices = timetables.iter().enumerate().map(device).collect();
+    for routes in &mut routes {
+        let whole: f64 = routes.iter().map(|route| route.part).sum();
+        routes.iter_mut().for_each(|route| route.part /= whole);
+    }
+    (devices, routes)
+}
+
+impl Replanning<'_> {
+    fn is_due(&self, now: Nanos) -> bool {
+        now - self.planned_at >= self.scenario.epoch
+    }
+
+    /// Timetables for the rates since the last plan. A session of which nothing came keeps a place for one request.
+    fn plan(&mut self, now: Nanos) -> Vec<Timetable> {
+        let seconds = (now - self.planned_at) as f64 / 1e9;
+        for (session, arrived) in self.scenario.sessions.iter_mut().zip(&mut self.arrived) {
+            session.rate = std::mem::take(arrived).max(1) as f64 / seconds;
+        }
+        self.planned_at = now;
+        planning::timetables(&self.scenario, ArrivalProcess::Even, self.headroom, self.planner)
     }
 }
 
@@ -163,18 +237,12 @@ impl Device {
     }
 }
 
-impl Policy for Nexus {
+impl Policy for Nexus<'_> {
     fn arrived(&mut self, request: Request) {
-        // The route that is owed most: over any stretch each gets its part of the requests, to within one.
-        let routes = &mut self.routes[request.session as usize];
-        routes.iter_mut().for_each(|route| route.credit += route.part);
-        match routes.iter_mut().max_by(|a, b| a.credit.total_cmp(&b.credit)) {
-            Some(route) => {
-                route.credit -= 1.0;
-                self.devices[route.device].queues[route.queue].push_back(request);
-            }
-            None => self.refused.push(request.id),
+        if let Some(replanning) = &mut self.replanning {
+            replanning.arrived[request.session as usize] += 1;
         }
+        self.deal(request);
     }
 
     fn ended(&mut self, ended: Ended<'_>, _: Nanos) {
@@ -182,6 +250,7 @@ impl Policy for Nexus {
     }
 
     fn decide(&mut self, now: Nanos, orders: &mut Vec<Order>) {
+        self.replan(now);
         orders.extend(self.refused.drain(..).map(Order::Drop));
         for device in 0..self.devices.len() {
             if !self.devices[device].executes {
@@ -290,6 +359,27 @@ mod tests {
         };
         assert_eq!(batch(Drop::Early), ["drop 0", "run 0 [1, 2]"]);
         assert_eq!(batch(Drop::Lazy), ["run 0 [0, 1]"]);
+    }
+
+    #[test]
+    fn a_new_plan_follows_the_measured_rates_and_deals_what_waits_anew() {
+        let mut scenario = scenario(&[(10, 5, 8, 2000, 30.0)], 2);
+        (scenario.told, scenario.epoch) = (false, 1_000_000_000);
+        let first = vec![timetable(50, &[(0, 2, &[(0, 30.0)])]), timetable(50, &[])];
+        let planner = |demand: &plan::Demand| {
+            assert_eq!(demand.sessions[0].rate, 2.0 * 5.0, "five in a second, and headroom");
+            plan::Plan {
+                devices: vec![timetable(50, &[]), timetable(50, &[(0, 4, &[(0, 10.0)])])],
+                ..Default::default()
+            }
+        };
+        let policy = Nexus::new(&scenario, &first, Drop::Early, Cycle::Busy).replanning(&scenario, 2.0, &planner);
+        let mut table = Table::new(policy, &scenario);
+        table.arrive(0, 5, 990);
+        assert_eq!(table.decide(990), ["run 0 [0, 1]"]);
+        assert_eq!(table.decide(1000), ["run 1 [2, 3, 4]"]);
+        table.end(0, 0, &[0, 1], 15, 1005);
+        assert_eq!(table.decide(1005), Vec::<String>::new());
     }
 
     #[test]

@@ -44,10 +44,11 @@ fn dispatcher(scenario: &Scenario, requests: usize) -> Dispatcher {
         devices_max: scenario.devices.len() as u32,
     });
     for device in &scenario.devices {
+        let on = |model| scenario.model_on(device.kind, model).expect("devices hold what runs on them");
         // Handing over takes no time here, so nothing is gained by preparing ahead.
         let id = dispatcher.add_device(DeviceConfig { prepare_lead: Duration::ZERO, start_lead: Duration::ZERO });
         for (model, _) in device.holds.iter().enumerate().filter(|(_, holds)| **holds) {
-            dispatcher.set_profile(id, ModelId(model as u32), ClassId(0), scenario.models[model].profile.clone());
+            dispatcher.set_profile(id, ModelId(model as u32), ClassId(0), on(model).profile.clone());
         }
     }
     dispatcher

@@ -6,6 +6,7 @@
 
 use super::alarms::Alarms;
 use super::queue::{self, Queue};
+use super::rate::Measured;
 use crate::Nanos;
 use crate::engine::{Ended, Order, Policy, Run};
 use crate::load::Request;
@@ -39,12 +40,17 @@ pub struct Symphony {
 }
 
 struct Session {
+    /// What holds on every device, and by device: it plans with the first and learns where it runs when it is granted one.
     latencies: Latencies,
+    on: Vec<Latencies>,
     /// By device.
     served: Vec<bool>,
     /// How much earlier than at the last moment its batches start.
     margin: Nanos,
     target: usize,
+    slo: Nanos,
+    /// `None`: it was told the rate, and the target stays.
+    rate: Option<Measured>,
     /// Requests that the batch as large as the queue would be too late for, but a smaller one might not.
     prefix: Queue,
     suffix: Queue,
@@ -65,9 +71,12 @@ impl Symphony {
             let (latencies, session) = (scenario.latencies(index).clone(), &scenario.sessions[index]);
             Session {
                 target: target(&latencies, session.slo - latency.control, latency.data, session.rate),
+                slo: session.slo,
+                rate: (!scenario.told).then(|| Measured::new(session.rate)),
                 served: (0..scenario.devices.len()).map(|device| scenario.serves(device, index)).collect(),
                 margin: latency.margin + (latency.share * session.slo as f64) as Nanos,
                 latencies,
+                on: scenario.latencies_by_device(index),
                 prefix: Queue::new(),
                 suffix: Queue::new(),
                 candidate: None,
@@ -171,7 +180,7 @@ impl Symphony {
         let session = &mut self.sessions[index];
         if let Some(candidate) = session.candidate(now, self.free_at[device], &self.latency, orders) {
             let requests = session.take(candidate.batch);
-            self.free_at[device] = candidate.exec_at + session.latencies.at(candidate.batch);
+            self.free_at[device] = candidate.exec_at + session.on[device].at(candidate.batch);
             orders.push(Order::Run(Run { device, requests, earliest: candidate.exec_at, latest: Nanos::MAX }));
         } else {
             self.free_at[device] = now.max(self.free_at[device]);
@@ -264,7 +273,14 @@ fn target(latencies: &Latencies, budget: Nanos, data: Nanos, rate: f64) -> usize
 impl Policy for Symphony {
     fn arrived(&mut self, request: Request) {
         let index = request.session as usize;
-        self.sessions[index].suffix.push_back(request);
+        let session = &mut self.sessions[index];
+        session.suffix.push_back(request);
+        if let Some(rate) = &mut session.rate
+            && rate.count(request.arrival)
+        {
+            let budget = session.slo - self.latency.control;
+            session.target = target(&session.latencies, budget, self.latency.data, rate.per_second());
+        }
         if self.touched.last() != Some(&index) {
             self.touched.push(index);
         }
@@ -361,6 +377,20 @@ mod tests {
         assert_eq!((table.decide(55), table.wake()), (vec![], None));
         table.arrive(0, 1, 100);
         assert_eq!(table.decide(100), ["drop 0"], "the next request's arrival does");
+    }
+
+    #[test]
+    fn a_rate_that_it_is_not_told_is_measured() {
+        let mut scenario = scenario(&[(10, 5, 8, 60, 1000.0)], 1);
+        scenario.told = false;
+        let mut table = Table::new(Symphony::new(&scenario, NONE), &scenario);
+        let before = table.policy.sessions[0].target;
+        // One a second instead of a thousand: nobody else will come in time.
+        for second in 0..12 {
+            table.arrive(0, 1, 1000 * second);
+            table.decide(1000 * second);
+        }
+        assert!(before > 1 && table.policy.sessions[0].target == 1, "from {before}");
     }
 
     #[test]

@@ -20,7 +20,8 @@ pub struct Triton {
 }
 
 struct Session {
-    latencies: Latencies,
+    /// By device.
+    latencies: Vec<Latencies>,
     served: Vec<bool>,
     queue: Queue,
     preferred: usize,
@@ -32,13 +33,13 @@ struct Session {
 impl Triton {
     pub fn new(scenario: &Scenario, delay: f64) -> Triton {
         let session = |index: usize| {
-            let (latencies, session) = (scenario.latencies(index).clone(), &scenario.sessions[index]);
+            let session = &scenario.sessions[index];
             Session {
-                preferred: preferred(&latencies, session.slo, session.rate),
+                preferred: preferred(scenario.latencies(index), session.slo, session.rate),
                 served: (0..scenario.devices.len()).map(|device| scenario.serves(device, index)).collect(),
                 queue: Queue::new(),
                 delay: (delay * session.slo as f64) as Nanos,
-                latencies,
+                latencies: scenario.latencies_by_device(index),
                 ready_at: None,
             }
         };
@@ -93,7 +94,7 @@ impl Policy for Triton {
                 let ready = ready.filter_map(|(index, session)| Some((session.ready_at?, index)));
                 let Some((_, index)) = ready.min() else { break };
                 let session = &mut self.sessions[index];
-                queue::drop_late(&mut session.queue, &session.latencies, now, orders);
+                queue::drop_late(&mut session.queue, &session.latencies[device], now, orders);
                 let batch = session.queue.len().min(session.preferred);
                 let requests = queue::take(&mut session.queue, batch);
                 session.ready_at = None;

@@ -1,6 +1,6 @@
 //! From TOML to a [`Workload`]: each figure is checked where its line is still known.
 
-use super::{Kind, Session, Workload, WorkloadError};
+use super::{Kind, Session, Sources, Workload, WorkloadError};
 use rota_sched::plan::ModelCost;
 use rota_sched::{Profile, ProfileError};
 use serde::Deserialize;
@@ -72,7 +72,7 @@ struct Collected {
     warnings: Vec<String>,
 }
 
-pub fn read(text: &str, open: &dyn Fn(&str) -> Result<String, String>) -> Checked<Workload> {
+pub fn read(text: &str, sources: Sources<'_>) -> Checked<Workload> {
     let source = Source(text);
     let file: File = toml::from_str(text).map_err(|error| source.syntax(&error))?;
     let mut collected = Collected::default();
@@ -83,13 +83,14 @@ pub fn read(text: &str, open: &dyn Fn(&str) -> Result<String, String>) -> Checke
         collected.kind(DEFAULT_KIND);
     }
     for profile in &file.profile {
-        collected.profile(profile, source, open)?;
+        collected.profile(profile, source, sources)?;
     }
-    let Collected { models, kinds, warnings } = collected;
     let mut sessions = Vec::with_capacity(file.session.len());
     for table in &file.session {
-        sessions.push(session(table, &models, source)?);
+        let model = collected.model(&table.model, source, sources)?;
+        sessions.push(session(table, model, source)?);
     }
+    let Collected { models, kinds, warnings } = collected;
     if sessions.is_empty() {
         return Err(WorkloadError { line: 1, text: "there is no [[session]]; a workload needs at least one".into() });
     }
@@ -98,18 +99,14 @@ pub fn read(text: &str, open: &dyn Fn(&str) -> Result<String, String>) -> Checke
     Ok(Workload { models, sessions, kinds, arrivals, seconds, warnings })
 }
 
-fn session(table: &SessionTable, models: &[String], source: Source<'_>) -> Checked<Session> {
-    let name = table.model.get_ref();
-    let model = models.iter().position(|model| model == name).ok_or_else(|| {
-        let known = if models.is_empty() { "none".into() } else { models.join(", ") };
-        source.error(&table.model, format!("model '{name}' has no [[profile]]; profiles are given for: {known}"))
-    })?;
+fn session(table: &SessionTable, model: usize, source: Source<'_>) -> Checked<Session> {
     Ok(Session {
         model,
         slo: milliseconds(source.figure(&table.slo_ms, "slo_ms", SLO_MS)?),
         rate: source.figure(&table.rate, "rate", RATE)?,
         weight: table.weight.as_ref().map_or(Ok(1.0), |weight| source.figure(weight, "weight", WEIGHT))?,
         arrivals: table.arrivals.as_ref().map(|pattern| source.pattern(pattern)).transpose()?,
+        line: source.line(table.model.span().start),
     })
 }
 
@@ -147,12 +144,7 @@ impl Collected {
         Ok(())
     }
 
-    fn profile(
-        &mut self,
-        table: &Spanned<ProfileTable>,
-        source: Source<'_>,
-        open: &dyn Fn(&str) -> Result<String, String>,
-    ) -> Checked<()> {
+    fn profile(&mut self, table: &Spanned<ProfileTable>, source: Source<'_>, sources: Sources<'_>) -> Checked<()> {
         let ProfileTable { model, kind, batch_ms, file, memory_mb, load_ms } = table.get_ref();
         let name = model.get_ref();
         let kind_name = kind.as_ref().map(|kind| kind.get_ref().as_str());
@@ -160,10 +152,18 @@ impl Collected {
         let (profile, mut memory_bytes, mut load_time) = match (batch_ms, file) {
             (Some(points), None) => (self.points(name, points, source)?, 0, Duration::ZERO),
             (None, Some(path)) => {
-                let cost = self.of_file(name, kind_name, path, source, open)?;
+                let cost = self.of_file(name, kind_name, path, source, sources.file)?;
                 (cost.profile, cost.memory_bytes, cost.load_time)
             }
-            _ => {
+            (None, None) => match self.measured(model, source, sources)? {
+                Some(profile) => (profile, 0, Duration::ZERO),
+                None => {
+                    let text =
+                        format!("the profile of '{name}' needs batch_ms, or file, or a repository with such a model");
+                    return Err(source.error(table, text));
+                }
+            },
+            (Some(_), Some(_)) => {
                 let text = format!("the profile of '{name}' needs either batch_ms or file");
                 return Err(source.error(table, text));
             }
@@ -174,16 +174,46 @@ impl Collected {
         if let Some(load) = load_ms {
             load_time = milliseconds(source.figure(load, "load_ms", LOAD_MS)?);
         }
-        let model_index = self.models.iter().position(|known| known == name).unwrap_or_else(|| {
-            self.models.push(name.clone());
-            self.models.len() - 1
-        });
         let cost = ModelCost { profile, memory_bytes, load_time };
-        if self.kinds[index].costs.insert(model_index, cost).is_some() {
+        if !self.add(name, index, cost) {
             let text = format!("model '{name}' has a profile for kind '{}' already", self.kinds[index].name);
             return Err(source.error(model, text));
         }
         Ok(())
+    }
+
+    /// Takes down what a model costs on a kind of device; false when that is known already.
+    fn add(&mut self, name: &str, kind: usize, cost: ModelCost) -> bool {
+        let model = self.models.iter().position(|known| known == name).unwrap_or_else(|| {
+            self.models.push(name.to_owned());
+            self.models.len() - 1
+        });
+        self.kinds[kind].costs.insert(model, cost).is_none()
+    }
+
+    /// The index of the model that a session names: by its profile here, else as it was measured.
+    fn model(&mut self, name: &Spanned<String>, source: Source<'_>, sources: Sources<'_>) -> Checked<usize> {
+        if let Some(model) = self.models.iter().position(|model| model == name.get_ref()) {
+            return Ok(model);
+        }
+        if let Some(profile) = self.measured(name, source, sources)? {
+            self.add(name.get_ref(), 0, ModelCost { profile, memory_bytes: 0, load_time: Duration::ZERO });
+            return Ok(self.models.len() - 1);
+        }
+        let known = if self.models.is_empty() { "none".into() } else { self.models.join(", ") };
+        let text = format!("model '{}' has no [[profile]]; profiles are given for: {known}", name.get_ref());
+        Err(source.error(name, text))
+    }
+
+    fn measured(
+        &mut self,
+        name: &Spanned<String>,
+        source: Source<'_>,
+        sources: Sources<'_>,
+    ) -> Checked<Option<Profile>> {
+        let within = |text: String| source.error(name, format!("model '{}': {text}", name.get_ref()));
+        let Some(points) = (sources.model)(name.get_ref()).map_err(within)? else { return Ok(None) };
+        Profile::new(&points).map(Some).map_err(|error| within(error.to_string()))
     }
 
     /// The cost of a model as another file's profile tells it.

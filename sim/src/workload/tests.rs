@@ -123,6 +123,33 @@ fn a_profile_may_lie_in_another_file() {
 }
 
 #[test]
+fn models_without_a_profile_may_have_been_measured() {
+    let measured = |name: &str| match name {
+        "a" => Ok(Some(vec![(1, Duration::from_millis(2)), (4, Duration::from_millis(5))])),
+        "b" => Err("it was never measured".to_owned()),
+        "empty" => Ok(Some(Vec::new())),
+        _ => Ok(None),
+    };
+    let sources = Sources { file: &unreadable, model: &measured };
+    let session = |model: &str| format!("[[session]]\nmodel = \"{model}\"\nslo_ms = 9\nrate = 1\n");
+    let text = session("a") + &session("a");
+    let workload = Workload::parse_with(&text, sources).expect("a workload");
+    assert_eq!((workload.models.len(), workload.sessions[1].line), (1, 6));
+    assert_eq!(workload.profile(0, 0).and_then(|profile| profile.latency(4)), Some(Duration::from_millis(5)));
+    let text = format!("[[profile]]\nmodel = \"a\"\nmemory_mb = 7\n{}", session("a"));
+    let workload = Workload::parse_with(&text, sources).expect("a workload");
+    assert_eq!(workload.kinds[0].costs[&0].memory_bytes, 7_000_000);
+    for (model, expected) in [
+        ("b", "line 2: model 'b': it was never measured"),
+        ("empty", "line 2: model 'empty': a profile needs at least one"),
+        ("c", "line 2: model 'c' has no [[profile]]; profiles are given for: none"),
+    ] {
+        let error = Workload::parse_with(&session(model), sources).expect_err(model).to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
 fn mistakes_are_named_with_their_line_and_what_would_be_right() {
     let profile = "[[profile]]\nmodel = \"a\"\nbatch_ms = { 1 = 2.0 }\n";
     let session = |fields: &str| format!("{profile}[[session]]\nmodel = \"a\"\n{fields}\n");
@@ -157,7 +184,8 @@ fn mistakes_are_named_with_their_line_and_what_would_be_right() {
         (points("{ x = 1.0 }"), 3, "'x' is no batch size"),
         (points("{ 1 = 1.0, 01 = 2.0 }"), 3, "batch size 1 is given twice"),
         (points("{ 99999 = 1.0 }"), 3, "above 65536"),
-        ("[[profile]]\nmodel = \"a\"\n".into(), 1, "needs either batch_ms or file"),
+        ("[[profile]]\nmodel = \"a\"\n".into(), 1, "needs batch_ms, or file, or a repository"),
+        ("[[profile]]\nmodel = \"a\"\nfile = \"x\"\nbatch_ms = { 1 = 1 }".into(), 1, "needs either batch_ms or file"),
         (device("count = 0"), 9, "count = 0 should be from 1 to"),
         (device("count = -2"), 9, "count = -2 should be from 1 to"),
         (device("memory_mb = -1"), 9, "memory_mb = -1 should be"),
