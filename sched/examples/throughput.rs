@@ -82,7 +82,7 @@ fn dispatcher(leads: (Duration, Duration)) -> Dispatcher {
             dispatcher.set_profile(device, model, ClassId(0), profile.clone());
         }
         let slo = slo(model.0);
-        dispatcher.add_session(SessionConfig { model, slo }).expect("room for the session");
+        dispatcher.add_session(SessionConfig { model, slo, weight: 1.0 }).expect("room for the session");
     }
     dispatcher
 }

@@ -1,15 +1,20 @@
 //! What runs now: queues by session and shape class, duty cycles, early drop.
 
+mod aim;
 mod batches;
 mod class;
 mod correction;
 mod device;
-mod expiry;
+mod earliest;
+mod pool;
 mod queue;
+mod queues;
 mod rate;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod window;
 
 pub use batches::Batch;
 
@@ -18,7 +23,8 @@ use crate::{BatchId, ClassId, DeviceId, Instant, ModelId, Profile, RequestId, Se
 use batches::Batches;
 use class::Classes;
 use device::{Behind, Device, Executing};
-use queue::{QueueIndex, Queues, Waiting};
+use queue::{Queue, QueueIndex, Waiting};
+use queues::Queues;
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
@@ -43,6 +49,8 @@ pub struct DeviceConfig {
 pub struct SessionConfig {
     pub model: ModelId,
     pub slo: Duration,
+    /// Its share when there are too few devices; 1 is usual.
+    pub weight: f64,
 }
 
 /// A request that was admitted. Its tensors are none of the dispatcher's business.
@@ -105,14 +113,17 @@ pub struct SessionRates {
 /// [`Dispatcher::step`] once and carry out the actions in order, then step again by [`Dispatcher::next_timeout`] or after
 /// the next event. `now` never goes back.
 ///
-/// Requests are not bound to a device before it takes them: all devices that serve a class share its queues. No device
-/// idles while a request waits that it could answer in time. Each request has exactly one fate: it is in a batch, or an
+/// Requests are not bound to a device before it takes them: all devices that serve a class share its queues. Devices that
+/// are joined by what they serve are a pool. While a pool's devices are easily enough for its queues, a device that is free
+/// runs whatever waits; the busier they are, the longer a queue's requests wait for others, so that batches are worth their
+/// turn. Each request has exactly one fate: it is in a batch, or an
 /// [`Action::Drop`] names it, or its cancellation returned true.
 ///
 /// What has arrived at a device is not taken back: a batch that is prepared is also started, even when the device
 /// overran or all its requests were cancelled meanwhile.
 ///
-/// Cost: an arrival O(log of its queue) and usually an append; a turn O(queues that hold requests) and the batch.
+/// Cost: an arrival O(log of its queue) and usually an append; a turn O(log queues) and the batch. Once in a tenth of a
+/// second every queue is aimed anew, some per step.
 /// What is needed per request and batch is allocated by `new`, `add_*` and `set_profile`; a queue's buffer grows to the
 /// longest that it has been.
 #[derive(Debug)]
@@ -131,6 +142,8 @@ pub struct Dispatcher {
     now: Instant,
     /// Something was recorded since the last step.
     recorded: bool,
+    /// Which devices serve what has changed: pools are to be found anew.
+    regroup: bool,
 }
 
 /// Where a request is.
@@ -164,6 +177,7 @@ impl Dispatcher {
             turns: 0,
             now: Instant(0),
             recorded: false,
+            regroup: false,
             config,
         }
     }
@@ -173,6 +187,7 @@ impl Dispatcher {
     pub fn add_device(&mut self, device: DeviceConfig) -> DeviceId {
         assert!(self.devices.len() < self.config.devices_max as usize, "more devices than devices_max");
         self.devices.push(Device::new(&device));
+        self.regroup = true;
         DeviceId(self.devices.len() as u32 - 1)
     }
 
@@ -194,7 +209,7 @@ impl Dispatcher {
                 }
             }
         }
-        self.settle(index);
+        self.regroup = true;
         self.recorded = true;
     }
 
@@ -207,6 +222,7 @@ impl Dispatcher {
             session.expect("an open queue has a session").queues[class.0 as usize] = None;
             self.queues.close(queue);
         }
+        self.regroup = true;
         self.recorded = true;
     }
 
@@ -230,6 +246,27 @@ impl Dispatcher {
             self.classes[self.queues[queue].class].queues.retain(|&other| other != queue);
             self.queues.close(queue);
         }
+        self.regroup = true;
+        self.recorded = true;
+    }
+
+    /// Takes over what a plan promises: by session, items per second. A session is entitled to them when there is not enough
+    /// for all, and they are its expected rate until another is measured. Sessions that are not named keep theirs.
+    ///
+    /// Cost: some milliseconds for a hundred sessions, since all batches to aim at are settled at once.
+    pub fn promise(&mut self, promises: &[(SessionId, f64)]) {
+        self.group();
+        for &(session, rate) in promises {
+            let queues: Vec<QueueIndex> = self.queues_of(session).collect();
+            for &index in &queues {
+                self.queues[index].promised = Some(rate);
+                // Of several classes nobody knows which the promise is for.
+                if queues.len() == 1 {
+                    self.queues[index].rate.expect(rate);
+                }
+            }
+        }
+        self.queues.aim_all(&self.classes, self.now);
         self.recorded = true;
     }
 
@@ -243,6 +280,7 @@ impl Dispatcher {
     /// when there is no such device or the finished batch is not the one that it executes: the caller lost track.
     pub fn handle(&mut self, event: Event, now: Instant) -> bool {
         self.now = self.now.max(now);
+        self.group();
         match event {
             Event::Arrived(arrival) => {
                 self.arrived(arrival);
@@ -262,8 +300,11 @@ impl Dispatcher {
     pub fn step(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.now = self.now.max(now);
         self.recorded = false;
+        self.group();
         self.drop_removed(actions);
         self.drop_hopeless(actions);
+        self.queues.aim_some(&self.classes, self.now);
+        self.queues.rise(&self.classes, self.now);
         for device in 0..self.devices.len() {
             self.resume(device, actions);
         }
@@ -278,11 +319,13 @@ impl Dispatcher {
         if self.recorded {
             return Some(self.now);
         }
-        let waits = !self.queues.busy().is_empty();
+        let waits = self.queues.any_waits();
         let devices = self.devices.iter().flat_map(|device| [device.prepare_at().filter(|_| waits), device.start_at()]);
         // What was due and not done (nothing to prepare, or an overrun) waits for an event.
         let due = devices.flatten().filter(|&at| at > self.now).min().unwrap_or(Instant::MAX);
-        Some(due.min(self.queues.expiry.earliest())).filter(|&at| at < Instant::MAX)
+        let idle = waits && self.devices.iter().any(Device::is_idle);
+        let rises = if idle { self.queues.rises_at() } else { Instant::MAX };
+        Some(due.min(rises).min(self.queues.expiry.earliest())).filter(|&at| at < Instant::MAX)
     }
 
     /// An outstanding batch: prepared, or started and not finished (by [`Event::Finished`], so read it before that).
@@ -295,14 +338,14 @@ impl Dispatcher {
         self.classes[self.classes.find(model, class)?].on(device.0 as usize)
     }
 
-    /// Rates over all shape classes; the target batch is the largest over classes and devices. Zero for a session that
+    /// Rates over all shape classes; the target batch is the largest over classes. Zero for a session that
     /// is not open.
     pub fn rates(&self, session: SessionId, now: Instant) -> SessionRates {
         let mut rates = SessionRates::default();
         for queue in self.queues_of(session).map(|index| &self.queues[index]) {
             rates.offered += queue.rate.per_second(now).unwrap_or(0.0);
             rates.queued = rates.queued.saturating_add(queue.items().try_into().unwrap_or(u32::MAX));
-            rates.target_batch = queue.targets().iter().copied().fold(rates.target_batch, u32::max);
+            rates.target_batch = rates.target_batch.max(queue.aim.batch);
         }
         rates
     }
@@ -334,7 +377,8 @@ impl Dispatcher {
         let Some(place) = self.places.get_mut(request.0 as usize) else { return false };
         let Place::Waiting { queue, deadline } = *place else { return false };
         *place = Place::Unknown;
-        self.queues.cancel(queue, deadline, request);
+        let class = self.queues[queue].is_open().then(|| &self.classes[self.queues[queue].class]);
+        self.queues.cancel(queue, deadline, request, class, self.now);
         true
     }
 
@@ -368,7 +412,7 @@ impl Dispatcher {
 
     fn drop_hopeless(&mut self, actions: &mut Vec<Action>) {
         let (now, places) = (self.now, &mut self.places);
-        while let Some(index) = self.queues.expiry.due(now) {
+        while let Some(index) = self.queues.expiry.due(now).map(|index| QueueIndex(index as u32)) {
             let class = &self.classes[self.queues[index].class];
             self.queues.take_hopeless(index, class, now, |waiting| {
                 places[waiting.request.0 as usize] = Place::Unknown;
@@ -417,20 +461,33 @@ impl Dispatcher {
 
     fn open_queue(&mut self, id: SessionId, class: ClassId, index: class::ClassIndex) {
         let session = self.sessions[id.0 as usize].as_mut().expect("queues are opened for open sessions");
-        let queue = self.queues.open(id, index, nanos(session.config.slo), self.now);
+        let config = &session.config;
+        let queue = Queue::new(id, index, nanos(config.slo), config.weight, self.now);
+        let queue = self.queues.open(queue, &self.classes[index]);
         let by_class = &mut session.queues;
         by_class.resize(by_class.len().max(class.0 as usize + 1), None);
         by_class[class.0 as usize] = Some(queue);
         self.classes[index].queues.push(queue);
-        self.queues.aim(queue, &self.classes[index], self.now);
+    }
+
+    /// Finds pools anew when what devices serve has changed.
+    fn group(&mut self) {
+        if !std::mem::take(&mut self.regroup) {
+            return;
+        }
+        self.queues.group(&self.classes, self.devices.len());
+        for class in self.classes.all() {
+            for &queue in &class.queues {
+                self.queues.settle(queue, class, self.now);
+            }
+        }
     }
 
     /// Brings the queues of a class up to date after its latencies changed.
     fn settle(&mut self, index: class::ClassIndex) {
         let class = &self.classes[index];
         for &queue in &class.queues {
-            self.queues.aim(queue, class, self.now);
-            self.queues.settle(queue, class);
+            self.queues.settle(queue, class, self.now);
         }
     }
 

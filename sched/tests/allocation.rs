@@ -32,7 +32,7 @@ impl Host {
             }
         }
         for model in 0..SESSIONS {
-            let session = SessionConfig { model: ModelId(model), slo: Duration::from_millis(40) };
+            let session = SessionConfig { model: ModelId(model), slo: Duration::from_millis(40), weight: 1.0 };
             dispatcher.add_session(session).expect("room for the session");
         }
         Host {

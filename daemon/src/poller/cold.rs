@@ -90,7 +90,7 @@ impl Poller {
 
     /// A new session; one that nobody has open and nothing waits for makes room when all are taken.
     fn add_session(&mut self, model: Arc<Model>, slo: Duration) -> Result<SessionId, OpenError> {
-        let config = || SessionConfig { model: model.id, slo };
+        let config = || SessionConfig { model: model.id, slo, weight: 1.0 };
         let id = match self.dispatcher.add_session(config()) {
             Some(id) => id,
             None => {

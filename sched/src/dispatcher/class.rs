@@ -32,6 +32,8 @@ pub struct Class {
     pub served: Vec<Option<Served>>,
     /// Least corrected latency over all devices, nanoseconds, at index b - 1. Non-decreasing.
     fastest: Vec<u64>,
+    /// Mean corrected latency over the devices that take so many, nanoseconds, at index b - 1. Non-decreasing.
+    typical: Vec<u64>,
     /// Open queues of this class, one per session of its model.
     pub queues: Vec<QueueIndex>,
 }
@@ -78,6 +80,12 @@ impl Class {
     pub fn clear(&mut self) {
         self.served.clear();
         self.fastest.clear();
+        self.typical.clear();
+    }
+
+    /// Devices that serve it.
+    pub fn serving(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.served.len()).filter(|&device| self.served[device].is_some())
     }
 
     pub fn is_served(&self) -> bool {
@@ -91,6 +99,23 @@ impl Class {
     /// Least latency of a batch on any device, nanoseconds; `None` when no device takes so many items, or of none.
     pub fn least(&self, items: u32) -> Option<u64> {
         self.fastest.get((items as usize).wrapping_sub(1)).copied()
+    }
+
+    /// Largest batch that any device takes; 0 when none serves it.
+    pub fn max_batch(&self) -> u32 {
+        self.fastest.len() as u32
+    }
+
+    /// Mean latency of a batch over the devices that take it, nanoseconds; of more items than any takes, and of none, that of
+    /// the nearest batch. 0 when no device serves the class.
+    pub fn typical(&self, items: u32) -> u64 {
+        let Some(last) = self.typical.len().checked_sub(1) else { return 0 };
+        self.typical[(items.max(1) as usize - 1).min(last)]
+    }
+
+    /// [`Class::typical`] of every batch, at index b - 1.
+    pub fn typicals(&self) -> &[u64] {
+        &self.typical
     }
 
     /// From when on no device, even one that is free then, can answer the request by `deadline`; at once when none can
@@ -107,6 +132,7 @@ impl Class {
 
     fn compare(&mut self) {
         self.fastest.clear();
+        self.typical.clear();
         for profile in self.served.iter().flatten().map(|served| &served.corrected) {
             for batch in 1..=profile.max_batch() {
                 let latency = profile.nanos(batch).expect("within the profile");
@@ -115,6 +141,16 @@ impl Class {
                     None => self.fastest.push(latency),
                 }
             }
+        }
+        for batch in 1..=self.max_batch() {
+            let (mut sum, mut devices) = (0u128, 0u128);
+            for profile in self.served.iter().flatten().map(|served| &served.corrected) {
+                if let Some(latency) = profile.nanos(batch) {
+                    (sum, devices) = (sum + u128::from(latency), devices + 1);
+                }
+            }
+            let mean = (sum / devices.max(1)) as u64;
+            self.typical.push(mean.max(self.typical.last().copied().unwrap_or(0)));
         }
     }
 }
@@ -135,6 +171,10 @@ impl Classes {
             slots.push(Class::default());
             ClassIndex(slots.len() as u32 - 1)
         })
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Class> {
+        self.slots.iter()
     }
 
     pub fn find(&self, model: ModelId, class: ClassId) -> Option<ClassIndex> {

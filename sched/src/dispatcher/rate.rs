@@ -2,14 +2,16 @@
 
 use crate::Instant;
 
-/// Items per second, averaged over intervals with weights that fall by an eighth per interval: it follows a change
-/// within about a second.
+/// Items per second, averaged over the last ten seconds or so. An average over the last second watches for changes: when it
+/// leaves what chance allows, the long one begins anew from it, so that a change is followed within about a second.
 ///
 /// Only sums, products and quotients, so that two hosts get the same bits (an exponential would depend on their libm).
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
-    /// Mean over past intervals, items per interval.
+    /// Mean over past intervals, items per interval, with weights that fall by 1 in [`MEMORY`] per interval.
     mean: f64,
+    /// The same, by 1 in [`RECENT`].
+    recent: f64,
     /// Items in the current interval.
     items: u64,
     interval_ends: Instant,
@@ -19,7 +21,13 @@ pub struct Rate {
 
 impl Rate {
     pub fn new(now: Instant) -> Rate {
-        Rate { mean: 0.0, items: 0, interval_ends: Instant(now.0.saturating_add(INTERVAL)), intervals: 0 }
+        Rate { mean: 0.0, recent: 0.0, items: 0, interval_ends: Instant(now.0.saturating_add(INTERVAL)), intervals: 0 }
+    }
+
+    /// What the rate will be, in items per second, until it is measured otherwise.
+    pub fn expect(&mut self, per_second: f64) {
+        let mean = per_second * (INTERVAL as f64 / NANOS_PER_SECOND);
+        (self.mean, self.recent, self.intervals) = (mean, mean, MEMORY);
     }
 
     /// Counts items that arrive. True when an interval ended, so that what was derived from the rate is stale.
@@ -45,11 +53,18 @@ impl Rate {
         let ended = 1 + (now.0 - self.interval_ends.0) / INTERVAL;
         for _ in 0..ended.min(FORGOTTEN) {
             self.intervals = (self.intervals + 1).min(MEMORY);
-            self.mean += (self.items as f64 - self.mean) / f64::from(self.intervals);
+            let items = self.items as f64;
+            self.mean += (items - self.mean) / f64::from(self.intervals);
+            self.recent += (items - self.recent) / f64::from(self.intervals.min(RECENT));
             self.items = 0;
+            // A mean over RECENT such weights of a Poisson process varies by its mean over twice as many.
+            let apart = self.recent - self.mean;
+            if apart * apart > DEVIATIONS * DEVIATIONS * self.mean.max(self.recent) / f64::from(2 * RECENT - 1) {
+                (self.mean, self.intervals) = (self.recent, self.intervals.min(RECENT));
+            }
         }
         if ended > FORGOTTEN {
-            self.mean = 0.0;
+            (self.mean, self.recent) = (0.0, 0.0);
         }
         self.interval_ends = Instant(self.interval_ends.0.saturating_add(ended.saturating_mul(INTERVAL)));
     }
@@ -58,9 +73,12 @@ impl Rate {
 const INTERVAL: u64 = 100_000_000;
 const NANOS_PER_SECOND: f64 = 1e9;
 /// While fewer intervals have passed they weigh the same, so that a new session's rate is right from the first.
-const MEMORY: u32 = 8;
-/// After this many silent intervals nothing is left of a rate ((7/8)^128 < 1e-7); bounds the work of one roll.
-const FORGOTTEN: u64 = 128;
+const MEMORY: u32 = 100;
+const RECENT: u32 = 8;
+/// Standard deviations of the recent mean that are chance.
+const DEVIATIONS: f64 = 4.0;
+/// After this many silent intervals nothing is left of a rate; bounds the work of one roll.
+const FORGOTTEN: u64 = 1000;
 
 #[cfg(test)]
 mod tests {

@@ -23,16 +23,15 @@ impl Rota {
     pub fn new(scenario: &Scenario, requests: usize) -> Rota {
         let mut dispatcher = dispatcher(scenario, requests);
         let open = |session: &crate::scenario::Session| {
-            let config =
-                SessionConfig { model: ModelId(session.model as u32), slo: Duration::from_nanos(session.slo as u64) };
+            let (model, slo) = (ModelId(session.model as u32), Duration::from_nanos(session.slo as u64));
+            let config = SessionConfig { model, slo, weight: session.weight };
             dispatcher.add_session(config).expect("there is room for every session")
         };
-        Rota {
-            sessions: scenario.sessions.iter().map(open).collect(),
-            dispatcher,
-            outstanding: vec![VecDeque::new(); scenario.devices.len()],
-            actions: Vec::new(),
-        }
+        let sessions: Vec<SessionId> = scenario.sessions.iter().map(open).collect();
+        let promises: Vec<(SessionId, f64)> =
+            sessions.iter().zip(&scenario.sessions).map(|(&id, session)| (id, session.rate)).collect();
+        dispatcher.promise(&promises);
+        Rota { sessions, dispatcher, outstanding: vec![VecDeque::new(); scenario.devices.len()], actions: Vec::new() }
     }
 }
 

@@ -1,26 +1,25 @@
-//! When the next request becomes hopeless, over all queues.
+//! The earliest of many moments, one per index.
 
-use super::queue::QueueIndex;
 use crate::Instant;
 
-/// One instant per queue, and the earliest of them: a tournament tree over dense indexes.
+/// One instant per index, and the earliest of them: a tournament tree over dense indexes.
 ///
-/// Set is O(log queues), the earliest is one load, nothing is allocated but by [`Expiry::reserve`]. Preferred to a heap
-/// because every queue has exactly one entry, whose place is its index.
+/// Set is O(log indexes), the earliest is one load, nothing is allocated but by [`Earliest::reserve`]. Preferred to a heap
+/// because every index has exactly one entry, whose place is its index. [`Instant::MAX`]: none.
 #[derive(Debug, Default)]
-pub struct Expiry {
+pub struct Earliest {
     /// A complete binary tree, root at 1; leaves from `nodes.len() / 2`. A parent is the earlier of its children.
     nodes: Vec<Instant>,
 }
 
-impl Expiry {
-    /// Makes room for indexes below `queues`.
-    pub fn reserve(&mut self, queues: usize) {
+impl Earliest {
+    /// Makes room for indexes below `indexes`.
+    pub fn reserve(&mut self, indexes: usize) {
         let leaves = self.nodes.len() / 2;
-        if queues <= leaves {
+        if indexes <= leaves {
             return;
         }
-        let grown = queues.next_power_of_two();
+        let grown = indexes.next_power_of_two();
         let mut nodes = vec![Instant::MAX; 2 * grown];
         nodes[grown..grown + leaves].copy_from_slice(&self.nodes[leaves..]);
         for node in (1..grown).rev() {
@@ -29,8 +28,8 @@ impl Expiry {
         self.nodes = nodes;
     }
 
-    pub fn set(&mut self, queue: QueueIndex, at: Instant) {
-        let mut node = self.nodes.len() / 2 + queue.0 as usize;
+    pub fn set(&mut self, index: usize, at: Instant) {
+        let mut node = self.nodes.len() / 2 + index;
         self.nodes[node] = at;
         while node > 1 {
             node /= 2;
@@ -42,17 +41,22 @@ impl Expiry {
         }
     }
 
-    pub fn of(&self, queue: QueueIndex) -> Instant {
-        self.nodes[self.nodes.len() / 2 + queue.0 as usize]
+    pub fn of(&self, index: usize) -> Instant {
+        self.nodes[self.nodes.len() / 2 + index]
     }
 
-    /// [`Instant::MAX`] when no queue has one.
+    /// [`Instant::MAX`] when there is none.
     pub fn earliest(&self) -> Instant {
         self.nodes.get(1).copied().unwrap_or(Instant::MAX)
     }
 
-    /// The first queue that is due at `now`.
-    pub fn due(&self, now: Instant) -> Option<QueueIndex> {
+    /// The index with the earliest moment, the first of several.
+    pub fn first(&self) -> Option<usize> {
+        self.due(self.earliest())
+    }
+
+    /// The first index that is due at `now`.
+    pub fn due(&self, now: Instant) -> Option<usize> {
         // An entry that is never due is not due at the end of time either.
         let now = now.min(Instant(u64::MAX - 1));
         if self.earliest() > now {
@@ -66,7 +70,7 @@ impl Expiry {
                 node += 1;
             }
         }
-        Some(QueueIndex((node - leaves) as u32))
+        Some(node - leaves)
     }
 }
 
@@ -78,25 +82,25 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_a_plain_array(sets in prop::collection::vec((0usize..40, 0u64..100, 0u64..100), 1..200)) {
-            let mut expiry = Expiry::default();
+            let mut earliest = Earliest::default();
             let mut plain: Vec<Instant> = Vec::new();
             for (index, at, now) in sets {
                 if index >= plain.len() {
                     plain.resize(index + 1, Instant::MAX);
-                    expiry.reserve(plain.len());
+                    earliest.reserve(plain.len());
                 }
                 plain[index] = Instant(at);
-                expiry.set(QueueIndex(index as u32), Instant(at));
-                prop_assert_eq!(Some(expiry.earliest()), plain.iter().copied().min());
-                let due = plain.iter().position(|&at| at <= Instant(now)).map(|index| QueueIndex(index as u32));
-                prop_assert_eq!(expiry.due(Instant(now)), due);
+                earliest.set(index, Instant(at));
+                prop_assert_eq!(Some(earliest.earliest()), plain.iter().copied().min());
+                let due = plain.iter().position(|&at| at <= Instant(now));
+                prop_assert_eq!(earliest.due(Instant(now)), due);
             }
         }
     }
 
     #[test]
     fn without_queues_nothing_is_due() {
-        let expiry = Expiry::default();
-        assert_eq!((expiry.earliest(), expiry.due(Instant(5))), (Instant::MAX, None));
+        let earliest = Earliest::default();
+        assert_eq!((earliest.earliest(), earliest.due(Instant(5))), (Instant::MAX, None));
     }
 }

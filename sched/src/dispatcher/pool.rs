@@ -1,0 +1,245 @@
+//! Devices that share work: who is ready there, and what waiting costs.
+
+use super::aim::{Aim, Price};
+use super::earliest::Earliest;
+use super::queue::QueueIndex;
+use crate::Instant;
+
+/// Devices that are joined by classes that they serve, and the queues of these classes.
+#[derive(Debug)]
+pub struct Pool {
+    pub devices: u32,
+    /// A queue's slot is its place here.
+    pub members: Vec<QueueIndex>,
+    /// By slot: the turn's key of queues that are ready.
+    keys: Earliest,
+    /// In no meaningful order.
+    ready: Vec<QueueIndex>,
+    /// While devices are not easily enough.
+    pub price: Price,
+    /// Devices are easily enough: nobody has to wait for others.
+    light: bool,
+    /// Factor by which the price moves, and whether it rose last.
+    step: f64,
+    rose: bool,
+    /// Nanoseconds between two devices' becoming free, in the mean.
+    pub gap: f64,
+    /// The share of the pool's demand that it cannot serve.
+    pub overload: f64,
+    /// What its devices serve, of what the bound says that they can. Learnt in overload.
+    pub reach: f64,
+}
+
+/// What the queues of a pool ask for, all together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Demand {
+    /// Devices kept busy.
+    pub devices: f64,
+    /// The same, with batches deeper where others share the devices: those that wait for their turn grow.
+    pub deepened: f64,
+    /// Devices that would be kept busy with batches of one.
+    pub alone: f64,
+    /// Batches per nanosecond.
+    pub batches: f64,
+}
+
+impl Demand {
+    pub fn of<'a>(aims: impl Iterator<Item = &'a Aim> + Clone) -> Demand {
+        let devices = aims.clone().map(|aim| aim.devices).sum::<f64>();
+        let others = |aim: &Aim| 1.0 - aim.devices / devices.max(f64::MIN_POSITIVE);
+        Demand {
+            devices,
+            deepened: aims.clone().map(|aim| aim.devices / (1.0 + DEEPENS * others(aim))).sum(),
+            alone: aims.clone().map(|aim| aim.alone).sum(),
+            batches: aims.map(|aim| aim.batches).sum(),
+        }
+    }
+}
+
+impl Pool {
+    pub fn new(devices: u32, members: Vec<QueueIndex>) -> Pool {
+        let mut keys = Earliest::default();
+        keys.reserve(members.len().max(1));
+        let price = Price { of_waiting: PRICE_MOST, scale: SCALE_AT_FIRST };
+        let ready = Vec::with_capacity(members.len());
+        Pool {
+            devices,
+            members,
+            keys,
+            ready,
+            price,
+            light: true,
+            step: STEP_MOST,
+            rose: true,
+            gap: 0.0,
+            overload: 0.0,
+            reach: REACH_MOST,
+        }
+    }
+
+    /// Takes over what another pool, of about the same queues, learnt.
+    pub fn learn(&mut self, from: &Pool) {
+        (self.price, self.light, self.step, self.rose) = (from.price, from.light, from.step, from.rose);
+        (self.gap, self.overload, self.reach) = (from.gap, from.overload, from.reach);
+    }
+
+    pub fn add(&mut self, queue: QueueIndex) -> u32 {
+        self.members.push(queue);
+        self.keys.reserve(self.members.len());
+        self.ready.reserve(self.members.len() - self.ready.len());
+        self.members.len() as u32 - 1
+    }
+
+    /// The ready queue whose turn comes first, and its key.
+    pub fn first(&self) -> Option<(Instant, QueueIndex)> {
+        let slot = self.keys.first()?;
+        Some((self.keys.of(slot), self.members[slot]))
+    }
+
+    pub fn key(&self, slot: u32) -> Instant {
+        self.keys.of(slot as usize)
+    }
+
+    pub fn ready(&self) -> &[QueueIndex] {
+        &self.ready
+    }
+
+    /// Sets a ready queue's key.
+    pub fn rank(&mut self, slot: u32, key: Instant) {
+        self.keys.set(slot as usize, key);
+    }
+
+    /// Its place in [`Pool::ready`].
+    pub fn enter(&mut self, slot: u32) -> u32 {
+        self.ready.push(self.members[slot as usize]);
+        self.ready.len() as u32 - 1
+    }
+
+    /// Returns the queue that has `place` now, if any.
+    pub fn leave(&mut self, slot: u32, place: u32) -> Option<QueueIndex> {
+        self.keys.set(slot as usize, Instant::MAX);
+        self.ready.swap_remove(place as usize);
+        self.ready.get(place as usize).copied()
+    }
+
+    /// What waiting costs now.
+    pub fn price(&self) -> Price {
+        Price { of_waiting: if self.light { f64::INFINITY } else { self.price.of_waiting }, ..self.price }
+    }
+
+    /// How many devices' time may be planned away: the rest is for chance.
+    pub fn capacity(&self) -> f64 {
+        f64::from(self.devices) * if self.devices == 1 { CAPACITY_OF_ONE } else { CAPACITY }
+    }
+
+    /// Moves the price towards the one at which demand just meets capacity.
+    pub fn adapt(&mut self, demand: Demand) {
+        let rises = demand.deepened <= self.capacity();
+        let scale = if rises == self.rose { STEP_GROWS } else { STEP_SHRINKS };
+        self.step = (1.0 + (self.step - 1.0) * scale).clamp(STEP_LEAST, STEP_MOST);
+        self.rose = rises;
+        let price = self.price.of_waiting * if rises { self.step } else { 1.0 / self.step };
+        self.price.of_waiting = price.clamp(PRICE_LEAST, PRICE_MOST);
+        self.time(demand);
+    }
+
+    /// Takes over by which share those who are cut fell short of what they were entitled to; `None` when nobody is cut.
+    pub fn calibrate(&mut self, shortfall: Option<f64>) {
+        let towards = match shortfall {
+            Some(shortfall) => self.reach - CALIBRATION * shortfall.clamp(-1.0, 1.0),
+            None => self.reach + CALIBRATION * (REACH_MOST - self.reach),
+        };
+        self.reach = towards.clamp(REACH_LEAST, REACH_MOST);
+    }
+
+    /// Takes over how long devices take, and whether they are easily enough.
+    pub fn time(&mut self, demand: Demand) {
+        self.light = demand.alone <= f64::from(self.devices) * LIGHT;
+        if demand.batches > 0.0 {
+            self.gap = demand.devices / demand.batches / f64::from(self.devices);
+            self.price.scale = (SCALE * self.gap).max(1.0);
+        }
+    }
+}
+
+/// The time of `capacity` devices that each of several demands gets: max-min fair by weight. Each is (devices, weight), and
+/// gets the lesser of its devices and the returned share times its weight; infinity when all get what they ask.
+pub fn fair_share(demands: impl Iterator<Item = (f64, f64)> + Clone, capacity: f64) -> f64 {
+    let asked: f64 = demands.clone().map(|(devices, _)| devices).sum();
+    if asked <= capacity {
+        return f64::INFINITY;
+    }
+    // From below: with a share, those it satisfies leave the rest to the others; at most once for each who is satisfied.
+    let mut share = 0.0;
+    for _ in 0..ROUNDS {
+        let (mut left, mut weights) = (capacity, 0.0);
+        for (devices, weight) in demands.clone() {
+            if devices <= share * weight {
+                left -= devices;
+            } else {
+                weights += weight;
+            }
+        }
+        let next = if weights > 0.0 { left.max(0.0) / weights } else { share };
+        if next <= share * (1.0 + 1e-9) {
+            break;
+        }
+        share = next;
+    }
+    share
+}
+
+/// How much deeper batches get in company than planned, when nobody else waits.
+const DEEPENS: f64 = 0.7;
+/// Of several devices, and of one alone: what may be planned away.
+const CAPACITY: f64 = 0.8;
+const CAPACITY_OF_ONE: f64 = 1.2;
+const STEP_MOST: f64 = 4.0;
+const STEP_LEAST: f64 = 1.02;
+const STEP_GROWS: f64 = 1.5;
+const STEP_SHRINKS: f64 = 0.33;
+const PRICE_LEAST: f64 = 1e-6;
+const PRICE_MOST: f64 = 1e3;
+/// Per round.
+const CALIBRATION: f64 = 0.05;
+/// The bound is of sessions that do not share batches, each with its best; late binding and deadlines longer than that
+/// supposes serve a little more, chance and company mostly less.
+const REACH_MOST: f64 = 1.15;
+const REACH_LEAST: f64 = 0.5;
+/// Of devices kept busy by batches of one: with no more, nobody waits for others.
+const LIGHT: f64 = 0.8;
+/// Gaps between devices' becoming free that a wait is likely to last.
+const SCALE: f64 = 8.0;
+/// Nanoseconds.
+const SCALE_AT_FIRST: f64 = 1e7;
+const ROUNDS: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_max_min_fair() {
+        let cases: [(&[(f64, f64)], f64, f64); 4] = [
+            (&[(1.0, 1.0), (2.0, 1.0)], 3.0, f64::INFINITY),
+            (&[(1.0, 1.0), (5.0, 1.0), (5.0, 1.0)], 5.0, 2.0),
+            (&[(5.0, 1.0), (5.0, 3.0)], 4.0, 1.0),
+            (&[(1.0, 1.0), (2.0, 1.0), (9.0, 2.0)], 9.0, 3.0),
+        ];
+        for (demands, capacity, share) in cases {
+            assert_eq!(fair_share(demands.iter().copied(), capacity), share, "{demands:?}");
+        }
+    }
+
+    #[test]
+    fn the_price_settles_where_demand_meets_capacity() {
+        let mut pool = Pool::new(10, Vec::new());
+        // Demand rises with the price: larger slack, smaller batches.
+        for _ in 0..100 {
+            let devices = 7.0 + pool.price.of_waiting.log2();
+            pool.adapt(Demand { devices, deepened: devices, alone: 100.0, batches: 1e-7 });
+        }
+        let settled = pool.price.of_waiting;
+        assert!((1.6..2.5).contains(&settled), "{settled}");
+    }
+}
