@@ -20,7 +20,7 @@ fn main() {
     );
     for (name, draw) in [("mixed", workload::mixed as fn(usize, u64) -> Demand), ("many-small", workload::many_small)] {
         let mut sums = [0.0; 3];
-        for seed in 1..=seeds {
+        for seed in 101..101 + seeds {
             let demand = draw(sessions, seed);
             let fluid = bound::fluid(&demand);
             let nexus = plan(&demand, Planner::Nexus, steps).expect("a valid demand");

@@ -5,6 +5,7 @@
 mod fixed;
 mod load;
 mod nexus;
+mod play;
 mod random;
 mod rota;
 
@@ -92,14 +93,16 @@ pub struct Timetable {
     pub slots: Vec<Slot>,
 }
 
-/// A turn of one session, or of several that share it.
+/// A turn of one session, or a device that several share.
 ///
-/// Of one session it runs one batch, at its start. Several run one batch after another, each of the session whose oldest
-/// request has to start first, at the moment when there is work, as long as it ends within the slot. A shared slot that is
-/// as long as its period never ends: the device is theirs.
+/// Of one session it runs one batch, at its start. A slot of several is as long as its period, so it never ends: the device
+/// belongs to their *pool*, the devices with the same sessions. There a session waits until its share's batch is full or
+/// its oldest request can wait no longer; then it is ready, and a device that is free runs the ready session whose latest
+/// start comes first. `play.rs` has the rule to the letter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slot {
     pub offset: Duration,
+    /// The largest of its shares'.
     pub batch: u32,
     pub execution: Duration,
     /// Whom it serves. Of several, whichever has work.
@@ -113,6 +116,8 @@ pub struct Share {
     pub session: usize,
     /// Items per second of it that this slot is planned for.
     pub rate: f64,
+    /// Items that its batches here are meant to have.
+    pub batch: u32,
 }
 
 /// Demand that no device serves.
