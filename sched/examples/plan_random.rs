@@ -1,6 +1,6 @@
 //! Devices that the two planners take on random demands, over the bound B.
 //!
-//! `cargo run --release -p rota-sched --example plan_random [SESSIONS [SEEDS [STEPS]]]`
+//! `cargo run --release -p rota-sched --example plan_random [SESSIONS [SEEDS [STEPS [FIRST_SEED]]]]`
 
 #[path = "../tests/workload/mod.rs"]
 mod workload;
@@ -13,6 +13,7 @@ fn main() {
     let sessions: usize = arguments.next().unwrap_or(100);
     let seeds: u64 = arguments.next().unwrap_or(5) as u64;
     let steps = Steps(arguments.next().unwrap_or(2000) as u32);
+    let first: u64 = arguments.next().unwrap_or(101) as u64;
     println!("{sessions} sessions, {seeds} seeds, {steps:?}; devices over B");
     println!(
         "{:<12} {:>6} {:>8} {:>14} {:>14} {:>8} {:>8}",
@@ -20,7 +21,7 @@ fn main() {
     );
     for (name, draw) in [("mixed", workload::mixed as fn(usize, u64) -> Demand), ("many-small", workload::many_small)] {
         let mut sums = [0.0; 3];
-        for seed in 101..101 + seeds {
+        for seed in first..first + seeds {
             let demand = draw(sessions, seed);
             let fluid = bound::fluid(&demand);
             let nexus = plan(&demand, Planner::Nexus, steps).expect("a valid demand");

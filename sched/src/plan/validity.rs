@@ -8,8 +8,9 @@
 //! 3. played for [`CYCLES`] periods at [`PHASES`] phases, each slot taking the oldest requests and at most its batch,
 //!    nothing is late. (A slot may leave requests to the next, which 1 and 2 do not allow.)
 //!
-//! Devices that several sessions share, a pool, are played with Poisson and with evenly spaced arrivals by the rule in
-//! `play.rs`: at least 99 % of each session's requests must be answered in time.
+//! Devices that several sessions share, a pool, are played by the rule in `play.rs`, with evenly spaced arrivals at random
+//! phases, and, if the demand says so, with Poisson arrivals: at least 99 % of each session's requests must be answered in
+//! time.
 
 pub use super::play::Tally;
 use super::play::{self, Member, OwnSlot};
@@ -341,7 +342,11 @@ fn misses(demand: &Demand, pool: &Pool) -> Vec<Violation> {
         (tally.arrived - tally.in_time) as f64 > allowed + 3.0 * allowed.sqrt().max(1.0)
     };
     let mut found = Vec::new();
-    for arrivals in [ArrivalProcess::Even, ArrivalProcess::Poisson] {
+    let played = match demand.arrivals {
+        ArrivalProcess::Even => &[ArrivalProcess::Even][..],
+        ArrivalProcess::Poisson => &[ArrivalProcess::Even, ArrivalProcess::Poisson],
+    };
+    for &arrivals in played {
         let first = pool.play(demand, arrivals, 1, requests);
         if !first.iter().any(too_many) {
             continue;

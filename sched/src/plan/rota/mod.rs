@@ -15,8 +15,8 @@ mod unit;
 
 use super::load::Load;
 use super::random::Random;
-use super::{Steps, Timetable, bound};
-use pool::{Pool, Trial};
+use super::{ArrivalProcess, Steps, Timetable, bound};
+use pool::{ANY, EVEN, Pool, Trial};
 use unit::{Builder, Unit};
 
 /// Devices by what they do.
@@ -33,30 +33,43 @@ impl Packing {
     }
 }
 
-/// What a pool is taken to save, as the part of its devices' time that is used: a session is in the pool when it takes
-/// less time there than this part of its share.
-const BORDERS: [f64; 6] = [0.6, 0.75, 0.9, 1.1, 1.4, 1.8];
+/// A session is in a pool when it takes less there than its share times this.
+const BORDERS: [f64; 5] = [0.85, 0.95, 1.0, 1.05, 1.15];
 /// Borders that the search starts from.
 const SEARCHED: usize = 2;
-/// Devices over the time bound from which on units are not tried beside pools.
-const UNITS_GAIN: f64 = 1.05;
+/// Devices over the time bound up to which a plan of pools that hold under any arrivals is not bettered.
+const ENOUGH: f64 = 1.05;
 
 /// Timetables for all of `loads`, on as few devices as `budget` steps of search find.
+///
+/// For evenly spaced arrivals it prefers pools that hold under Poisson arrivals as well, as long as they cost no more
+/// than [`ENOUGH`]: sessions with no time for larger batches need headroom for Poisson arrivals that even ones do not.
 pub(super) fn pack(loads: &[Load], kind: usize, memory: Option<u64>, budget: Steps) -> Vec<Timetable> {
     let mut builder = Builder::new(loads, memory);
     let work: f64 = loads.iter().map(bound::devices).sum();
-    let mut best = pooled(&mut builder, loads, memory);
-    if best.devices() > (work * UNITS_GAIN).ceil() as usize {
-        let other = bordered(&mut builder, loads, memory, budget, best.devices());
-        if let Some(other) = other.filter(|other| other.devices() < best.devices()) {
-            best = other;
+    let mut best = pooled(&mut builder, loads, memory, ANY, usize::MAX).expect("there is no limit");
+    if best.devices() > (work * ENOUGH).ceil() as usize {
+        let even = loads.iter().all(|load| load.arrivals == ArrivalProcess::Even);
+        let arrivals = if even { EVEN } else { ANY };
+        let pools = pooled(&mut builder, loads, memory, arrivals, best.devices()).filter(|_| even);
+        let units = bordered(&mut builder, loads, memory, budget, arrivals, best.devices());
+        for other in pools.into_iter().chain(units) {
+            if other.devices() < best.devices() {
+                best = other;
+            }
         }
     }
     timetables::timetables(loads, kind, &best)
 }
 
-/// All that may in pools.
-fn pooled(builder: &mut Builder, loads: &[Load], memory: Option<u64>) -> Packing {
+/// All that may in pools; `None` when one of them takes more than `devices_max`.
+fn pooled(
+    builder: &mut Builder,
+    loads: &[Load],
+    memory: Option<u64>,
+    arrivals: &'static [ArrivalProcess],
+    devices_max: usize,
+) -> Option<Packing> {
     let (sessions, mut alone): (Vec<usize>, Vec<usize>) =
         (0..loads.len()).partition(|&index| pool::may_join(&loads[index]));
     let mut pools = Vec::new();
@@ -64,10 +77,10 @@ fn pooled(builder: &mut Builder, loads: &[Load], memory: Option<u64>) -> Packing
         if members.len() == 1 {
             alone.extend(members);
         } else {
-            pools.extend(Pool::sized(loads, members, usize::MAX, Trial::Thorough));
+            pools.push(Pool::sized(loads, members, devices_max, Trial { arrivals, thorough: true })?);
         }
     }
-    Packing { units: construct::construct(builder, loads, alone, None), pools }
+    Some(Packing { units: construct::construct(builder, loads, alone, None), pools })
 }
 
 /// Slow sessions in pools, fast ones in units; `None` when that takes more than `devices_max`.
@@ -76,17 +89,20 @@ fn bordered(
     loads: &[Load],
     memory: Option<u64>,
     budget: Steps,
+    arrivals: &'static [ArrivalProcess],
     devices_max: usize,
 ) -> Option<Packing> {
+    let pools: Vec<f64> = loads.iter().map(pool::devices).collect();
     let mut tried: Vec<Packing> = Vec::with_capacity(BORDERS.len());
     for border in BORDERS {
-        let (slow, mut fast): (Vec<usize>, Vec<usize>) =
-            (0..loads.len()).partition(|&index| pool::prefers(&loads[index], border) && pool::may_join(&loads[index]));
+        let (slow, mut fast): (Vec<usize>, Vec<usize>) = (0..loads.len())
+            .partition(|&index| pool::may_join(&loads[index]) && pools[index] < border * loads[index].share);
         let (groups, alone): (Vec<_>, Vec<_>) =
             pool::divide(loads, slow, memory).into_iter().partition(|group| group.len() > 1);
         fast.extend(alone.into_iter().flatten());
         let units = construct::construct(builder, loads, fast, None);
-        let pools = groups.into_iter().map(|members| Pool::sized(loads, members, devices_max, Trial::Quick));
+        let quick = Trial { arrivals, thorough: false };
+        let pools = groups.into_iter().map(|members| Pool::sized(loads, members, devices_max, quick));
         if let Some(pools) = pools.collect() {
             tried.push(Packing { units, pools });
         }
@@ -98,9 +114,9 @@ fn bordered(
         let steps = budget.0 / SEARCHED as u32;
         search::search(builder, loads, &mut packing.units, steps, &mut random);
         let pools = std::mem::take(&mut packing.pools).into_iter();
-        packing.pools = pools
-            .map(|pool| Pool::sized(loads, pool.members, usize::MAX, Trial::Thorough).expect("there is no limit"))
-            .collect();
+        let sure = Trial { arrivals, thorough: true };
+        packing.pools =
+            pools.map(|pool| Pool::sized(loads, pool.members, usize::MAX, sure).expect("there is no limit")).collect();
     }
     tried.into_iter().min_by_key(Packing::devices)
 }

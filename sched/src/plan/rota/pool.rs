@@ -4,7 +4,7 @@
 //! Devices that serve whichever session is ready lose neither: a session waits until its batch is as large as its SLO
 //! allows, and then the next free device takes it. With G devices one becomes free every ℓ/G on average, so the larger the
 //! pool, the less of its SLO a session has to keep for finding a device. How many devices a pool takes is found by playing
-//! it (`play.rs`), with Poisson and with evenly spaced arrivals, until no member misses more than one request in a hundred.
+//! it (`play.rs`) until no member misses more than one request in a hundred.
 //!
 //! A member's model lies on every device of its pool. With limited memory the pools are as many as it takes for their
 //! models to fit.
@@ -28,28 +28,26 @@ pub(super) struct Pool {
 
 /// How surely a pool has to be large enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trial {
-    /// To compare plans.
-    Quick,
-    /// To hand out.
-    Thorough,
+pub(super) struct Trial {
+    pub arrivals: &'static [ArrivalProcess],
+    /// To hand the plan out; otherwise only to compare it.
+    pub thorough: bool,
 }
+
+/// What holds for all arrivals that are played.
+pub(super) const ANY: &[ArrivalProcess] = &[ArrivalProcess::Poisson, ArrivalProcess::Even];
+/// Evenly spaced ones, at several draws of their phases: a session may meet others again and again.
+pub(super) const EVEN: &[ArrivalProcess] = &[ArrivalProcess::Even; 4];
 
 impl Trial {
     /// Of the longest SLO among the members: what is played, so that a queue that grows has time to show.
     fn slos(self) -> f64 {
-        match self {
-            Trial::Quick => 12.0,
-            Trial::Thorough => 30.0,
-        }
+        if self.thorough { 30.0 } else { 12.0 }
     }
 
     /// Requests of each member that are played, if that takes no more than [`REQUESTS_EACH_MAX`] in all.
     fn requests_each(self) -> f64 {
-        match self {
-            Trial::Quick => 0.0,
-            Trial::Thorough => 1e3,
-        }
+        if self.thorough { 1e3 } else { 0.0 }
     }
 }
 
@@ -60,8 +58,6 @@ const SPARE: f64 = 1.0;
 /// Pools of more work than this take this much beyond it at least: what certainly fails need not be played.
 const SPARE_FROM: f64 = 4.0;
 const SPARE_MIN: f64 = 0.4;
-/// How often batches are mended before a pool gets a further device.
-const SETTLINGS: usize = 3;
 /// What the time of a member that misses too much is worth then, in times of what it was.
 const URGENCY: f64 = 8.0;
 /// Part of the requests whose loss can't be mended by other batches.
@@ -75,12 +71,16 @@ const REQUESTS_MIN: f64 = 1e4;
 const REQUESTS_EACH_MAX: f64 = 2e5;
 /// Requests that are played at most.
 const REQUESTS_MAX: f64 = 5e5;
+/// Means up to which e^(−mean) is a number to reckon with.
+const EXACT_MAX: f64 = 500.0;
 /// What members may miss in the playing: less than one in a hundred, so that the plan holds for other arrivals too.
 const MISSES: f64 = 0.003;
 /// Requests over which misses are counted together, of members that are alike.
 const PLAYED_ALIKE: u64 = 1_500;
 /// How fast the cost of a batch that leaves little time falls with that time, in mean batches over devices.
 const TIME_SCALE: f64 = 2.0;
+/// Up to what part the devices are planned, one after another: about all, since batches grow when devices are short.
+const FULL: [f64; 3] = [1.02, 1.0, 1.06];
 /// Halvings of the interval in which the price of time lies, by ratio.
 const HALVINGS: u32 = 24;
 
@@ -89,11 +89,32 @@ pub(super) fn may_join(load: &Load) -> bool {
     load.rate * load.slo as f64 / 1e9 <= WAITING_MAX && bound::devices(load) <= WORK_MAX
 }
 
-/// Whether the session costs less in a pool that is used to `utilisation` than with slots of its own: it does when few of
-/// its requests come while one can wait.
-pub(super) fn prefers(load: &Load, utilisation: f64) -> bool {
-    let waits = load.rate * (load.slo - load.latency(1)) as f64 / 1e9;
-    waits < 4.0 && load.rate * load.latency(1) as f64 / 1e9 < utilisation * load.share
+/// Devices that the session takes in a pool, about: the least that its batches cost, when each leaves a device's time.
+pub(super) fn devices(load: &Load) -> f64 {
+    choices(load).iter().map(|choice| choice.devices).fold(f64::INFINITY, f64::min)
+}
+
+/// Mean latency by mean size of batches that start `batch` strong, or when `mean` further requests were due to come by
+/// chance, nanoseconds a request.
+fn cost(load: &Load, batch: u32, mean: f64) -> f64 {
+    let full = f64::from(batch);
+    if full > 1.0 + mean + 6.0 * mean.sqrt() {
+        let reached = (1.0 + mean) as u32;
+        return load.latency(reached) as f64 / f64::from(reached);
+    }
+    if mean > EXACT_MAX || full + 6.0 * mean.sqrt() < 1.0 + mean {
+        return load.latency(batch) as f64 / full.min(1.0 + mean);
+    }
+    // N of a Poisson distribution: 1 + N requests below `batch`, and `batch` otherwise.
+    let (mut below, mut size, mut latency, mut chance) = (0.0, 0.0, 0.0, libm::exp(-mean));
+    for count in 1..batch {
+        below += chance;
+        size += chance * f64::from(count);
+        latency += chance * load.latency(count) as f64;
+        chance *= mean / f64::from(count);
+    }
+    let reached = 1.0 - below;
+    (latency + reached * load.latency(batch) as f64) / (size + reached * full)
 }
 
 /// Models of some sessions on one device.
@@ -167,8 +188,9 @@ impl Pool {
         // Never fewer than plans need that answer all, though one request in a hundred may be lost.
         let spare = if work > SPARE_FROM { SPARE_MIN } else { 0.0 };
         let mut pool = Pool { members, batches: Vec::new(), devices: ((work + spare).ceil() as usize).max(1) };
+        let choices: Vec<Vec<Choice>> = pool.members.iter().map(|&index| choices(&loads[index])).collect();
         while pool.devices <= devices_max {
-            if pool.settle(loads, trial) {
+            if pool.settle(loads, &choices, trial) {
                 return Some(pool);
             }
             pool.devices += 1;
@@ -177,16 +199,16 @@ impl Pool {
     }
 
     /// Finds batches with which its devices suffice: a member that misses too much gets more time to find a device, at the
-    /// others' cost. False when there are none.
-    fn settle(&mut self, loads: &[Load], trial: Trial) -> bool {
+    /// others' cost. False when none of those tried do.
+    fn settle(&mut self, loads: &[Load], choices: &[Vec<Choice>], trial: Trial) -> bool {
         let mut urgency = vec![1.0; self.members.len()];
-        for _ in 0..SETTLINGS {
-            self.batches = batches(loads, &self.members, &urgency, self.devices);
-            let mut missing = self.play(loads, Trial::Quick);
-            if missing.as_ref().is_some_and(Vec::is_empty) && trial == Trial::Thorough {
-                missing = self.play(loads, Trial::Thorough);
+        for full in FULL {
+            self.batches = batches(loads, &self.members, choices, &urgency, full * self.devices as f64);
+            let mut missing = self.play(loads, Trial { thorough: false, ..trial });
+            if missing.as_ref().is_some_and(Vec::is_empty) && trial.thorough {
+                missing = self.play(loads, trial);
             }
-            let Some(missing) = missing else { return false };
+            let Some(missing) = missing else { continue };
             if missing.is_empty() {
                 return true;
             }
@@ -195,7 +217,7 @@ impl Pool {
         false
     }
 
-    /// Positions of members that miss too much with either kind of arrivals; `None` when the pool is hopelessly small.
+    /// Positions of members that miss too much with any of the arrivals; `None` when the pool is hopelessly small.
     fn play(&self, loads: &[Load], trial: Trial) -> Option<Vec<usize>> {
         let member = |(&index, &batch): (&usize, &u32)| {
             let load = &loads[index];
@@ -208,9 +230,8 @@ impl Pool {
         let each = (trial.requests_each() * rate / slowest).min(REQUESTS_EACH_MAX);
         let requests = (rate * longest * trial.slos()).max(each).clamp(REQUESTS_MIN, REQUESTS_MAX);
         let mut missing = Vec::new();
-        for arrivals in [ArrivalProcess::Poisson, ArrivalProcess::Even] {
-            let lost_max = (requests * HOPELESS) as u64;
-            let seed = self.devices as u64;
+        let lost_max = (requests * HOPELESS) as u64;
+        for (seed, &arrivals) in (self.devices as u64..).zip(trial.arrivals) {
             let tallies = play::pool(&members, self.devices, arrivals, seed, requests as u64, lost_max)?;
             missing.extend(missing_too_much(&members, &tallies));
         }
@@ -247,18 +268,18 @@ fn missing_too_much(members: &[Member], tallies: &[Tally]) -> Vec<usize> {
 /// A batch that a member may wait for.
 struct Choice {
     batch: u32,
-    /// Devices that the session takes in such batches.
+    /// Devices that the session takes in such batches, those that start before they are full included.
     devices: f64,
-    /// What is bad about the little time that they leave, in (0, 1].
-    haste: f64,
+    /// W(b): of the SLO, what is left for finding a device free when the batch fills evenly, nanoseconds.
+    left: f64,
 }
 
 /// The batches for which the members wait on `devices` devices.
 ///
 /// A larger batch costs less of the devices and leaves W(b) = L − (b − 1)/R − ℓ(b) for finding one free. Each member takes
 /// the batch with the least devices + μ·urgency·e^(−W/w), w = 2·(mean ℓ)/devices; μ is the largest with which all of them
-/// together take no more than there are.
-fn batches(loads: &[Load], members: &[usize], urgency: &[f64], devices: usize) -> Vec<u32> {
+/// together take about what there is.
+fn batches(loads: &[Load], members: &[usize], choices: &[Vec<Choice>], urgency: &[f64], devices: f64) -> Vec<u32> {
     // The scale of time depends on the batches: once more with what came out.
     let mut chosen: Vec<u32> = members.iter().map(|_| 1).collect();
     for _ in 0..2 {
@@ -268,38 +289,40 @@ fn batches(loads: &[Load], members: &[usize], urgency: &[f64], devices: usize) -
             busy += load.rate / f64::from(batch) * load.latency(batch) as f64;
             started += load.rate / f64::from(batch);
         }
-        let scale = TIME_SCALE * busy / started / devices as f64;
-        let choices: Vec<Vec<Choice>> = members.iter().map(|&index| choices(&loads[index], scale)).collect();
-        let pick =
-            |price: f64| choices.iter().zip(urgency).map(move |(choices, urgency)| cheapest(choices, price * urgency));
-        let used = |price: f64| pick(price).map(|choice| choice.devices).sum::<f64>();
+        let scale = TIME_SCALE * busy / started / devices;
+        let haste = |choice: &Choice| libm::exp(-choice.left / scale);
+        let hastes: Vec<Vec<f64>> = choices.iter().map(|choices| choices.iter().map(haste).collect()).collect();
+        let cheapest = |position: usize, price: f64| {
+            let costs = choices[position].iter().zip(&hastes[position]);
+            let costs = costs.map(|(choice, haste)| (choice.devices + price * urgency[position] * haste, choice));
+            costs.reduce(|best, next| if next.0 < best.0 { next } else { best }).expect("a batch of one is a choice").1
+        };
+        let used = |price: f64| (0..members.len()).map(|position| cheapest(position, price).devices).sum::<f64>();
         let (mut low, mut high) = (1e-9, 1e3);
         for _ in 0..HALVINGS {
             let middle = f64::sqrt(low * high);
-            if used(middle) > devices as f64 { high = middle } else { low = middle }
+            if used(middle) > devices { high = middle } else { low = middle }
         }
-        chosen = pick(low).map(|choice| choice.batch).collect();
+        chosen = (0..members.len()).map(|position| cheapest(position, low).batch).collect();
     }
     chosen
 }
 
-fn choices(load: &Load, scale: f64) -> Vec<Choice> {
+fn choices(load: &Load) -> Vec<Choice> {
     let left = |batch: u32| {
         let fills = f64::from(batch - 1) / load.rate * 1e9;
         load.slo as f64 - fills - load.latency(batch) as f64
     };
-    let batches = (1..=load.profile.max_batch()).take_while(|&batch| batch == 1 || left(batch) >= 0.0);
-    let choice = |batch: u32| {
-        let devices = load.rate * load.latency(batch) as f64 / f64::from(batch) / 1e9;
-        Choice { batch, devices, haste: libm::exp(-left(batch).max(0.0) / scale) }
-    };
-    batches.map(choice).collect()
-}
-
-fn cheapest(choices: &[Choice], price: f64) -> &Choice {
-    let cost = |choice: &Choice| choice.devices + price * choice.haste;
+    let mut choices = Vec::new();
+    let mut batch = 1;
+    while batch <= load.profile.max_batch() && (batch == 1 || left(batch) >= 0.0) {
+        let left = left(batch).max(0.0);
+        // A session stops waiting when half of W is left after ℓ(b).
+        let waits = load.slo.saturating_sub(load.latency(batch)) as f64 - left / 2.0;
+        let devices = load.rate / 1e9 * cost(load, batch, load.rate * waits / 1e9);
+        choices.push(Choice { batch, devices, left });
+        // Every batch up to 32, and then about as many for each doubling.
+        batch += 1 + batch / 32;
+    }
     choices
-        .iter()
-        .reduce(|best, next| if cost(next) < cost(best) { next } else { best })
-        .expect("a batch of one is one")
 }
