@@ -167,7 +167,7 @@ impl Planning<'_> {
                 return None;
             }
             let memory = self.demand.kinds[kind].memory_bytes;
-            let (devices, refused) = super::pack(loads, kind, memory, self.planner, budget);
+            let (devices, refused) = super::pack(loads, kind, memory, self.planner, budget, self.counts[kind])?;
             if devices.len() > self.counts[kind] {
                 return None;
             }

@@ -183,28 +183,33 @@ pub fn plan(demand: &Demand, planner: Planner, budget: Steps) -> Result<Plan, Pl
     };
     let (loads, mut unplaced) = Load::all(demand, kind);
     Load::check_size(&loads)?;
-    let (devices, refused) = pack(&loads, kind, demand.kinds[kind].memory_bytes, planner, budget);
+    let packed = pack(&loads, kind, demand.kinds[kind].memory_bytes, planner, budget, usize::MAX);
+    let (devices, refused) = packed.expect("there is no limit to the devices");
     unplaced.extend(refused);
     unplaced.sort_by_key(|unplaced| unplaced.session);
     Ok(Plan { devices, unplaced, lower_bound: bound::lower_bound(demand) })
 }
 
-/// Timetables on devices of one kind, as many as it takes, and the loads that the planner has no place for.
+/// Timetables on devices of one kind, and the loads that the planner has no place for; `None` when our planner finds that
+/// it takes more than `devices_max` devices.
 fn pack(
     loads: &[Load],
     kind: usize,
     memory: Option<u64>,
     planner: Planner,
     budget: Steps,
-) -> (Vec<Timetable>, Vec<Unplaced>) {
+    devices_max: usize,
+) -> Option<(Vec<Timetable>, Vec<Unplaced>)> {
     let (greedy, refused) = nexus::pack(loads, kind, memory);
     if planner == Planner::Nexus {
-        return (greedy, refused);
+        return Some((greedy, refused));
     }
-    let ours = rota::pack(loads, kind, memory, budget);
     // The greedy knows evenly spaced arrivals only: for others its plan has too little headroom to be a candidate.
     let holds = refused.is_empty() && loads.iter().all(|load| load.arrivals == ArrivalProcess::Even);
-    if holds && greedy.len() <= ours.len() { (greedy, refused) } else { (ours, Vec::new()) }
+    match rota::pack(loads, kind, memory, budget, devices_max) {
+        Some(ours) if !holds || ours.len() <= greedy.len() => Some((ours, Vec::new())),
+        _ => holds.then_some((greedy, refused)),
+    }
 }
 
 fn check_numbers(demand: &Demand) -> Result<(), PlanError> {

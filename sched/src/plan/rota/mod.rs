@@ -40,26 +40,30 @@ const SEARCHED: usize = 2;
 /// Devices over the time bound up to which a plan of pools that hold under any arrivals is not bettered.
 const ENOUGH: f64 = 1.05;
 
-/// Timetables for all of `loads`, on as few devices as `budget` steps of search find.
+/// Timetables for all of `loads`, on as few devices as `budget` steps of search find; `None` when that is more than
+/// `devices_max`.
 ///
 /// For evenly spaced arrivals it prefers pools that hold under Poisson arrivals as well, as long as they cost no more
 /// than [`ENOUGH`]: sessions with no time for larger batches need headroom for Poisson arrivals that even ones do not.
-pub(super) fn pack(loads: &[Load], kind: usize, memory: Option<u64>, budget: Steps) -> Vec<Timetable> {
+pub(super) fn pack(
+    loads: &[Load],
+    kind: usize,
+    memory: Option<u64>,
+    budget: Steps,
+    devices_max: usize,
+) -> Option<Vec<Timetable>> {
     let mut builder = Builder::new(loads, memory);
     let work: f64 = loads.iter().map(bound::devices).sum();
-    let mut best = pooled(&mut builder, loads, memory, ANY, usize::MAX).expect("there is no limit");
-    if best.devices() > (work * ENOUGH).ceil() as usize {
+    let mut best = pooled(&mut builder, loads, memory, ANY, devices_max);
+    let most = best.as_ref().map_or(devices_max, |best| best.devices());
+    if best.is_none() || most > (work * ENOUGH).ceil() as usize {
         let even = loads.iter().all(|load| load.arrivals == ArrivalProcess::Even);
         let arrivals = if even { EVEN } else { ANY };
-        let pools = pooled(&mut builder, loads, memory, arrivals, best.devices()).filter(|_| even);
-        let units = bordered(&mut builder, loads, memory, budget, arrivals, best.devices());
-        for other in pools.into_iter().chain(units) {
-            if other.devices() < best.devices() {
-                best = other;
-            }
-        }
+        let pools = if even { pooled(&mut builder, loads, memory, arrivals, most) } else { None };
+        let units = bordered(&mut builder, loads, memory, budget, arrivals, most);
+        best = best.into_iter().chain(pools).chain(units).min_by_key(Packing::devices);
     }
-    timetables::timetables(loads, kind, &best)
+    best.filter(|best| best.devices() <= devices_max).map(|best| timetables::timetables(loads, kind, &best))
 }
 
 /// All that may in pools; `None` when one of them takes more than `devices_max`.
