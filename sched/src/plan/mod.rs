@@ -7,10 +7,13 @@ mod load;
 mod nexus;
 mod play;
 mod random;
+mod replan;
 mod rota;
 
 pub mod bound;
 pub mod validity;
+
+pub use replan::{BAND, Change, Move, Replan, WORTH, replan};
 
 use crate::{ModelId, Profile};
 use load::Load;

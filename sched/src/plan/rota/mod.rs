@@ -8,6 +8,7 @@
 
 mod construct;
 mod knapsack;
+mod mend;
 mod pool;
 mod search;
 mod timetables;
@@ -16,6 +17,7 @@ mod unit;
 use super::load::Load;
 use super::random::Random;
 use super::{ArrivalProcess, Steps, Timetable, bound};
+pub(super) use mend::{Mended, mend};
 use pool::{ANY, EVEN, Pool, Trial};
 use unit::{Builder, Unit};
 

@@ -54,7 +54,7 @@ impl Trial {
 /// Devices of a pool, about, unless one member alone takes more: larger ones gain little, and every model is on each.
 const DEVICES: std::ops::Range<f64> = 40.0..64.0;
 /// What a pool takes beyond its work, about: how sessions are divided rests on it.
-const SPARE: f64 = 1.0;
+pub(super) const SPARE: f64 = 1.0;
 /// Pools of more work than this take this much beyond it at least: what certainly fails need not be played.
 const SPARE_FROM: f64 = 4.0;
 const SPARE_MIN: f64 = 0.4;
@@ -188,14 +188,26 @@ impl Pool {
         // Never fewer than plans need that answer all, though one request in a hundred may be lost.
         let spare = if work > SPARE_FROM { SPARE_MIN } else { 0.0 };
         let mut pool = Pool { members, batches: Vec::new(), devices: ((work + spare).ceil() as usize).max(1) };
-        let choices: Vec<Vec<Choice>> = pool.members.iter().map(|&index| choices(&loads[index])).collect();
-        while pool.devices <= devices_max {
-            if pool.settle(loads, &choices, trial) {
-                return Some(pool);
+        pool.grow(loads, devices_max, trial).then_some(pool)
+    }
+
+    /// For two `members` or more, on `devices` devices, or as many more as they need.
+    pub(super) fn from(loads: &[Load], members: Vec<usize>, devices: usize, trial: Trial) -> Pool {
+        let mut pool = Pool { members, batches: Vec::new(), devices };
+        pool.grow(loads, usize::MAX, trial);
+        pool
+    }
+
+    /// Until its devices suffice; false when that takes more than `devices_max`.
+    fn grow(&mut self, loads: &[Load], devices_max: usize, trial: Trial) -> bool {
+        let choices: Vec<Vec<Choice>> = self.members.iter().map(|&index| choices(&loads[index])).collect();
+        while self.devices <= devices_max {
+            if self.settle(loads, &choices, trial) {
+                return true;
             }
-            pool.devices += 1;
+            self.devices += 1;
         }
-        None
+        false
     }
 
     /// Finds batches with which its devices suffice: a member that misses too much gets more time to find a device, at the

@@ -39,7 +39,7 @@ fn own<'u>(loads: &'u [Load], kind: usize, unit: &'u Unit) -> impl Iterator<Item
     })
 }
 
-fn shared(loads: &[Load], kind: usize, pool: &Pool) -> Timetable {
+pub(super) fn shared(loads: &[Load], kind: usize, pool: &Pool) -> Timetable {
     let share = |(&index, &batch): (&usize, &u32)| {
         let load = &loads[index];
         Share { session: load.session, rate: load.rate / pool.devices as f64, batch }
