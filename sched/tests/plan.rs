@@ -37,7 +37,8 @@ fn session() -> impl Strategy<Value = Session> {
 
 /// Latencies of any shape that a profile takes: steps, jumps, throughput that falls.
 fn cost() -> impl Strategy<Value = ModelCost> {
-    let points = prop::collection::vec((1..40u32, 200..40_000u64), 1..6);
+    let batch = prop_oneof![40 => 1..40u32, 1 => 1..=Profile::BATCH_LIMIT];
+    let points = prop::collection::vec((batch, 200..40_000u64), 1..6);
     (points, 0..900u64).prop_map(|(mut points, memory_bytes)| {
         points.sort_unstable();
         points.dedup_by_key(|point| point.0);

@@ -52,9 +52,9 @@ impl Trial {
 }
 
 /// Devices of a pool, about, unless one member alone takes more: larger ones gain little, and every model is on each.
-const DEVICES: std::ops::Range<f64> = 40.0..64.0;
+const DEVICES: std::ops::Range<f64> = 48.0..80.0;
 /// What a pool takes beyond its work, about: how sessions are divided rests on it.
-pub(super) const SPARE: f64 = 1.0;
+pub(super) const SPARE: f64 = 1.3;
 /// Pools of more work than this take this much beyond it at least: what certainly fails need not be played.
 const SPARE_FROM: f64 = 4.0;
 const SPARE_MIN: f64 = 0.4;
