@@ -2,7 +2,7 @@
 
 use super::super::load::Load;
 use super::super::{ArrivalProcess, Steps, Timetable, bound};
-use super::pool::{ANY, Pool, SPARE, Trial};
+use super::pool::{ANY, Length, Pool, SPARE, Trial};
 use super::timetables;
 
 /// A pool that runs.
@@ -89,7 +89,7 @@ fn settled(loads: &[Load], kind: usize, pool: Mended) -> Vec<(Timetable, Option<
         let even = loads.iter().all(|load| load.arrivals == ArrivalProcess::Even);
         // Short, since it is done while others wait: one draw of the arrivals that were asked for.
         let arrivals = if even { &[ArrivalProcess::Even] } else { ANY };
-        let trial = Trial { arrivals, thorough: false };
+        let trial = Trial { arrivals, length: Length::Brief };
         let pool = Pool::from(loads, pool.members, from, trial);
         devices.resize(pool.devices, None);
         timetables::shared(loads, kind, &pool)

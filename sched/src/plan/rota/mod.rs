@@ -18,7 +18,7 @@ use super::load::Load;
 use super::random::Random;
 use super::{ArrivalProcess, Steps, Timetable, bound};
 pub(super) use mend::{Mended, mend};
-use pool::{ANY, EVEN, Pool, Trial};
+use pool::{ANY, EVEN, Length, Pool, Trial};
 use unit::{Builder, Unit};
 
 /// Devices by what they do.
@@ -83,7 +83,7 @@ fn pooled(
         if members.len() == 1 {
             alone.extend(members);
         } else {
-            pools.push(Pool::sized(loads, members, devices_max, Trial { arrivals, thorough: true })?);
+            pools.push(Pool::sized(loads, members, devices_max, Trial { arrivals, length: Length::Thorough })?);
         }
     }
     Some(Packing { units: construct::construct(builder, loads, alone, None), pools })
@@ -107,7 +107,7 @@ fn bordered(
             pool::divide(loads, slow, memory).into_iter().partition(|group| group.len() > 1);
         fast.extend(alone.into_iter().flatten());
         let units = construct::construct(builder, loads, fast, None);
-        let quick = Trial { arrivals, thorough: false };
+        let quick = Trial { arrivals, length: Length::Quick };
         let pools = groups.into_iter().map(|members| Pool::sized(loads, members, devices_max, quick));
         if let Some(pools) = pools.collect() {
             tried.push(Packing { units, pools });
@@ -120,7 +120,7 @@ fn bordered(
         let steps = budget.0 / SEARCHED as u32;
         search::search(builder, loads, &mut packing.units, steps, &mut random);
         let pools = std::mem::take(&mut packing.pools).into_iter();
-        let sure = Trial { arrivals, thorough: true };
+        let sure = Trial { arrivals, length: Length::Thorough };
         packing.pools =
             pools.map(|pool| Pool::sized(loads, pool.members, usize::MAX, sure).expect("there is no limit")).collect();
     }

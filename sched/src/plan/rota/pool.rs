@@ -30,8 +30,18 @@ pub(super) struct Pool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Trial {
     pub arrivals: &'static [ArrivalProcess],
-    /// To hand the plan out; otherwise only to compare it.
-    pub thorough: bool,
+    pub length: Length,
+}
+
+/// How long a pool is played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Length {
+    /// To mend a plan that runs.
+    Brief,
+    /// To compare plans.
+    Quick,
+    /// To hand one out.
+    Thorough,
 }
 
 /// What holds for all arrivals that are played.
@@ -39,15 +49,19 @@ pub(super) const ANY: &[ArrivalProcess] = &[ArrivalProcess::Poisson, ArrivalProc
 /// Evenly spaced ones, at several draws of their phases: a session may meet others again and again.
 pub(super) const EVEN: &[ArrivalProcess] = &[ArrivalProcess::Even; 4];
 
-impl Trial {
-    /// Of the longest SLO among the members: what is played, so that a queue that grows has time to show.
+impl Length {
+    /// In times of the longest SLO among the members, so that a queue that grows has time to show.
     fn slos(self) -> f64 {
-        if self.thorough { 30.0 } else { 12.0 }
+        match self {
+            Length::Brief => 6.0,
+            Length::Quick => 12.0,
+            Length::Thorough => 30.0,
+        }
     }
 
     /// Requests of each member that are played, if that takes no more than [`REQUESTS_EACH_MAX`] in all.
     fn requests_each(self) -> f64 {
-        if self.thorough { 1e3 } else { 0.0 }
+        if self == Length::Thorough { 1e3 } else { 0.0 }
     }
 }
 
@@ -216,8 +230,8 @@ impl Pool {
         let mut urgency = vec![1.0; self.members.len()];
         for full in FULL {
             self.batches = batches(loads, &self.members, choices, &urgency, full * self.devices as f64);
-            let mut missing = self.play(loads, Trial { thorough: false, ..trial });
-            if missing.as_ref().is_some_and(Vec::is_empty) && trial.thorough {
+            let mut missing = self.play(loads, Trial { length: trial.length.min(Length::Quick), ..trial });
+            if missing.as_ref().is_some_and(Vec::is_empty) && trial.length == Length::Thorough {
                 missing = self.play(loads, trial);
             }
             let Some(missing) = missing else { continue };
@@ -239,8 +253,8 @@ impl Pool {
         let rate: f64 = members.iter().map(|member| member.rate).sum();
         let longest = members.iter().map(|member| member.slo).max().unwrap_or(0) as f64 / 1e9;
         let slowest = members.iter().map(|member| member.rate).fold(rate, f64::min);
-        let each = (trial.requests_each() * rate / slowest).min(REQUESTS_EACH_MAX);
-        let requests = (rate * longest * trial.slos()).max(each).clamp(REQUESTS_MIN, REQUESTS_MAX);
+        let each = (trial.length.requests_each() * rate / slowest).min(REQUESTS_EACH_MAX);
+        let requests = (rate * longest * trial.length.slos()).max(each).clamp(REQUESTS_MIN, REQUESTS_MAX);
         let mut missing = Vec::new();
         let lost_max = (requests * HOPELESS) as u64;
         for (seed, &arrivals) in (self.devices as u64..).zip(trial.arrivals) {
