@@ -1,6 +1,6 @@
-//! Devices that the two planners take for models with measured profiles, over the bound B.
+//! Devices that the two planners take for models with measured profiles, over the bound B for evenly spaced arrivals.
 //!
-//! `cargo run --release -p rota-sched --example plan_profiles [SESSIONS [SEEDS [FILE]]]`
+//! `cargo run --release -p rota-sched --example plan_profiles [SESSIONS [SEEDS [even|poisson [FILE]]]]`
 //!
 //! FILE has lines `model,batch,latency_ms`. A session is a model of it, an SLO of 20–400 ms (by ratio, 2.2 ℓ(1) at least)
 //! and the rate of its rank k, 1000/k^0.9.
@@ -22,12 +22,19 @@ fn main() {
         arguments.get(at).map_or(otherwise, |argument| argument.parse().expect("a whole number"))
     };
     let (sessions, seeds) = (number(0, 100), number(1, 5) as u64);
-    let text = arguments.get(2).map(|path| std::fs::read_to_string(path).expect("a readable file"));
+    let text = arguments.get(3).map(|path| std::fs::read_to_string(path).expect("a readable file"));
     let profiles = profiles(text.as_deref().unwrap_or(PROFILES));
+    let arrivals = match arguments.get(2).map_or("even", String::as_str) {
+        "even" => ArrivalProcess::Even,
+        "poisson" => ArrivalProcess::Poisson,
+        other => panic!("arrivals are even or poisson, not {other:?}"),
+    };
     let mut sums = [0.0; 3];
     println!("{sessions} sessions of {} models; devices over B", profiles.len());
     for seed in 101..101 + seeds {
-        let demand = demand(&profiles, sessions, seed);
+        let mut demand = demand(&profiles, sessions, seed);
+        let fluid = bound::fluid(&demand);
+        demand.arrivals = arrivals;
         let devices = |planner| {
             let plan = plan(&demand, planner, Steps(400)).expect("a valid demand");
             for violation in validity::violations(&demand, &plan).iter().take(3) {
@@ -35,7 +42,7 @@ fn main() {
             }
             plan.devices.len() as f64
         };
-        let (fluid, nexus, rota) = (bound::fluid(&demand), devices(Planner::Nexus), devices(Planner::Rota));
+        let (nexus, rota) = (devices(Planner::Nexus), devices(Planner::Rota));
         println!("seed {seed}: B {fluid:.2}, nexus {nexus} = {:.3}, rota {rota} = {:.3}", nexus / fluid, rota / fluid);
         for (sum, ratio) in sums.iter_mut().zip([nexus / fluid, rota / fluid, rota / nexus]) {
             *sum += ratio / seeds as f64;

@@ -150,7 +150,8 @@ pub enum Why {
 pub enum Planner {
     /// The published greedy ("squishy bin packing"), as the baseline.
     Nexus,
-    /// Ours: never needs more devices than [`Planner::Nexus`], because its plan is the first candidate.
+    /// Ours: never needs more devices than [`Planner::Nexus`], because its plan is a candidate (for evenly
+    /// spaced arrivals, the only ones that it knows).
     Rota,
 }
 
