@@ -1,17 +1,22 @@
-//! Requests per second that one core schedules: 100 sessions, 8 devices that all serve them, in virtual time.
+//! Requests per second that one core schedules: 100 sessions, 8 devices that all serve them, in virtual time; or
+//! 10,000 sessions and 64 devices.
 //!
-//! `cargo run --release -p rota-sched --example throughput`. A round replays the same arrivals into a new dispatcher,
+//! `cargo run --release -p rota-sched --example throughput [SESSIONS DEVICES]`. A round replays the same arrivals into a new dispatcher,
 //! which is stepped after every single arrival, end of a batch and timeout: the most steps that a caller can make. Times
 //! include the loop that plays devices. The first round warms up and is not counted.
 
 use rota_sched::*;
 use std::time::Duration;
 
-const DEVICES: u32 = 8;
-const SESSIONS: u32 = 100;
 const REQUESTS_MAX: u32 = 1 << 16;
 const ARRIVALS: usize = 1_000_000;
 const ROUNDS: usize = 7;
+
+#[derive(Clone, Copy)]
+struct Host {
+    sessions: u32,
+    devices: u32,
+}
 
 struct Load {
     name: &'static str,
@@ -28,19 +33,25 @@ struct Outcome {
 }
 
 fn main() {
+    let numbers: Vec<u32> =
+        std::env::args().skip(1).map(|n| n.parse().expect("SESSIONS and DEVICES are numbers")).collect();
+    let (sessions, devices) = (numbers.first().copied().unwrap_or(100), numbers.get(1).copied().unwrap_or(8));
+    let host = Host { sessions, devices };
+    // Per device.
+    let scale = u64::from(devices) * 100 / u64::from(sessions / devices * 8).max(100);
     let none = (Duration::ZERO, Duration::ZERO);
     let leads = (Duration::from_micros(500), Duration::from_micros(50));
     let loads = [
-        Load { name: "light", rate: 4_000, leads },
-        Load { name: "busy", rate: 20_000, leads },
-        Load { name: "busy, no leads", rate: 20_000, leads: none },
-        Load { name: "overload", rate: 60_000, leads },
+        Load { name: "light", rate: 500 * scale, leads },
+        Load { name: "busy", rate: 2500 * scale, leads },
+        Load { name: "busy, no leads", rate: 2500 * scale, leads: none },
+        Load { name: "overload", rate: 7500 * scale, leads },
     ];
-    println!("{SESSIONS} sessions, {DEVICES} devices, median of {ROUNDS} rounds of {ARRIVALS} requests");
+    println!("{sessions} sessions, {devices} devices, median of {ROUNDS} rounds of {ARRIVALS} requests");
     for load in &loads {
-        let arrivals = arrivals(load.rate);
-        round(&arrivals, load.leads);
-        let mut outcomes: Vec<Outcome> = (0..ROUNDS).map(|_| round(&arrivals, load.leads)).collect();
+        let arrivals = arrivals(host, load.rate);
+        round(host, &arrivals, load.leads);
+        let mut outcomes: Vec<Outcome> = (0..ROUNDS).map(|_| round(host, &arrivals, load.leads)).collect();
         outcomes.sort_unstable_by_key(|outcome| outcome.elapsed);
         let Outcome { in_batches, batches, dropped, elapsed } = outcomes[ROUNDS / 2];
         println!(
@@ -55,7 +66,7 @@ fn main() {
 }
 
 /// Arrivals at random moments (a fixed sequence), of sessions at random: (nanoseconds, session).
-fn arrivals(rate: u64) -> Vec<(u64, SessionId)> {
+fn arrivals(host: Host, rate: u64) -> Vec<(u64, SessionId)> {
     let mut state = 1u64;
     let mut random = move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -64,21 +75,22 @@ fn arrivals(rate: u64) -> Vec<(u64, SessionId)> {
     let mut now = 0;
     let arrival = |_| {
         now += random() % (2_000_000_000 / rate);
-        (now, SessionId((random() % u64::from(SESSIONS)) as u32))
+        (now, SessionId((random() % u64::from(host.sessions)) as u32))
     };
     (0..ARRIVALS).map(arrival).collect()
 }
 
-fn dispatcher(leads: (Duration, Duration)) -> Dispatcher {
-    let config = Config { requests_max: REQUESTS_MAX, sessions_max: SESSIONS, devices_max: DEVICES };
+fn dispatcher(host: Host, leads: (Duration, Duration)) -> Dispatcher {
+    let Host { sessions, devices } = host;
+    let config = Config { requests_max: REQUESTS_MAX, sessions_max: sessions, devices_max: devices };
     let mut dispatcher = Dispatcher::new(config);
-    for _ in 0..DEVICES {
+    for _ in 0..devices {
         dispatcher.add_device(DeviceConfig { prepare_lead: leads.0, start_lead: leads.1 });
     }
-    for model in (0..SESSIONS).map(ModelId) {
+    for model in (0..sessions).map(ModelId) {
         let (first, last) = (Duration::from_millis(4), Duration::from_millis(14));
         let profile = Profile::new(&[(1, first), (64, last)]).expect("valid points");
-        for device in (0..DEVICES).map(DeviceId) {
+        for device in (0..devices).map(DeviceId) {
             dispatcher.set_profile(device, model, ClassId(0), profile.clone());
         }
         let slo = slo(model.0);
@@ -88,16 +100,16 @@ fn dispatcher(leads: (Duration, Duration)) -> Dispatcher {
 }
 
 fn slo(session: u32) -> Duration {
-    Duration::from_millis(50 + 2 * u64::from(session))
+    Duration::from_millis(50 + u64::from(2 * (session % 100)))
 }
 
 /// Plays the arrivals until the last one has arrived.
-fn round(arrivals: &[(u64, SessionId)], leads: (Duration, Duration)) -> Outcome {
-    let mut dispatcher = dispatcher(leads);
+fn round(host: Host, arrivals: &[(u64, SessionId)], leads: (Duration, Duration)) -> Outcome {
+    let mut dispatcher = dispatcher(host, leads);
     let mut free: Vec<RequestId> = (0..REQUESTS_MAX).map(RequestId).collect();
     let mut actions = Vec::with_capacity(1024);
-    let mut executing: [Option<(Instant, BatchId, Duration)>; DEVICES as usize] = [None; DEVICES as usize];
-    let mut behind: [Option<BatchId>; DEVICES as usize] = [None; DEVICES as usize];
+    let mut executing: Vec<Option<(Instant, BatchId, Duration)>> = vec![None; host.devices as usize];
+    let mut behind: Vec<Option<BatchId>> = vec![None; host.devices as usize];
     let mut outcome = Outcome { in_batches: 0, batches: 0, dropped: 0, elapsed: Duration::ZERO };
     let latency = |dispatcher: &Dispatcher, batch| {
         Duration::from_millis(4) + Duration::from_millis(10) * (dispatcher.batch(batch).items - 1) / 63

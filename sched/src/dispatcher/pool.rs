@@ -177,7 +177,8 @@ impl Pool {
     pub fn time(&mut self, demand: Demand) {
         let devices = f64::from(self.devices);
         self.light = demand.alone <= devices * LIGHT;
-        self.easy = demand.least <= devices * EASY;
+        // Of queues whose rates nobody knows yet nothing is easy.
+        self.easy = demand.least > 0.0 && demand.least <= devices * EASY;
         if demand.batches > 0.0 {
             self.gap = demand.devices / demand.batches / f64::from(self.devices);
             self.price.scale = (SCALE * self.gap).max(1.0);

@@ -397,6 +397,7 @@ impl Queues {
 
     fn aim(&mut self, index: QueueIndex, class: &Class, price: Price, now: Instant) {
         let queue = &mut self[index];
+        queue.rate.advance(now);
         let rate = queue.rate.per_second(now);
         queue.paced = rate.unwrap_or(0.0);
         queue.aim = rate.map_or(AT_ONCE, |rate| aim(class.typicals(), queue.slo, rate, price));

@@ -40,6 +40,13 @@ impl Rate {
         ended
     }
 
+    /// Accounts for intervals that ended, so that reading does not do it again each time.
+    pub fn advance(&mut self, now: Instant) {
+        if now >= self.interval_ends {
+            self.roll(now);
+        }
+    }
+
     /// Items per second; `None` before the first interval has ended.
     pub fn per_second(&self, now: Instant) -> Option<f64> {
         let mut rolled = *self;
