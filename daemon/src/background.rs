@@ -1,6 +1,7 @@
-//! Whatever takes long: loading a model on every device, checking how it batches, profiling it.
+//! Whatever takes long: loading a model on every device, checking how it batches, profiling it; planning.
 
 use crate::model::Model;
+use crate::planning::{self, Asked, Planned};
 use crate::profiles::{Key, Store};
 use crate::repository::{self, Entry, Settings};
 use rota_device::check::{self, Checked};
@@ -11,16 +12,26 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-/// A model to be loaded under `id`.
-pub struct Job {
-    pub id: ModelId,
-    pub source: Source,
+/// What is to be done; one after the other.
+pub enum Job {
+    /// A model, under `id`.
+    Load {
+        id: ModelId,
+        source: Source,
+    },
+    Plan(Asked),
+}
+
+/// A job that was done.
+pub enum Done {
+    Loaded(Loaded),
+    Planned(Planned),
 }
 
 /// Where a model comes from.
 #[derive(Clone)]
 pub enum Source {
-    Repository(Entry),
+    Repository(Box<Entry>),
     /// A model of an emulated device's profile file, served by the devices of that file.
     Emulated(Arc<EmulatedProfile>),
 }
@@ -80,15 +91,21 @@ const SLO_MIN: Duration = Duration::from_millis(10);
 
 impl Loader {
     /// Works until nobody can send a job any more.
-    pub fn run(self, jobs: Receiver<Job>, done: impl Fn(Loaded)) {
+    pub fn run(self, jobs: Receiver<Job>, done: impl Fn(Done)) {
         for job in jobs {
-            let (name, version) = (job.source.name().to_string(), job.source.version());
-            let result = match &job.source {
-                Source::Repository(entry) => self.load(job.id, entry),
-                Source::Emulated(profile) => self.load_emulated(job.id, profile),
-            };
-            done(Loaded { name, version, result });
+            done(match job {
+                Job::Load { id, source } => Done::Loaded(self.load_source(id, &source)),
+                Job::Plan(asked) => Done::Planned(planning::plan(&asked, self.devices.len())),
+            });
         }
+    }
+
+    fn load_source(&self, id: ModelId, source: &Source) -> Loaded {
+        let result = match source {
+            Source::Repository(entry) => self.load(id, entry),
+            Source::Emulated(profile) => self.load_emulated(id, profile),
+        };
+        Loaded { name: source.name().to_string(), version: source.version(), result }
     }
 
     fn load(&self, id: ModelId, entry: &Entry) -> Result<Ready, String> {
@@ -152,6 +169,7 @@ impl Loader {
             signature,
             max_batch,
             default_slo: Duration::ZERO,
+            weight: entry.settings.weight.unwrap_or(1.0),
             memory_bytes,
             profiled,
             profile_scales: true,
