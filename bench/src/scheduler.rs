@@ -39,6 +39,9 @@ pub struct Compared {
     pub devices: usize,
     pub sessions: Vec<Session>,
     pub total: Session,
+    /// Share of the time, from the first request on, in which the devices executed: in the simulator and in the daemon.
+    pub simulated_utilisation: f64,
+    pub utilisation: f64,
     /// Requests that the load generator sent more than a millisecond late, or could not send.
     pub sent_late: u64,
     pub lost: u64,
@@ -75,7 +78,7 @@ pub fn run(rota: &Path, options: &Options<'_>, mut progress: impl FnMut(&str)) -
     let pattern = workload.arrivals.unwrap_or(Pattern::Poisson);
     let load = Load::generate(workload, pattern, warmup.as_secs_f64() + seconds, options.seed);
     progress("simulating");
-    let simulated = simulate(&scenario, &load, warmup.as_nanos() as Nanos, options.seed);
+    let (simulated, simulated_utilisation) = simulate(&scenario, &load, warmup.as_nanos() as Nanos, options.seed);
     progress("starting the daemon");
     let devices = scenario.devices.len();
     let daemon = Daemon::start(rota, &config(devices), &[("profiles.toml", &profiles(workload))])?;
@@ -96,6 +99,8 @@ pub fn run(rota: &Path, options: &Options<'_>, mut progress: impl FnMut(&str)) -
         devices,
         total: Session::total(&sessions),
         sessions,
+        simulated_utilisation,
+        utilisation: busy_s(&status) / devices as f64 / load.seconds,
         sent_late: count(|outcome| outcome.tally.sent_late),
         lost: count(|outcome| outcome.tally.lost),
         plans: status["plan"]["count"].as_u64().unwrap_or(0),
@@ -119,17 +124,23 @@ fn check(workload: &Workload) -> Result<(), Failure> {
     Ok(())
 }
 
-/// By session, how many of the requests that arrive from `from` on are answered within their SLO. The dispatcher is told no rates:
-/// the daemon's is not either.
-fn simulate(scenario: &Scenario, load: &Load, from: Nanos, seed: u64) -> Vec<u64> {
+/// Seconds in which the devices executed, all together.
+fn busy_s(status: &serde_json::Value) -> f64 {
+    let busy_ms = status["devices"].as_array().into_iter().flatten().filter_map(|device| device["busy_ms"].as_f64());
+    busy_ms.sum::<f64>() / 1e3
+}
+
+/// By session, how many of the requests that arrive from `from` on are answered within their SLO; and the share of the time in
+/// which the devices executed. The dispatcher is told no rates: the daemon's is not either.
+fn simulate(scenario: &Scenario, load: &Load, from: Nanos, seed: u64) -> (Vec<u64>, f64) {
     let world = World { told: false, seed, ..World::default() };
     let mut scenario = scenario.clone();
     scenario.told = world.told;
     let requests = &load.requests[..];
     let policy = PolicySpec::Rota.build(&scenario, requests.len(), &|_| Default::default());
     let mut counting = Counting { policy, requests, from, good: vec![0; scenario.sessions.len()] };
-    engine::run(&scenario, load, &mut counting, world, None, EventLog::none());
-    counting.good
+    let report = engine::run(&scenario, load, &mut counting, world, None, EventLog::none());
+    (counting.good, report.utilisation.iter().sum::<f64>() / report.utilisation.len() as f64)
 }
 
 /// A policy, and what it answers in time.
@@ -326,7 +337,7 @@ mod tests {
         let offered = |from: Nanos| load.requests.iter().filter(|request| request.arrival >= from).count() as u64;
         for from in [0, 4_000_000_000] {
             assert_eq!(
-                simulate(&scenario, &load, from, 1).iter().sum::<u64>(),
+                simulate(&scenario, &load, from, 1).0.iter().sum::<u64>(),
                 offered(from),
                 "light load, all in time"
             );

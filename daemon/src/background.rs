@@ -95,7 +95,10 @@ impl Loader {
         for job in jobs {
             done(match job {
                 Job::Load { id, source } => Done::Loaded(self.load_source(id, &source)),
-                Job::Plan(asked) => Done::Planned(planning::plan(&asked, self.devices.len())),
+                Job::Plan(asked) => {
+                    let planned = with_least_priority(|| planning::plan(&asked, self.devices.len()));
+                    Done::Planned(planned.expect("a planner that panics is caught, and makes no plan"))
+                }
             });
         }
     }
@@ -259,16 +262,21 @@ fn profiled_shapes(checked: &Checked) -> Vec<Shape> {
     checked.signature.inputs.iter().map(shape).collect()
 }
 
-/// Measures on a thread of least priority, so that it costs the requests that are being served nothing.
 fn measure(network: &mut dyn Network, checked: &Checked, most: u32) -> Result<Vec<(u32, Duration)>, String> {
+    let sizes = profile::doubling(most);
+    let measuring = || profile::measure(network, &checked.hints, &sizes, profile::Budget::default(), &mut |_| {});
+    let points = with_least_priority(measuring).map_err(|_| "the engine panicked while it was profiled".to_string())?;
+    Ok(points.map_err(|e| e.to_string())?.into_iter().map(|p| (p.batch, p.latency)).collect())
+}
+
+/// Works on a thread of least priority, so that it costs the requests that are being served nothing. An error when that panics.
+fn with_least_priority<T: Send>(work: impl FnOnce() -> T + Send) -> std::thread::Result<T> {
     std::thread::scope(|scope| {
-        let measuring = scope.spawn(|| {
+        let working = scope.spawn(|| {
             // Niceness is a thread's own on Linux; ours ends with the thread.
             let _ = rustix::process::setpriority_process(None, 19);
-            let sizes = profile::doubling(most);
-            profile::measure(network, &checked.hints, &sizes, profile::Budget::default(), &mut |_| {})
+            work()
         });
-        let points = measuring.join().map_err(|_| "the engine panicked while it was profiled".to_string())?;
-        Ok(points.map_err(|e| e.to_string())?.into_iter().map(|p| (p.batch, p.latency)).collect())
+        working.join()
     })
 }

@@ -74,7 +74,7 @@ fn saturated(demand: &Demand) -> Plan {
     let profile = &demand.kinds[0].models[&session.model].profile;
     let batch = profile.largest_within(session.slo / 2);
     let execution = profile.latency(batch).expect("within the profile");
-    let shares = vec![Share { session: 0, rate: session.rate }];
+    let shares = vec![Share { session: 0, rate: session.rate, batch }];
     let slots = vec![Slot { offset: Duration::ZERO, batch, execution, shares }];
     let timetable = Timetable { kind: 0, period: execution, phase: Duration::ZERO, slots };
     Plan { devices: vec![timetable], ..Plan::default() }

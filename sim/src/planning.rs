@@ -109,7 +109,7 @@ mod tests {
     fn one_each(demand: &Demand) -> Plan {
         let Fleet::Fixed(fleet) = &demand.fleet else { panic!("the fleet is fixed") };
         let timetable = |(session, its): (usize, &Session)| {
-            let shares = vec![Share { session, rate: its.rate }];
+            let shares = vec![Share { session, rate: its.rate, batch: 1 }];
             let slots = vec![Slot { offset: Duration::ZERO, batch: 1, execution: its.slo, shares }];
             Timetable { kind: 0, period: its.slo, phase: Duration::ZERO, slots }
         };

@@ -26,7 +26,7 @@ fn dealt(demand: &Demand) -> Plan {
             let profile = &cost.profile;
             let batch = profile.largest_within(its.slo / 4).max(1);
             let execution = profile.latency(batch).expect("within the profile");
-            slots.push(Slot { offset, batch, execution, shares: vec![Share { session, rate: its.rate }] });
+            slots.push(Slot { offset, batch, execution, shares: vec![Share { session, rate: its.rate, batch }] });
             offset += execution;
         }
         devices.push(Timetable { kind, period: offset.max(Duration::from_millis(1)), phase: Duration::ZERO, slots });

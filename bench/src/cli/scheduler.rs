@@ -102,6 +102,9 @@ fn print(compared: &Compared) {
     table.print();
     let Compared { devices, seconds, plans, sent_late, lost, .. } = compared;
     println!("\n{devices} devices, {seconds} s; the daemon made {plans} plans");
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let (simulated, executed) = (percent(compared.simulated_utilisation), percent(compared.utilisation));
+    println!("devices executed {simulated} of the time in the simulator, {executed} in the daemon");
     println!("{sent_late} requests were sent more than 1 ms late, {lost} were lost");
 }
 

@@ -169,14 +169,19 @@ impl Queue {
 
     /// From when on it may have a turn on a device that is free: at once with a full batch, else when its oldest request
     /// has waited long enough, or its last moment comes. [`Instant::MAX`] when it is empty.
-    pub fn ready_at(&self, class: &Class) -> Instant {
+    ///
+    /// In overload devices are never free: then those that are not cut are ready some turns, of `gap` nanoseconds each,
+    /// before their last moment.
+    pub fn ready_at(&self, class: &Class, overload: f64, gap: f64) -> Instant {
         let Some(head) = self.waiting.front() else { return Instant::MAX };
         if self.items >= u64::from(self.aim.batch) {
             return Instant(0);
         }
         let items = self.items as u32;
         let last = head.deadline.0.saturating_sub(class.typical(items));
-        let deeper = head.deadline.0.saturating_sub(class.typical(items + 1).saturating_add(self.aim.slack));
+        let turns = if overload > 0.0 && !self.standing.is_cut() { (TURNS * gap) as u64 } else { 0 };
+        let slack = self.aim.slack.max(turns);
+        let deeper = head.deadline.0.saturating_sub(class.typical(items + 1).saturating_add(slack));
         let held = head.deadline.0.saturating_sub(self.slo).saturating_add(self.aim.hold);
         Instant(last.min(deeper).min(held))
     }
@@ -237,6 +242,7 @@ impl Queue {
 
 /// What [`Queue::key`] is shifted by: more than any standing brings forward.
 pub const KEY_ZERO: u64 = 1 << 45;
+const TURNS: f64 = 2.0;
 /// Devices' becoming free.
 const YIELDS: f64 = 4.0;
 const WASTE_STEPS: f64 = 10.0;

@@ -254,7 +254,8 @@ impl Queues {
     /// Decides whether a queue is ready, and where it stands in the order of turns.
     fn stand(&mut self, index: QueueIndex, class: &Class, now: Instant) {
         let queue = &mut self.slots[index.0 as usize];
-        let at = queue.ready_at(class);
+        let pool = &self.pools[queue.pool as usize];
+        let at = queue.ready_at(class, pool.overload, pool.gap);
         if at > now {
             self.rest(index);
             self.readiness.set(index.0 as usize, at);

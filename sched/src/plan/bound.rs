@@ -21,6 +21,12 @@
 //! occupies its memory on each. So devices ≥ Σ ⌈u⌉·m / M; and since no two models of more than M/2 share a device, devices ≥
 //! Σ ⌈u⌉ over those.
 
+//! **Slots of one's own.** A plan that shares no slot and serves every session by gaps (rule 1 of `validity.rs`) or by
+//! streams (rule 2), as the greedy does and our units do, takes more: at least Σ min ℓ(b)/G(b), G(b) = min(b/R, L − ℓ(b)).
+//! By gaps: the gaps of a session make up its period, d = Σ gⱼ ≤ Σ G(bⱼ), so its slots take Σ ℓ(bⱼ)/d ≥ Σ ℓ(bⱼ)/Σ G(bⱼ) ≥
+//! min ℓ/G of a device. By streams: one of rate r has d ≤ min(b/r, L − ℓ(b)) ≤ (R/r)·G(b), so its slot takes ℓ(b)/d ≥
+//! (r/R)·min ℓ/G, and the r make up R.
+
 use super::load::Load;
 use super::{ArrivalProcess, Demand, Fleet};
 use std::collections::BTreeMap;
@@ -32,7 +38,13 @@ pub fn fluid(demand: &Demand) -> f64 {
     Load::all(demand, kind).0.iter().map(devices).sum()
 }
 
-/// The largest of the bounds, in whole devices. Zero for a fixed fleet.
+/// What plans without shared slots take at least, in devices, not rounded. Zero for a fixed fleet.
+pub fn unshared(demand: &Demand) -> f64 {
+    let Fleet::Unlimited(kind) = demand.fleet else { return 0.0 };
+    Load::all(demand, kind).0.iter().map(|load| load.share).sum()
+}
+
+/// The largest of the bounds for all plans, in whole devices. Zero for a fixed fleet.
 pub fn lower_bound(demand: &Demand) -> f64 {
     let Fleet::Unlimited(kind) = demand.fleet else { return 0.0 };
     let loads = Load::all(demand, kind).0;
@@ -104,6 +116,16 @@ mod tests {
             let bound = fluid(&demand(slo, 50.0, None));
             assert!((bound - 2.0 * 50.0 * cost_ms / 1e3).abs() < 1e-9, "{slo} ms: {bound}");
         }
+    }
+
+    #[test]
+    fn slots_of_ones_own_take_a_request_more_and_the_greedy_is_never_below() {
+        // At 50/s batches of 3 close 60 ms, of 4 at most 80 and 71 − 16: the bound for all takes 4 at 16 ms, 60 + 16 ≤ 76.
+        let demand = demand(76, 50.0, None);
+        assert!((unshared(&demand) - 2.0 * 14.0 / 60.0).abs() < 1e-9, "{}", unshared(&demand));
+        assert!(fluid(&demand) < unshared(&demand));
+        let greedy = plan(&demand, Planner::Nexus, Steps(0)).expect("a valid demand");
+        assert!(greedy.devices.len() as f64 >= unshared(&demand));
     }
 
     #[test]

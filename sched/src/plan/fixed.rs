@@ -5,6 +5,9 @@
 //! session is starved to feed another of equal weight, and one of twice the weight keeps twice the part. What does not
 //! even fit at a thousandth of its rate (too many models for the memory, say) is left out, the least weight first.
 //!
+//! What the devices can do beyond that goes where it earns most: sessions get all of their rate, one after another, by
+//! falling weight for the device time of a request, as many of them as still fit.
+//!
 //! Kinds of device may differ. A session goes, largest first, to the kind that it makes least full; one that is too large
 //! for any kind alone is divided among all that can serve it.
 
@@ -14,6 +17,8 @@ use std::time::Duration;
 
 /// Halvings of the interval in which φ lies: one part in a thousand.
 const HALVINGS: u32 = 10;
+/// Steps of search for a plan that is only tried.
+const QUICK: Steps = Steps(0);
 /// The smallest φ that is tried.
 const PART_MIN: f64 = 1e-3;
 
@@ -37,7 +42,8 @@ pub(super) fn plan(demand: &Demand, devices: &[usize], planner: Planner, budget:
             None => sessions.push(session),
         }
     }
-    let (rates, timetables) = planning.fairest(sessions, budget);
+    let fair = planning.fairest(&mut sessions, budget);
+    let (rates, timetables) = planning.topped_up(&sessions, fair);
     for (session, asked) in demand.sessions.iter().enumerate() {
         let missing = asked.rate - rates[session];
         if missing > asked.rate * 1e-9 && !unplaced.iter().any(|unplaced| unplaced.session == session) {
@@ -75,20 +81,20 @@ impl Planning<'_> {
         Some(if rate <= 0.0 { Why::NoDemand } else { why })
     }
 
-    /// Rates by session and timetables, for the largest part of their rates that `sessions` can all keep.
-    fn fairest(&self, mut sessions: Vec<usize>, budget: Steps) -> (Vec<f64>, Vec<Timetable>) {
+    /// Rates by session and timetables, for the largest part of their rates that `sessions` can all keep, without those that
+    /// have to be left out.
+    fn fairest(&self, sessions: &mut Vec<usize>, budget: Steps) -> (Vec<f64>, Vec<Timetable>) {
         let weight = |session: usize| self.demand.sessions[session].weight;
         let Some(least) = sessions.iter().map(|&session| weight(session)).reduce(f64::min) else {
             return (vec![0.0; self.demand.sessions.len()], Vec::new());
         };
         // At this part the session of least weight keeps all.
-        if let Some(found) = self.fits(&sessions, 1.0 / least, budget) {
+        if let Some(found) = self.keep(sessions, 1.0 / least, budget) {
             return found;
         }
         sessions.sort_by(|&a, &b| weight(b).total_cmp(&weight(a)).then(a.cmp(&b)));
-        let quick = Steps(0);
-        let smallest = |sessions: &[usize]| self.fits(sessions, PART_MIN / weight(sessions[0]), quick);
-        let mut best = smallest(&sessions);
+        let smallest = |sessions: &[usize]| self.keep(sessions, PART_MIN / weight(sessions[0]), QUICK);
+        let mut best = smallest(sessions);
         if best.is_none() {
             let (mut fit, mut fail) = (0, sessions.len());
             while fit + 1 < fail {
@@ -105,7 +111,7 @@ impl Planning<'_> {
         // By ratio at first, since weights and overload may span orders of magnitude.
         for _ in 0..HALVINGS {
             let middle = if high > 4.0 * low { (low * high).sqrt() } else { (low + high) / 2.0 };
-            match self.fits(&sessions, middle, quick) {
+            match self.keep(sessions, middle, QUICK) {
                 Some(found) => (best, low) = (found, middle),
                 None => high = middle,
             }
@@ -113,13 +119,46 @@ impl Planning<'_> {
         best
     }
 
+    /// `fair` with as many of `sessions` at all of their rate as still fit, those first that earn most.
+    fn topped_up(&self, sessions: &[usize], fair: (Vec<f64>, Vec<Timetable>)) -> (Vec<f64>, Vec<Timetable>) {
+        let mut short: Vec<(f64, usize)> = Vec::new();
+        for &session in sessions {
+            let asked = &self.demand.sessions[session];
+            if fair.0[session] < asked.rate {
+                let loads = (0..self.counts.len()).filter(|&kind| self.counts[kind] > 0);
+                let loads = loads.filter_map(|kind| Load::new(self.demand, kind, session, asked.rate).ok());
+                let cost = loads.map(|load| bound::devices(&load)).fold(f64::INFINITY, f64::min) / asked.rate;
+                short.push((asked.weight / cost, session));
+            }
+        }
+        short.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let floor = fair.0.clone();
+        let (mut best, mut fit, mut fail) = (fair, 0, short.len() + 1);
+        while fit + 1 < fail {
+            let middle = fit + (fail - fit) / 2;
+            let mut rates = floor.clone();
+            short[..middle].iter().for_each(|&(_, session)| rates[session] = self.demand.sessions[session].rate);
+            let found = self.fits(sessions, rates, QUICK);
+            match found.filter(|(rates, _)| rates.iter().zip(&floor).all(|(rate, floor)| rate >= floor)) {
+                Some(found) => (best, fit) = (found, middle),
+                None => fail = middle,
+            }
+        }
+        best
+    }
+
     /// Rates and timetables when every session keeps `part` of its rate, times its weight.
-    fn fits(&self, sessions: &[usize], part: f64, budget: Steps) -> Option<(Vec<f64>, Vec<Timetable>)> {
+    fn keep(&self, sessions: &[usize], part: f64, budget: Steps) -> Option<(Vec<f64>, Vec<Timetable>)> {
         let mut rates = vec![0.0; self.demand.sessions.len()];
         for &session in sessions {
             let asked = &self.demand.sessions[session];
             rates[session] = asked.rate * (part * asked.weight).min(1.0);
         }
+        self.fits(sessions, rates, budget)
+    }
+
+    /// Timetables for these rates, less what the planner has no place for.
+    fn fits(&self, sessions: &[usize], mut rates: Vec<f64>, budget: Steps) -> Option<(Vec<f64>, Vec<Timetable>)> {
         let by_kind = self.divide(sessions, &rates)?;
         let mut timetables = Vec::new();
         for (kind, loads) in by_kind.iter().enumerate() {
@@ -128,7 +167,7 @@ impl Planning<'_> {
                 return None;
             }
             let memory = self.demand.kinds[kind].memory_bytes;
-            let (devices, refused) = super::pack(loads, kind, memory, self.planner, budget);
+            let (devices, refused) = super::pack(loads, kind, memory, self.planner, budget, self.counts[kind])?;
             if devices.len() > self.counts[kind] {
                 return None;
             }

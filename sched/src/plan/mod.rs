@@ -5,11 +5,15 @@
 mod fixed;
 mod load;
 mod nexus;
+mod play;
 mod random;
+mod replan;
 mod rota;
 
 pub mod bound;
 pub mod validity;
+
+pub use replan::{BAND, Change, Move, Replan, WORTH, replan};
 
 use crate::{ModelId, Profile};
 use load::Load;
@@ -92,14 +96,16 @@ pub struct Timetable {
     pub slots: Vec<Slot>,
 }
 
-/// A turn of one session, or of several that share it.
+/// A turn of one session, or a device that several share.
 ///
-/// Of one session it runs one batch, at its start. Several run one batch after another, each of the session whose oldest
-/// request has to start first, at the moment when there is work, as long as it ends within the slot. A shared slot that is
-/// as long as its period never ends: the device is theirs.
+/// Of one session it runs one batch, at its start. A slot of several is as long as its period, so it never ends: the device
+/// belongs to their *pool*, the devices with the same sessions. There a session waits until its share's batch is full or
+/// its oldest request can wait no longer; then it is ready, and a device that is free runs the ready session whose latest
+/// start comes first. `play.rs` has the rule to the letter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slot {
     pub offset: Duration,
+    /// The largest of its shares'.
     pub batch: u32,
     pub execution: Duration,
     /// Whom it serves. Of several, whichever has work.
@@ -113,6 +119,8 @@ pub struct Share {
     pub session: usize,
     /// Items per second of it that this slot is planned for.
     pub rate: f64,
+    /// Items that its batches here are meant to have.
+    pub batch: u32,
 }
 
 /// Demand that no device serves.
@@ -142,7 +150,8 @@ pub enum Why {
 pub enum Planner {
     /// The published greedy ("squishy bin packing"), as the baseline.
     Nexus,
-    /// Ours: never needs more devices than [`Planner::Nexus`], because its plan is the first candidate.
+    /// Ours: never needs more devices than [`Planner::Nexus`], because its plan is a candidate (for evenly
+    /// spaced arrivals, the only ones that it knows).
     Rota,
 }
 
@@ -178,28 +187,33 @@ pub fn plan(demand: &Demand, planner: Planner, budget: Steps) -> Result<Plan, Pl
     };
     let (loads, mut unplaced) = Load::all(demand, kind);
     Load::check_size(&loads)?;
-    let (devices, refused) = pack(&loads, kind, demand.kinds[kind].memory_bytes, planner, budget);
+    let packed = pack(&loads, kind, demand.kinds[kind].memory_bytes, planner, budget, usize::MAX);
+    let (devices, refused) = packed.expect("there is no limit to the devices");
     unplaced.extend(refused);
     unplaced.sort_by_key(|unplaced| unplaced.session);
     Ok(Plan { devices, unplaced, lower_bound: bound::lower_bound(demand) })
 }
 
-/// Timetables on devices of one kind, as many as it takes, and the loads that the planner has no place for.
+/// Timetables on devices of one kind, and the loads that the planner has no place for; `None` when our planner finds that
+/// it takes more than `devices_max` devices.
 fn pack(
     loads: &[Load],
     kind: usize,
     memory: Option<u64>,
     planner: Planner,
     budget: Steps,
-) -> (Vec<Timetable>, Vec<Unplaced>) {
+    devices_max: usize,
+) -> Option<(Vec<Timetable>, Vec<Unplaced>)> {
     let (greedy, refused) = nexus::pack(loads, kind, memory);
     if planner == Planner::Nexus {
-        return (greedy, refused);
+        return Some((greedy, refused));
     }
-    let ours = rota::pack(loads, kind, memory, budget);
     // The greedy knows evenly spaced arrivals only: for others its plan has too little headroom to be a candidate.
     let holds = refused.is_empty() && loads.iter().all(|load| load.arrivals == ArrivalProcess::Even);
-    if holds && greedy.len() <= ours.len() { (greedy, refused) } else { (ours, Vec::new()) }
+    match rota::pack(loads, kind, memory, budget, devices_max) {
+        Some(ours) if !holds || ours.len() <= greedy.len() => Some((ours, Vec::new())),
+        _ => holds.then_some((greedy, refused)),
+    }
 }
 
 fn check_numbers(demand: &Demand) -> Result<(), PlanError> {

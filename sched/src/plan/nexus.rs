@@ -100,7 +100,7 @@ fn resident(loads: &[Load], parts: &[(usize, f64, u32)]) -> u64 {
 
 fn alone(load: &Load, kind: usize, batch: u32, rate: f64) -> Timetable {
     let execution = Duration::from_nanos(load.latency(batch));
-    let shares = vec![Share { session: load.session, rate }];
+    let shares = vec![Share { session: load.session, rate, batch }];
     let slots = vec![Slot { offset: Duration::ZERO, batch, execution, shares }];
     Timetable { kind, period: execution, phase: Duration::ZERO, slots }
 }
@@ -110,7 +110,7 @@ fn timetable(loads: &[Load], kind: usize, node: &Node) -> Timetable {
     let mut slots = Vec::with_capacity(node.parts.len());
     for &(index, rate, batch) in &node.parts {
         let latency = loads[index].latency(batch);
-        let shares = vec![Share { session: loads[index].session, rate }];
+        let shares = vec![Share { session: loads[index].session, rate, batch }];
         let (offset_from, execution) = (Duration::from_nanos(offset), Duration::from_nanos(latency));
         slots.push(Slot { offset: offset_from, batch, execution, shares });
         offset += latency;

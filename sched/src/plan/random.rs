@@ -29,6 +29,6 @@ impl Random {
 
     /// The time to the next event of a Poisson process with this mean time between events.
     pub(super) fn exponential(&mut self, mean: f64) -> f64 {
-        -(1.0 - self.unit()).ln() * mean
+        -libm::log(1.0 - self.unit()) * mean
     }
 }

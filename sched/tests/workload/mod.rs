@@ -1,39 +1,29 @@
 //! Random demands of the planner's goal, from a seed.
 
+mod random;
+
+pub use random::Random;
 use rota_sched::plan::*;
 use rota_sched::{ModelId, Profile};
 use std::time::Duration;
 
-/// SplitMix64.
-pub struct Random(pub u64);
+fn between(random: &mut Random, low: f64, high: f64) -> f64 {
+    low + (high - low) * random.unit()
+}
 
-impl Random {
-    pub fn unit(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((word ^ (word >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    pub fn between(&mut self, low: f64, high: f64) -> f64 {
-        low + (high - low) * self.unit()
-    }
-
-    pub fn one_of(&mut self, values: &[f64]) -> f64 {
-        values[(self.unit() * values.len() as f64) as usize]
-    }
+fn one_of(random: &mut Random, values: &[f64]) -> f64 {
+    values[(random.unit() * values.len() as f64) as usize]
 }
 
 /// ℓ(b) = αb + β at 1, 2, 4 … 64, α in 0.3–6 ms, β in 1–30 ms; an SLO of at least 2.2 ℓ(1).
 fn session(random: &mut Random, rate: f64) -> (Profile, Duration, f64) {
-    let (alpha, beta) = (random.between(0.3, 6.0), random.between(1.0, 30.0));
+    let (alpha, beta) = (between(random, 0.3, 6.0), between(random, 1.0, 30.0));
     let points: Vec<_> = (0..7)
         .map(|power| 1u32 << power)
         .map(|b| (b, Duration::from_secs_f64((alpha * f64::from(b) + beta) / 1e3)))
         .collect();
     let slo = loop {
-        let slo = random.one_of(&[50.0, 100.0, 150.0, 200.0, 300.0, 400.0]);
+        let slo = one_of(random, &[50.0, 100.0, 150.0, 200.0, 300.0, 400.0]);
         if slo >= 2.2 * (alpha + beta) {
             break slo;
         }
@@ -61,7 +51,7 @@ fn demand(sessions: Vec<(Profile, Duration, f64)>) -> Demand {
 pub fn mixed(sessions: usize, seed: u64) -> Demand {
     let mut random = Random(seed);
     let mut draw = || {
-        let rate = random.one_of(&[1.0, 5.0, 20.0, 60.0, 200.0, 500.0]) * random.between(0.5, 1.5);
+        let rate = one_of(&mut random, &[1.0, 5.0, 20.0, 60.0, 200.0, 500.0]) * between(&mut random, 0.5, 1.5);
         session(&mut random, rate)
     };
     demand((0..sessions).map(|_| draw()).collect())
@@ -71,7 +61,7 @@ pub fn mixed(sessions: usize, seed: u64) -> Demand {
 pub fn many_small(sessions: usize, seed: u64) -> Demand {
     let mut random = Random(seed);
     let mut draw = || {
-        let rate = random.between(0.01, 1.0);
+        let rate = between(&mut random, 0.01, 1.0);
         session(&mut random, rate)
     };
     demand((0..sessions).map(|_| draw()).collect())

@@ -280,12 +280,11 @@ mod tests {
     /// `period` in milliseconds.
     fn timetable(period: u64, slots: &[Turn<'_>]) -> Timetable {
         let ms = Duration::from_millis;
-        let share = |&(session, rate): &(usize, f64)| plan::Share { session, rate };
         let slot = |&(offset, batch, shares): &Turn<'_>| plan::Slot {
             offset: ms(offset),
             batch,
             execution: Duration::ZERO,
-            shares: shares.iter().map(share).collect(),
+            shares: shares.iter().map(|&(session, rate)| plan::Share { session, rate, batch }).collect(),
         };
         Timetable { kind: 0, period: ms(period), phase: Duration::ZERO, slots: slots.iter().map(slot).collect() }
     }

@@ -30,7 +30,9 @@ impl Rota {
         let sessions: Vec<SessionId> = scenario.sessions.iter().map(open).collect();
         let promises: Vec<(SessionId, f64)> =
             sessions.iter().zip(&scenario.sessions).map(|(&id, session)| (id, session.rate)).collect();
-        dispatcher.promise(&promises);
+        if scenario.told {
+            dispatcher.promise(&promises);
+        }
         Rota { sessions, dispatcher, outstanding: vec![VecDeque::new(); scenario.devices.len()], actions: Vec::new() }
     }
 }

@@ -189,7 +189,7 @@ mod tests {
 
     fn slot(offset: u64, batch: u32, execution: u64, sessions: &[usize]) -> Slot {
         let ms = Duration::from_millis;
-        let shares = sessions.iter().map(|&session| Share { session, rate: 1.0 }).collect();
+        let shares = sessions.iter().map(|&session| Share { session, rate: 1.0, batch: 1 }).collect();
         Slot { offset: ms(offset), batch, execution: ms(execution), shares }
     }
 

@@ -1,12 +1,14 @@
 //! Our planner.
 //!
-//! Fast sessions get slots of their own, in *units* of devices with a common period (`unit.rs`), which a constructive pass
-//! builds one after another (`construct.rs`) and a local search takes apart and builds again (`search.rs`). Slow sessions
-//! share whole devices and what the units leave of their periods (`pool.rs`). Which sessions count as slow decides much,
-//! so several borders are tried, and the best two are searched from.
+//! Sessions share whole devices in *pools* (`pool.rs`), or have slots of their own in *units* of devices with a common
+//! period (`unit.rs`), which a constructive pass builds one after another (`construct.rs`) and a local search takes apart and
+//! builds again (`search.rs`). Pools lose about one device each to chance, units a twentieth to rounding, and a unit keeps
+//! each model on few devices. So everything in pools is tried first; when that leaves room for something better, or memory
+//! divides it into many small pools, units are tried as well, with several borders between fast and slow sessions.
 
 mod construct;
 mod knapsack;
+mod mend;
 mod pool;
 mod search;
 mod timetables;
@@ -14,12 +16,13 @@ mod unit;
 
 use super::load::Load;
 use super::random::Random;
-use super::{Steps, Timetable};
-use pool::{Pool, Trial};
+use super::{ArrivalProcess, Steps, Timetable, bound};
+pub(super) use mend::{Mended, mend};
+use pool::{ANY, EVEN, Length, Pool, Trial};
 use unit::{Builder, Unit};
 
 /// Devices by what they do.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Packing {
     units: Vec<Unit>,
     pools: Vec<Pool>,
@@ -32,41 +35,94 @@ impl Packing {
     }
 }
 
-/// What a pool is taken to save, as the part of its devices' time that is used: a session is in the pool when it takes
-/// less time there than this part of its share. Above one, since a pool loses nothing to rounding.
-const BORDERS: [f64; 6] = [0.6, 0.75, 0.9, 1.1, 1.4, 1.8];
+/// A session is in a pool when it takes less there than its share times this.
+const BORDERS: [f64; 5] = [0.85, 0.95, 1.0, 1.05, 1.15];
 /// Borders that the search starts from.
 const SEARCHED: usize = 2;
+/// Devices over the time bound up to which a plan of pools that hold under any arrivals is not bettered.
+const ENOUGH: f64 = 1.05;
 
-/// Timetables for all of `loads`, on as few devices as `budget` steps of search find.
-pub(super) fn pack(loads: &[Load], kind: usize, memory: Option<u64>, budget: Steps) -> Vec<Timetable> {
+/// Timetables for all of `loads`, on as few devices as `budget` steps of search find; `None` when that is more than
+/// `devices_max`.
+///
+/// For evenly spaced arrivals it prefers pools that hold under Poisson arrivals as well, as long as they cost no more
+/// than [`ENOUGH`]: sessions with no time for larger batches need headroom for Poisson arrivals that even ones do not.
+pub(super) fn pack(
+    loads: &[Load],
+    kind: usize,
+    memory: Option<u64>,
+    budget: Steps,
+    devices_max: usize,
+) -> Option<Vec<Timetable>> {
     let mut builder = Builder::new(loads, memory);
+    let work: f64 = loads.iter().map(bound::devices).sum();
+    let mut best = pooled(&mut builder, loads, memory, ANY, devices_max);
+    let most = best.as_ref().map_or(devices_max, |best| best.devices());
+    if best.is_none() || most > (work * ENOUGH).ceil() as usize {
+        let even = loads.iter().all(|load| load.arrivals == ArrivalProcess::Even);
+        let arrivals = if even { EVEN } else { ANY };
+        let pools = if even { pooled(&mut builder, loads, memory, arrivals, most) } else { None };
+        let units = bordered(&mut builder, loads, memory, budget, arrivals, most);
+        best = best.into_iter().chain(pools).chain(units).min_by_key(Packing::devices);
+    }
+    best.filter(|best| best.devices() <= devices_max).map(|best| timetables::timetables(loads, kind, &best))
+}
+
+/// All that may in pools; `None` when one of them takes more than `devices_max`.
+fn pooled(
+    builder: &mut Builder,
+    loads: &[Load],
+    memory: Option<u64>,
+    arrivals: &'static [ArrivalProcess],
+    devices_max: usize,
+) -> Option<Packing> {
+    let (sessions, mut alone): (Vec<usize>, Vec<usize>) =
+        (0..loads.len()).partition(|&index| pool::may_join(&loads[index]));
+    let mut pools = Vec::new();
+    for members in pool::divide(loads, sessions, memory) {
+        if members.len() == 1 {
+            alone.extend(members);
+        } else {
+            pools.push(Pool::sized(loads, members, devices_max, Trial { arrivals, length: Length::Thorough })?);
+        }
+    }
+    Some(Packing { units: construct::construct(builder, loads, alone, None), pools })
+}
+
+/// Slow sessions in pools, fast ones in units; `None` when that takes more than `devices_max`.
+fn bordered(
+    builder: &mut Builder,
+    loads: &[Load],
+    memory: Option<u64>,
+    budget: Steps,
+    arrivals: &'static [ArrivalProcess],
+    devices_max: usize,
+) -> Option<Packing> {
+    let pools: Vec<f64> = loads.iter().map(pool::devices).collect();
     let mut tried: Vec<Packing> = Vec::with_capacity(BORDERS.len());
     for border in BORDERS {
-        let (slow, mut fast): (Vec<usize>, Vec<usize>) =
-            (0..loads.len()).partition(|&index| pool::prefers(&loads[index], border));
+        let (slow, mut fast): (Vec<usize>, Vec<usize>) = (0..loads.len())
+            .partition(|&index| pool::may_join(&loads[index]) && pools[index] < border * loads[index].share);
         let (groups, alone): (Vec<_>, Vec<_>) =
-            pool::groups(loads, slow, memory).into_iter().partition(|group| group.len() > 1);
+            pool::divide(loads, slow, memory).into_iter().partition(|group| group.len() > 1);
         fast.extend(alone.into_iter().flatten());
-        let units = construct::construct(&mut builder, loads, fast, None);
-        let pools = sized(loads, groups, &units, memory, Trial::Quick);
-        tried.push(Packing { units, pools });
+        let units = construct::construct(builder, loads, fast, None);
+        let quick = Trial { arrivals, length: Length::Quick };
+        let pools = groups.into_iter().map(|members| Pool::sized(loads, members, devices_max, quick));
+        if let Some(pools) = pools.collect() {
+            tried.push(Packing { units, pools });
+        }
     }
     tried.sort_by_key(Packing::devices);
     tried.truncate(SEARCHED);
     let mut random = Random::new(loads.len() as u64);
     for packing in &mut tried {
         let steps = budget.0 / SEARCHED as u32;
-        search::search(&mut builder, loads, &mut packing.units, steps, &mut random);
-        let groups = std::mem::take(&mut packing.pools).into_iter().map(|pool| pool.members).collect();
-        packing.pools = sized(loads, groups, &packing.units, memory, Trial::Thorough);
+        search::search(builder, loads, &mut packing.units, steps, &mut random);
+        let pools = std::mem::take(&mut packing.pools).into_iter();
+        let sure = Trial { arrivals, length: Length::Thorough };
+        packing.pools =
+            pools.map(|pool| Pool::sized(loads, pool.members, usize::MAX, sure).expect("there is no limit")).collect();
     }
-    let best = tried.iter().min_by_key(|packing| packing.devices()).expect("several borders are tried");
-    timetables::timetables(loads, kind, best)
-}
-
-/// A pool for each group. With limited memory what units leave is not theirs: their models are not on those devices.
-fn sized(loads: &[Load], groups: Vec<Vec<usize>>, units: &[Unit], memory: Option<u64>, trial: Trial) -> Vec<Pool> {
-    let units = if memory.is_none() { units } else { &[] };
-    groups.into_iter().map(|members| Pool::sized(loads, members, units, trial)).collect()
+    tried.into_iter().min_by_key(Packing::devices)
 }

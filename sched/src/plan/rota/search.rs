@@ -57,12 +57,12 @@ fn choose(units: &[Unit], random: &mut Random) -> Vec<usize> {
     let anchor =
         (0..4).map(|_| random.below(units.len())).reduce(|a, b| if idle(&units[b]) > idle(&units[a]) { b } else { a });
     let anchor = anchor.expect("four are drawn");
-    let about = (units[anchor].period as f64).ln();
+    let about = libm::log(units[anchor].period as f64);
     let like = random.unit() < 0.7;
     let mut ranked: Vec<(f64, usize)> = (0..units.len())
         .filter(|&index| index != anchor)
         .map(|index| {
-            let apart = ((units[index].period as f64).ln() - about).abs();
+            let apart = (libm::log(units[index].period as f64) - about).abs();
             let rank = if like { apart } else { -idle(&units[index]) };
             (rank * random.unit(), index)
         })

@@ -3,29 +3,18 @@
 use super::super::load::Load;
 use super::super::{Share, Slot, Timetable};
 use super::Packing;
-use super::pool::{Pool, WHOLE};
+use super::pool::Pool;
 use super::unit::Unit;
 use std::time::Duration;
 
+/// The period of a pool's device. Its one slot is as long, so it never ends, and the period means nothing.
+const POOL_PERIOD: Duration = Duration::from_secs(1);
+
 pub(super) fn timetables(loads: &[Load], kind: usize, packing: &Packing) -> Vec<Timetable> {
     let mut devices: Vec<Timetable> = Vec::with_capacity(packing.devices());
-    let mut first_of_unit = Vec::with_capacity(packing.units.len());
-    for unit in &packing.units {
-        first_of_unit.push(devices.len());
-        devices.extend(own(loads, kind, unit));
-    }
+    devices.extend(packing.units.iter().flat_map(|unit| own(loads, kind, unit)));
     for pool in &packing.pools {
-        let choices = pool.choices(loads);
-        for hole in &pool.holes {
-            let slot = shared(loads, pool, &choices, hole.offset, hole.length, hole.period);
-            devices[first_of_unit[hole.unit] + hole.device].slots.push(slot);
-        }
-        devices.extend((0..pool.devices).map(|_| Timetable {
-            kind,
-            period: Duration::from_nanos(WHOLE),
-            phase: Duration::ZERO,
-            slots: vec![shared(loads, pool, &choices, 0, WHOLE, WHOLE)],
-        }));
+        devices.extend(std::iter::repeat_n(shared(loads, kind, pool), pool.devices));
     }
     devices
 }
@@ -41,7 +30,7 @@ fn own<'u>(loads: &'u [Load], kind: usize, unit: &'u Unit) -> impl Iterator<Item
                 offset: Duration::from_nanos(offset),
                 batch: own.batch,
                 execution: Duration::from_nanos(execution),
-                shares: vec![Share { session: load.session, rate: load.rate * own.part }],
+                shares: vec![Share { session: load.session, rate: load.rate * own.part, batch: own.batch }],
             });
             offset += execution;
         }
@@ -50,18 +39,14 @@ fn own<'u>(loads: &'u [Load], kind: usize, unit: &'u Unit) -> impl Iterator<Item
     })
 }
 
-fn shared(loads: &[Load], pool: &Pool, choices: &[f64], offset: u64, length: u64, period: u64) -> Slot {
-    let users = pool.users(loads, length);
-    let choices = &choices[pool.members.len() - users.len()..];
-    let part = length as f64 / period as f64;
-    let share = |(&index, &choice): (&usize, &f64)| {
+pub(super) fn shared(loads: &[Load], kind: usize, pool: &Pool) -> Timetable {
+    let share = |(&index, &batch): (&usize, &u32)| {
         let load = &loads[index];
-        Share { session: load.session, rate: load.rate * part / choice }
+        Share { session: load.session, rate: load.rate / pool.devices as f64, batch }
     };
-    Slot {
-        offset: Duration::from_nanos(offset),
-        batch: pool.batch(loads, length),
-        execution: Duration::from_nanos(length),
-        shares: users.iter().zip(choices).map(share).collect(),
-    }
+    let mut shares: Vec<Share> = pool.members.iter().zip(&pool.batches).map(share).collect();
+    shares.sort_by_key(|share| share.session);
+    let batch = shares.iter().map(|share| share.batch).max().expect("a pool has members");
+    let slots = vec![Slot { offset: Duration::ZERO, batch, execution: POOL_PERIOD, shares }];
+    Timetable { kind, period: POOL_PERIOD, phase: Duration::ZERO, slots }
 }
