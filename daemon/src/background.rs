@@ -88,6 +88,10 @@ pub const MAX_BATCH_DEFAULT: u32 = 32;
 /// SLO of a model that names none: this many times ℓ(1), and not less than `SLO_MIN`.
 const SLO_FACTOR: u32 = 8;
 const SLO_MIN: Duration = Duration::from_millis(10);
+/// Profiling has time.
+const PROFILING: i32 = 19;
+/// A plan takes a fraction of a second, which must not become a minute on a busy host.
+const PLANNING: i32 = 10;
 
 impl Loader {
     /// Works until nobody can send a job any more.
@@ -96,7 +100,7 @@ impl Loader {
             done(match job {
                 Job::Load { id, source } => Done::Loaded(self.load_source(id, &source)),
                 Job::Plan(asked) => {
-                    let planned = with_least_priority(|| planning::plan(&asked, self.devices.len()));
+                    let planned = with_niceness(PLANNING, || planning::plan(&asked, self.devices.len()));
                     Done::Planned(planned.expect("a planner that panics is caught, and makes no plan"))
                 }
             });
@@ -265,16 +269,17 @@ fn profiled_shapes(checked: &Checked) -> Vec<Shape> {
 fn measure(network: &mut dyn Network, checked: &Checked, most: u32) -> Result<Vec<(u32, Duration)>, String> {
     let sizes = profile::doubling(most);
     let measuring = || profile::measure(network, &checked.hints, &sizes, profile::Budget::default(), &mut |_| {});
-    let points = with_least_priority(measuring).map_err(|_| "the engine panicked while it was profiled".to_string())?;
+    let points =
+        with_niceness(PROFILING, measuring).map_err(|_| "the engine panicked while it was profiled".to_string())?;
     Ok(points.map_err(|e| e.to_string())?.into_iter().map(|p| (p.batch, p.latency)).collect())
 }
 
-/// Works on a thread of least priority, so that it costs the requests that are being served nothing. An error when that panics.
-fn with_least_priority<T: Send>(work: impl FnOnce() -> T + Send) -> std::thread::Result<T> {
+/// Works on a thread of low priority, so that it costs the requests that are being served nothing. An error when that panics.
+fn with_niceness<T: Send>(niceness: i32, work: impl FnOnce() -> T + Send) -> std::thread::Result<T> {
     std::thread::scope(|scope| {
         let working = scope.spawn(|| {
             // Niceness is a thread's own on Linux; ours ends with the thread.
-            let _ = rustix::process::setpriority_process(None, 19);
+            let _ = rustix::process::setpriority_process(None, niceness);
             work()
         });
         working.join()
