@@ -9,17 +9,19 @@ use std::ops::{Index, IndexMut, RangeInclusive};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClassIndex(pub u32);
 
-/// A shape class of a model as one device runs it.
+/// A shape class of a model as devices with the same profile run it. They share what executions teach: with many devices
+/// it is learnt as many times as fast.
 #[derive(Debug)]
-pub struct Served {
+struct Kind {
+    devices: u32,
     /// As it was given.
-    pub measured: Profile,
+    measured: Profile,
     /// `measured` times the factor of `correction`: what decisions are made by.
-    pub corrected: Profile,
-    pub correction: Correction,
+    corrected: Profile,
+    correction: Correction,
 }
 
-impl Served {
+impl Kind {
     fn correct(&mut self) {
         self.corrected.scale(&self.measured, self.correction.factor());
     }
@@ -28,8 +30,10 @@ impl Served {
 /// A shape class of a model.
 #[derive(Debug, Default)]
 pub struct Class {
-    /// By device; `None` where the device does not serve it.
-    pub served: Vec<Option<Served>>,
+    /// Slots of kinds that no device is of are reused.
+    kinds: Vec<Kind>,
+    /// By device: its kind; `None` where the device does not serve it.
+    served: Vec<Option<u32>>,
     /// Least corrected latency over all devices, nanoseconds, at index b - 1. Non-decreasing.
     fastest: Vec<u64>,
     /// Mean corrected latency over the devices that take so many, nanoseconds, at index b - 1. Non-decreasing.
@@ -41,21 +45,40 @@ pub struct Class {
 impl Class {
     pub fn serve(&mut self, device: usize, profile: Profile, now: Instant) {
         if self.served.len() <= device {
-            self.served.resize_with(device + 1, || None);
+            self.served.resize(device + 1, None);
         }
-        let corrected = profile.clone();
-        self.served[device] = Some(Served { measured: profile, corrected, correction: Correction::new(now) });
+        if let Some(before) = self.served[device].take() {
+            self.kinds[before as usize].devices -= 1;
+        }
+        let same = |kind: &Kind| kind.devices > 0 && kind.measured == profile;
+        let kind = self.kinds.iter().position(same).unwrap_or_else(|| {
+            let corrected = profile.clone();
+            let kind = Kind { devices: 0, measured: profile, corrected, correction: Correction::new(now) };
+            match self.kinds.iter().position(|kind| kind.devices == 0) {
+                Some(free) => {
+                    self.kinds[free] = kind;
+                    free
+                }
+                None => {
+                    self.kinds.push(kind);
+                    self.kinds.len() - 1
+                }
+            }
+        });
+        self.kinds[kind].devices += 1;
+        self.served[device] = Some(kind as u32);
         self.compare();
     }
 
     /// Takes what an execution of `items` took; true when latencies changed.
     pub fn observe(&mut self, device: usize, items: u32, took: u64, now: Instant) -> bool {
-        let Some(Some(served)) = self.served.get_mut(device) else { return false };
+        let Some(Some(kind)) = self.served.get(device) else { return false };
+        let kind = &mut self.kinds[*kind as usize];
         // A smaller profile may have replaced the one that the batch was made by.
-        let Some(expected) = served.measured.nanos(items) else { return false };
-        let moved = served.correction.observe(took, expected, now);
+        let Some(expected) = kind.measured.nanos(items) else { return false };
+        let moved = kind.correction.observe(took, expected, now);
         if moved {
-            served.correct();
+            kind.correct();
             self.compare();
         }
         moved
@@ -64,9 +87,9 @@ impl Class {
     /// Forgets corrections that no execution has confirmed for long; true when latencies changed.
     pub fn relax(&mut self, now: Instant) -> bool {
         let mut any = false;
-        for served in self.served.iter_mut().flatten() {
-            if served.correction.relax(now) {
-                served.correct();
+        for kind in self.kinds.iter_mut().filter(|kind| kind.devices > 0) {
+            if kind.correction.relax(now) {
+                kind.correct();
                 any = true;
             }
         }
@@ -79,6 +102,7 @@ impl Class {
     /// No device serves it any more. Its queues are the caller's to close.
     pub fn clear(&mut self) {
         self.served.clear();
+        self.kinds.clear();
         self.fastest.clear();
         self.typical.clear();
     }
@@ -93,7 +117,7 @@ impl Class {
     }
 
     pub fn on(&self, device: usize) -> Option<&Profile> {
-        self.served.get(device)?.as_ref().map(|served| &served.corrected)
+        Some(&self.kinds[(*self.served.get(device)?)? as usize].corrected)
     }
 
     /// Least latency of a batch on any device, nanoseconds; `None` when no device takes so many items, or of none.
@@ -133,23 +157,18 @@ impl Class {
     fn compare(&mut self) {
         self.fastest.clear();
         self.typical.clear();
-        for profile in self.served.iter().flatten().map(|served| &served.corrected) {
-            for batch in 1..=profile.max_batch() {
-                let latency = profile.nanos(batch).expect("within the profile");
-                match self.fastest.get_mut(batch as usize - 1) {
-                    Some(least) => *least = latency.min(*least),
-                    None => self.fastest.push(latency),
+        let used = || self.kinds.iter().filter(|kind| kind.devices > 0);
+        for batch in 1..=used().map(|kind| kind.corrected.max_batch()).max().unwrap_or(0) {
+            let (mut least, mut sum, mut devices) = (u64::MAX, 0u128, 0u128);
+            for kind in used() {
+                if let Some(latency) = kind.corrected.nanos(batch) {
+                    least = least.min(latency);
+                    sum += u128::from(kind.devices) * u128::from(latency);
+                    devices += u128::from(kind.devices);
                 }
             }
-        }
-        for batch in 1..=self.max_batch() {
-            let (mut sum, mut devices) = (0u128, 0u128);
-            for profile in self.served.iter().flatten().map(|served| &served.corrected) {
-                if let Some(latency) = profile.nanos(batch) {
-                    (sum, devices) = (sum + u128::from(latency), devices + 1);
-                }
-            }
-            let mean = (sum / devices.max(1)) as u64;
+            let mean = (sum / devices) as u64;
+            self.fastest.push(least);
             self.typical.push(mean.max(self.typical.last().copied().unwrap_or(0)));
         }
     }

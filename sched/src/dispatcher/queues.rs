@@ -90,7 +90,7 @@ impl Queues {
     /// A queue that joins the pool of its class, if that has one already.
     pub fn open(&mut self, queue: Queue, class: &Class) -> QueueIndex {
         let index = self.free.pop().unwrap_or(QueueIndex(self.slots.len() as u32));
-        let pool = class.served.iter().position(Option::is_some).and_then(|device| self.pool_of.get(device).copied());
+        let pool = class.serving().next().and_then(|device| self.pool_of.get(device).copied());
         if index.0 as usize == self.slots.len() {
             self.slots.push(queue);
         } else {
