@@ -178,7 +178,7 @@ fn measured(rate: f64) -> f64 {
     if rate < RATE_LEAST { 0.0 } else { rate }
 }
 
-const ROUND: Duration = Duration::from_millis(250);
+const ROUND: Duration = Duration::from_millis(500);
 /// Sessions that are looked at in one turn of the poller.
 const PER_TURN: usize = 32;
 /// A measured rate is another one than was planned for when it differs by this share of it, …
