@@ -45,8 +45,12 @@ pub struct Promise {
     pub session: SessionId,
     pub model: ModelId,
     pub slo: Duration,
-    /// Items per second.
+    /// Items per second that the plan has slots for.
     pub rate: f64,
+    /// Items per second that the session is entitled to when the devices do not suffice: as many, or what it asked for where
+    /// only the devices were too few. Who then gets less is for the dispatcher to decide, by device time and weight: a plan
+    /// keeps room for chance that is there to be used, and cuts everybody in proportion, also those who ask for little.
+    pub entitled: f64,
 }
 
 /// A plan that was made, or why there is none.
@@ -187,12 +191,17 @@ fn promises(sessions: &[SessionDemand], plan: &Plan) -> Vec<Promise> {
     let mut rates = vec![0.0; sessions.len()];
     let shares = plan.devices.iter().flat_map(|device| &device.slots).flat_map(|slot| &slot.shares);
     shares.for_each(|share| rates[share.session] += share.rate);
-    let asking = sessions.iter().zip(rates).filter(|(session, _)| session.rate > 0.0);
-    let promise = |(session, rate): (&SessionDemand, f64)| Promise {
+    let mut entitled = rates.clone();
+    for cut in plan.unplaced.iter().filter(|unplaced| unplaced.why == Why::NoDevice) {
+        entitled[cut.session] = sessions[cut.session].rate;
+    }
+    let asking = sessions.iter().zip(rates.into_iter().zip(entitled)).filter(|(session, _)| session.rate > 0.0);
+    let promise = |(session, (rate, entitled)): (&SessionDemand, (f64, f64))| Promise {
         session: session.id,
         model: session.model.id,
         slo: session.slo,
         rate,
+        entitled,
     };
     asking.map(promise).collect()
 }
@@ -276,6 +285,7 @@ mod tests {
         let report = planned.result.unwrap();
         let promised: Vec<(u32, f64)> = planned.promises.iter().map(|p| (p.session.0, p.rate.round())).collect();
         assert_eq!(promised, [(0, 200.0), (1, 100.0), (2, 0.0), (3, 0.0)]);
+        assert!(planned.promises.iter().all(|promise| promise.entitled == promise.rate));
         let unplaced: Vec<_> = report.unplaced.iter().map(|u| (&u.session.model[..], u.rate, u.why)).collect();
         let expected =
             [("model2", 10.0, "slo_too_short"), ("model3", 10.0, "no_profile"), ("model4", 0.0, "no_demand")];
@@ -296,6 +306,10 @@ mod tests {
         let unplaced = planned.result.unwrap().unplaced;
         assert!(unplaced.iter().all(|unplaced| unplaced.why == "no_device"));
         assert!((unplaced[0].rate + rates[0] - 2000.0).abs() < 1e-6);
+        assert!(
+            planned.promises.iter().all(|promise| promise.entitled == 2000.0),
+            "who gets less is not the plan's to say"
+        );
     }
 
     #[test]

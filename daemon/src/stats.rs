@@ -148,7 +148,7 @@ pub struct SessionReport {
     pub clients: u32,
     /// Items per second, measured.
     pub offered_rate: f64,
-    /// Items per second that the plan gives it, and entitles it to in overload; `null` while it was never planned for.
+    /// Items per second that the plan has slots for; `null` while it was never planned for.
     pub promised_rate: Option<f64>,
     /// Items per second answered in time, over the last ten seconds.
     pub goodput: f64,

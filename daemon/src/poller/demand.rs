@@ -167,7 +167,7 @@ impl Poller {
             let Some(Some(session)) = self.sessions.get_mut(promise.session.0 as usize) else { continue };
             if (session.model.id, session.slo) == (promise.model, promise.slo) {
                 session.planned.promised = Some(promise.rate);
-                self.dispatcher.entitle(&[(promise.session, promise.rate)]);
+                self.dispatcher.entitle(&[(promise.session, promise.entitled)]);
             }
         }
     }
