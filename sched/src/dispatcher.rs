@@ -314,8 +314,13 @@ impl Dispatcher {
         self.drop_hopeless(actions);
         self.queues.aim_some(&self.classes, self.now);
         self.queues.rise(&self.classes, self.now);
-        for device in 0..self.devices.len() {
-            self.resume(device, actions);
+        loop {
+            for device in 0..self.devices.len() {
+                self.resume(device, actions);
+            }
+            if !self.queues.rise_early(&self.classes) {
+                break;
+            }
         }
         for device in 0..self.devices.len() {
             self.look_ahead(device, actions);
@@ -332,9 +337,7 @@ impl Dispatcher {
         let devices = self.devices.iter().flat_map(|device| [device.prepare_at().filter(|_| waits), device.start_at()]);
         // What was due and not done (nothing to prepare, or an overrun) waits for an event.
         let due = devices.flatten().filter(|&at| at > self.now).min().unwrap_or(Instant::MAX);
-        let idle = waits && self.devices.iter().any(Device::is_idle);
-        let rises = if idle { self.queues.rises_at() } else { Instant::MAX };
-        Some(due.min(rises).min(self.queues.expiry.earliest())).filter(|&at| at < Instant::MAX)
+        Some(due.min(self.queues.rises_at()).min(self.queues.expiry.earliest())).filter(|&at| at < Instant::MAX)
     }
 
     /// An outstanding batch: prepared, or started and not finished (by [`Event::Finished`], so read it before that).
@@ -403,6 +406,9 @@ impl Dispatcher {
         if let Some(Behind { batch, .. }) = self.devices[device].behind.take_if(|behind| behind.started) {
             self.execute(device, batch);
         }
+        if self.devices[device].is_idle() {
+            self.queues.count_idle(device, true);
+        }
     }
 
     /// `batch` begins to execute now.
@@ -441,6 +447,7 @@ impl Dispatcher {
             behind.batch
         } else {
             let Some(batch) = self.turn(device, self.now, actions) else { return };
+            self.queues.count_idle(device, false);
             actions.push(Action::Prepare { device: id, batch });
             batch
         };
@@ -485,6 +492,11 @@ impl Dispatcher {
             return;
         }
         self.queues.group(&self.classes, self.devices.len());
+        for device in 0..self.devices.len() {
+            if self.devices[device].is_idle() {
+                self.queues.count_idle(device, true);
+            }
+        }
         for class in self.classes.all() {
             for &queue in &class.queues {
                 self.queues.settle(queue, class, self.now);

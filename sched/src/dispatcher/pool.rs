@@ -11,6 +11,10 @@ pub struct Pool {
     pub devices: u32,
     /// A queue's slot is its place here.
     pub members: Vec<QueueIndex>,
+    /// Of its devices, how many have nothing to execute.
+    pub idle: u32,
+    /// By slot: when a queue that holds requests becomes ready, while it is not.
+    pub readiness: Earliest,
     /// By slot: the turn's key of queues that are ready.
     keys: Earliest,
     /// In no meaningful order.
@@ -19,6 +23,8 @@ pub struct Pool {
     pub price: Price,
     /// Devices are easily enough: nobody has to wait for others.
     light: bool,
+    /// Devices are enough for turns in the order of arrival, without a view to what they waste.
+    pub easy: bool,
     /// Factor by which the price moves, and whether it rose last.
     step: f64,
     rose: bool,
@@ -39,6 +45,8 @@ pub struct Demand {
     pub deepened: f64,
     /// Devices that would be kept busy with batches of one.
     pub alone: f64,
+    /// Devices kept busy at least.
+    pub least: f64,
     /// Batches per nanosecond.
     pub batches: f64,
 }
@@ -51,6 +59,7 @@ impl Demand {
             devices,
             deepened: aims.clone().map(|aim| aim.devices / (1.0 + DEEPENS * others(aim))).sum(),
             alone: aims.clone().map(|aim| aim.alone).sum(),
+            least: aims.clone().map(|aim| aim.least).sum(),
             batches: aims.map(|aim| aim.batches).sum(),
         }
     }
@@ -58,17 +67,21 @@ impl Demand {
 
 impl Pool {
     pub fn new(devices: u32, members: Vec<QueueIndex>) -> Pool {
-        let mut keys = Earliest::default();
+        let (mut keys, mut readiness) = (Earliest::default(), Earliest::default());
         keys.reserve(members.len().max(1));
+        readiness.reserve(members.len().max(1));
         let price = Price { of_waiting: PRICE_MOST, scale: SCALE_AT_FIRST };
         let ready = Vec::with_capacity(members.len());
         Pool {
             devices,
             members,
+            idle: 0,
+            readiness,
             keys,
             ready,
             price,
             light: true,
+            easy: false,
             step: STEP_MOST,
             rose: true,
             gap: 0.0,
@@ -79,13 +92,15 @@ impl Pool {
 
     /// Takes over what another pool, of about the same queues, learnt.
     pub fn learn(&mut self, from: &Pool) {
-        (self.price, self.light, self.step, self.rose) = (from.price, from.light, from.step, from.rose);
+        (self.price, self.step, self.rose) = (from.price, from.step, from.rose);
+        (self.light, self.easy) = (from.light, from.easy);
         (self.gap, self.overload, self.reach) = (from.gap, from.overload, from.reach);
     }
 
     pub fn add(&mut self, queue: QueueIndex) -> u32 {
         self.members.push(queue);
         self.keys.reserve(self.members.len());
+        self.readiness.reserve(self.members.len());
         self.ready.reserve(self.members.len() - self.ready.len());
         self.members.len() as u32 - 1
     }
@@ -127,6 +142,12 @@ impl Pool {
         Price { of_waiting: if self.light { f64::INFINITY } else { self.price.of_waiting }, ..self.price }
     }
 
+    /// So many of its idle devices wait for nothing: with more than some idle, whoever waits for others waits in vain.
+    pub fn spare(&self) -> u32 {
+        let kept = if self.easy { self.devices / RESERVE_EASY } else { (self.devices / RESERVE).max(1) };
+        self.idle.saturating_sub(kept)
+    }
+
     /// How many devices' time may be planned away: the rest is for chance.
     pub fn capacity(&self) -> f64 {
         f64::from(self.devices) * if self.devices == 1 { CAPACITY_OF_ONE } else { CAPACITY }
@@ -154,7 +175,9 @@ impl Pool {
 
     /// Takes over how long devices take, and whether they are easily enough.
     pub fn time(&mut self, demand: Demand) {
-        self.light = demand.alone <= f64::from(self.devices) * LIGHT;
+        let devices = f64::from(self.devices);
+        self.light = demand.alone <= devices * LIGHT;
+        self.easy = demand.least <= devices * EASY;
         if demand.batches > 0.0 {
             self.gap = demand.devices / demand.batches / f64::from(self.devices);
             self.price.scale = (SCALE * self.gap).max(1.0);
@@ -191,6 +214,10 @@ pub fn fair_share(demands: impl Iterator<Item = (f64, f64)> + Clone, capacity: f
 
 /// How much deeper batches get in company than planned, when nobody else waits.
 const DEEPENS: f64 = 0.7;
+/// One in so many devices, and one at least, may be idle while requests wait for others.
+const RESERVE: u32 = 4;
+/// The same where devices are enough, and none if there are few.
+const RESERVE_EASY: u32 = 16;
 /// Of several devices, and of one alone: what may be planned away.
 const CAPACITY: f64 = 0.8;
 const CAPACITY_OF_ONE: f64 = 1.2;
@@ -199,7 +226,7 @@ const STEP_LEAST: f64 = 1.02;
 const STEP_GROWS: f64 = 1.5;
 const STEP_SHRINKS: f64 = 0.33;
 const PRICE_LEAST: f64 = 1e-6;
-const PRICE_MOST: f64 = 1e3;
+const PRICE_MOST: f64 = 1e6;
 /// Per round.
 const CALIBRATION: f64 = 0.05;
 /// The bound is of sessions that do not share batches, each with its best; late binding and deadlines longer than that
@@ -208,6 +235,8 @@ const REACH_MOST: f64 = 1.15;
 const REACH_LEAST: f64 = 0.5;
 /// Of devices kept busy by batches of one: with no more, nobody waits for others.
 const LIGHT: f64 = 0.8;
+/// Of devices kept busy by the best batches.
+const EASY: f64 = 0.5;
 /// Gaps between devices' becoming free that a wait is likely to last.
 const SCALE: f64 = 8.0;
 /// Nanoseconds.
@@ -238,7 +267,7 @@ mod tests {
         // Demand rises with the price: larger slack, smaller batches.
         for _ in 0..100 {
             let devices = 7.0 + pool.price.of_waiting.log2();
-            pool.adapt(Demand { devices, deepened: devices, alone: 100.0, batches: 1e-7 });
+            pool.adapt(Demand { devices, deepened: devices, alone: 100.0, least: devices, batches: 1e-7 });
         }
         let settled = pool.price.of_waiting;
         assert!((1.6..2.5).contains(&settled), "{settled}");

@@ -217,6 +217,11 @@ impl Queue {
         ((1.0 - useful) * WASTE_STEPS).max(0.0) as u32
     }
 
+    /// About when its oldest request arrived; the end of time when it is empty.
+    pub fn oldest(&self) -> Instant {
+        self.waiting.front().map_or(Instant::MAX, |head| Instant(head.deadline.0.saturating_sub(self.slo)))
+    }
+
     pub fn head(&self) -> Option<&Waiting> {
         self.waiting.front()
     }

@@ -23,8 +23,6 @@ pub struct Queues {
     pool_of: Vec<u32>,
     /// When a queue's next request becomes hopeless.
     pub expiry: Earliest,
-    /// When a queue that holds requests becomes ready, while it is not.
-    readiness: Earliest,
     /// Queues that hold requests and may have turns.
     waiting: usize,
     round: Round,
@@ -74,7 +72,6 @@ impl Queues {
             pools: Vec::new(),
             pool_of: Vec::new(),
             expiry: Earliest::default(),
-            readiness: Earliest::default(),
             waiting: 0,
             round: Round { next: Instant(0), pool: 0, member: 0 },
         };
@@ -84,7 +81,6 @@ impl Queues {
 
     fn reserve(&mut self) {
         self.expiry.reserve(self.slots.len());
-        self.readiness.reserve(self.slots.len());
     }
 
     /// A queue that joins the pool of its class, if that has one already.
@@ -258,42 +254,77 @@ impl Queues {
         let at = queue.ready_at(class, pool.overload, pool.gap);
         if at > now {
             self.rest(index);
-            self.readiness.set(index.0 as usize, at);
-            return;
+            let Queue { pool, slot, .. } = self[index];
+            self.pools[pool as usize].readiness.set(slot as usize, at);
+        } else {
+            self.raise(index, class);
         }
+    }
+
+    /// Makes a queue ready, and finds its place in the order of turns.
+    fn raise(&mut self, index: QueueIndex, class: &Class) {
+        let queue = &mut self.slots[index.0 as usize];
         let pool = &mut self.pools[queue.pool as usize];
         if queue.ready == NOT_READY {
             queue.ready = pool.enter(queue.slot);
-            self.readiness.set(index.0 as usize, Instant::MAX);
+            pool.readiness.set(queue.slot as usize, Instant::MAX);
         }
         pool.rank(queue.slot, queue.key(class, pool.overload, pool.gap));
     }
 
     /// Not ready any more, and not waiting to be.
     fn rest(&mut self, index: QueueIndex) {
-        self.readiness.set(index.0 as usize, Instant::MAX);
         let queue = &mut self.slots[index.0 as usize];
-        let place = std::mem::replace(&mut queue.ready, NOT_READY);
-        if place == NOT_READY {
+        if !queue.is_open() {
             return;
         }
-        let moved = self.pools[queue.pool as usize].leave(queue.slot, place);
-        if let Some(moved) = moved {
+        let pool = &mut self.pools[queue.pool as usize];
+        pool.readiness.set(queue.slot as usize, Instant::MAX);
+        let place = std::mem::replace(&mut queue.ready, NOT_READY);
+        if place != NOT_READY
+            && let Some(moved) = pool.leave(queue.slot, place)
+        {
             self[moved].ready = place;
         }
     }
 
     /// Makes ready all whose time has come at `now`.
     pub fn rise(&mut self, classes: &Classes, now: Instant) {
-        while let Some(index) = self.readiness.due(now) {
-            let index = QueueIndex(index as u32);
-            self.stand(index, &classes[self[index].class], now);
+        for pool in 0..self.pools.len() {
+            while let Some(slot) = self.pools[pool].readiness.due(now) {
+                let index = self.pools[pool].members[slot];
+                self.stand(index, &classes[self[index].class], now);
+            }
         }
     }
 
-    /// When the next queue becomes ready.
+    /// Where more devices are idle than are kept for those whose time has come, makes others ready too, as many as there are
+    /// such devices. False when there was nobody.
+    pub fn rise_early(&mut self, classes: &Classes) -> bool {
+        let mut any = false;
+        for pool in 0..self.pools.len() {
+            for _ in 0..self.pools[pool].spare() {
+                let Some(slot) = self.pools[pool].readiness.first() else { break };
+                let index = self.pools[pool].members[slot];
+                self.raise(index, &classes[self[index].class]);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// When the next queue becomes ready that an idle device could serve.
     pub fn rises_at(&self) -> Instant {
-        self.readiness.earliest()
+        let idle = self.pools.iter().filter(|pool| pool.idle > 0);
+        idle.map(|pool| pool.readiness.earliest()).min().unwrap_or(Instant::MAX)
+    }
+
+    /// Counts the idle devices of a pool: `device` became idle, or ceased to be.
+    pub fn count_idle(&mut self, device: usize, idle: bool) {
+        let pool = self.pool_of.get(device).and_then(|&pool| self.pools.get_mut(pool as usize));
+        if let Some(pool) = pool {
+            pool.idle = if idle { pool.idle + 1 } else { pool.idle - 1 };
+        }
     }
 
     /// The pool of a device; `None` when it serves nothing.

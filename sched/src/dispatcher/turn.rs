@@ -3,7 +3,8 @@
 //! Which queue: of those that are ready, the one with the smallest key ([`super::queue::Queue::key`]): its latest start D - ℓ(b), brought
 //! forward by what it missed lately. While even that one could wait for several more devices to become free, nobody is
 //! urgent, and the turn goes to whoever wastes least by going now ([`super::queue::Queue::waste`]): a full batch, which cannot grow, before
-//! one that would be deeper later. That is what keeps batches deep although no device idles.
+//! one that would be deeper later. That is what keeps batches deep although no device idles. Where devices are enough for it,
+//! the oldest request goes first instead.
 //!
 //! Which requests: [`window`].
 
@@ -43,6 +44,9 @@ impl Dispatcher {
         }
         let least = |&index: &QueueIndex| {
             let queue = &self.queues[index];
+            if pool.easy {
+                return (0, queue.oldest(), index);
+            }
             (queue.waste(&self.classes[queue.class], start), pool.key(queue.slot), index)
         };
         pool.ready().iter().copied().take(COMPARED).chain([first]).filter(may).min_by_key(least)
