@@ -108,6 +108,8 @@ fn neither_the_poller_nor_the_emulated_devices_allocate_for_a_request() {
     let socket = folder.path().join("socket");
     let config = Config {
         socket: Some(socket.clone()),
+        // A plan is made for its own sake, not for a request.
+        plan_interval_ms: 0,
         device: vec![DeviceSettings::Emulated { count: 2, profiles }],
         ..Config::default()
     };

@@ -11,7 +11,7 @@ const ARROWS: [(&str, &[&str]); 7] = [
     ("rota-sim", &["rota-sched"]),
     ("rota-device", &[]),
     ("rota", &["rota-sched", "rota-sim", "rota-device", "rota-ipc"]),
-    ("rota-bench", &["rota-ipc", "rota-device"]),
+    ("rota-bench", &["rota-ipc", "rota-device", "rota-sim"]),
     ("rota-fuzz", &["rota-ipc"]),
 ];
 

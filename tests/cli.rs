@@ -116,7 +116,7 @@ fn status_shows_sessions_devices_models_and_clients() {
     let row = text.lines().find(|line| line.trim_start().starts_with("echo")).unwrap();
     let cells: Vec<&str> = row.split_whitespace().collect();
     assert_eq!(cells[..2], ["echo", "1"], "{text}");
-    assert_eq!((cells[3], cells[5], cells.len()), ("1", "3", 12), "one client, three answers:\n{text}");
+    assert_eq!((cells[3], cells[7], cells.len()), ("1", "3", 15), "one client, three answers:\n{text}");
     assert!(!daemon.log().contains('\x1b'), "{}", daemon.log());
 }
 

@@ -143,7 +143,7 @@ impl Subject {
 
     fn session(&self, items: u32) -> SessionSpec {
         let (model, inputs) = (self.model.name.clone(), self.inputs.clone());
-        SessionSpec { model, slo: Some(SLO), rate: None, items, inputs, rooms: Vec::new() }
+        SessionSpec { model, slo: Some(SLO), rate: None, items, inputs, rooms: Vec::new(), in_flight_max: None }
     }
 
     /// The inputs of a request of `items`, as the engine takes them.

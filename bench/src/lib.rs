@@ -15,6 +15,7 @@ pub mod npy;
 pub mod numbers;
 pub mod process;
 pub mod rounds;
+pub mod scheduler;
 pub mod svg;
 pub mod table;
 pub mod timing;

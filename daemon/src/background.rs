@@ -1,6 +1,7 @@
-//! Whatever takes long: loading a model on every device, checking how it batches, profiling it.
+//! Whatever takes long: loading a model on every device, checking how it batches, profiling it; planning.
 
 use crate::model::Model;
+use crate::planning::{self, Asked, Planned};
 use crate::profiles::{Key, Store};
 use crate::repository::{self, Entry, Settings};
 use rota_device::check::{self, Checked};
@@ -11,16 +12,26 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-/// A model to be loaded under `id`.
-pub struct Job {
-    pub id: ModelId,
-    pub source: Source,
+/// What is to be done; one after the other.
+pub enum Job {
+    /// A model, under `id`.
+    Load {
+        id: ModelId,
+        source: Source,
+    },
+    Plan(Asked),
+}
+
+/// A job that was done.
+pub enum Done {
+    Loaded(Loaded),
+    Planned(Planned),
 }
 
 /// Where a model comes from.
 #[derive(Clone)]
 pub enum Source {
-    Repository(Entry),
+    Repository(Box<Entry>),
     /// A model of an emulated device's profile file, served by the devices of that file.
     Emulated(Arc<EmulatedProfile>),
 }
@@ -77,18 +88,31 @@ pub const MAX_BATCH_DEFAULT: u32 = 32;
 /// SLO of a model that names none: this many times ℓ(1), and not less than `SLO_MIN`.
 const SLO_FACTOR: u32 = 8;
 const SLO_MIN: Duration = Duration::from_millis(10);
+/// Profiling has time.
+const PROFILING: i32 = 19;
+/// A plan takes a fraction of a second, which must not become a minute on a busy host.
+const PLANNING: i32 = 10;
 
 impl Loader {
     /// Works until nobody can send a job any more.
-    pub fn run(self, jobs: Receiver<Job>, done: impl Fn(Loaded)) {
+    pub fn run(self, jobs: Receiver<Job>, done: impl Fn(Done)) {
         for job in jobs {
-            let (name, version) = (job.source.name().to_string(), job.source.version());
-            let result = match &job.source {
-                Source::Repository(entry) => self.load(job.id, entry),
-                Source::Emulated(profile) => self.load_emulated(job.id, profile),
-            };
-            done(Loaded { name, version, result });
+            done(match job {
+                Job::Load { id, source } => Done::Loaded(self.load_source(id, &source)),
+                Job::Plan(asked) => {
+                    let planned = with_niceness(PLANNING, || planning::plan(&asked, self.devices.len()));
+                    Done::Planned(planned.expect("a planner that panics is caught, and makes no plan"))
+                }
+            });
         }
+    }
+
+    fn load_source(&self, id: ModelId, source: &Source) -> Loaded {
+        let result = match source {
+            Source::Repository(entry) => self.load(id, entry),
+            Source::Emulated(profile) => self.load_emulated(id, profile),
+        };
+        Loaded { name: source.name().to_string(), version: source.version(), result }
     }
 
     fn load(&self, id: ModelId, entry: &Entry) -> Result<Ready, String> {
@@ -152,6 +176,7 @@ impl Loader {
             signature,
             max_batch,
             default_slo: Duration::ZERO,
+            weight: entry.settings.weight.unwrap_or(1.0),
             memory_bytes,
             profiled,
             profile_scales: true,
@@ -241,16 +266,22 @@ fn profiled_shapes(checked: &Checked) -> Vec<Shape> {
     checked.signature.inputs.iter().map(shape).collect()
 }
 
-/// Measures on a thread of least priority, so that it costs the requests that are being served nothing.
 fn measure(network: &mut dyn Network, checked: &Checked, most: u32) -> Result<Vec<(u32, Duration)>, String> {
+    let sizes = profile::doubling(most);
+    let measuring = || profile::measure(network, &checked.hints, &sizes, profile::Budget::default(), &mut |_| {});
+    let points =
+        with_niceness(PROFILING, measuring).map_err(|_| "the engine panicked while it was profiled".to_string())?;
+    Ok(points.map_err(|e| e.to_string())?.into_iter().map(|p| (p.batch, p.latency)).collect())
+}
+
+/// Works on a thread of low priority, so that it costs the requests that are being served nothing. An error when that panics.
+fn with_niceness<T: Send>(niceness: i32, work: impl FnOnce() -> T + Send) -> std::thread::Result<T> {
     std::thread::scope(|scope| {
-        let measuring = scope.spawn(|| {
+        let working = scope.spawn(|| {
             // Niceness is a thread's own on Linux; ours ends with the thread.
-            let _ = rustix::process::setpriority_process(None, 19);
-            let sizes = profile::doubling(most);
-            profile::measure(network, &checked.hints, &sizes, profile::Budget::default(), &mut |_| {})
+            let _ = rustix::process::setpriority_process(None, niceness);
+            work()
         });
-        let points = measuring.join().map_err(|_| "the engine panicked while it was profiled".to_string())?;
-        Ok(points.map_err(|e| e.to_string())?.into_iter().map(|p| (p.batch, p.latency)).collect())
+        working.join()
     })
 }

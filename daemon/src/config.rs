@@ -25,6 +25,8 @@ pub struct Config {
     pub prepare_lead_us: u64,
     /// … and its start is sent this long before.
     pub start_lead_us: u64,
+    /// Because demand changed a plan is made at most once in this time; zero: never, only when models come and go.
+    pub plan_interval_ms: u64,
     pub limits: Limits,
     /// Default: one cpu device on all cores but the first.
     pub device: Vec<DeviceSettings>,
@@ -108,6 +110,7 @@ impl Default for Config {
             spin_us: 50,
             prepare_lead_us: 200,
             start_lead_us: 100,
+            plan_interval_ms: 3000,
             limits: Limits::default(),
             device: Vec::new(),
         }

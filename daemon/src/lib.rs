@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod model;
+pub mod planning;
 pub mod poller;
 pub mod profiles;
 pub mod repository;

@@ -18,6 +18,8 @@ pub struct Model {
     /// Largest number of items in one batch.
     pub max_batch: u32,
     pub default_slo: Duration,
+    /// Share of its sessions when there are too few devices; 1 is usual.
+    pub weight: f64,
     /// Bytes of weights on each device (an estimate).
     pub memory_bytes: u64,
     /// The shape class that was profiled: per input, the batch axis holding 0.

@@ -42,6 +42,8 @@ pub struct Problem {
 pub struct Settings {
     /// SLO of sessions that name none.
     pub slo_ms: Option<f64>,
+    /// Share of its sessions when there are too few devices; default 1.
+    pub weight: Option<f64>,
     /// Largest batch to profile and run.
     pub max_batch: Option<u32>,
     /// Which versions are served; default: the highest.
@@ -202,6 +204,9 @@ fn check_settings(settings: &Settings) -> Result<(), String> {
     if let Some(slo) = settings.slo_ms.filter(|slo| !slo.is_finite() || *slo <= 0.0) {
         return Err(format!("slo_ms = {slo} must be above zero"));
     }
+    if let Some(weight) = settings.weight.filter(|weight| !weight.is_finite() || *weight <= 0.0) {
+        return Err(format!("weight = {weight} must be above zero; 1 is usual"));
+    }
     if settings.max_batch == Some(0) {
         return Err("max_batch = 0 must be at least 1".to_string());
     }
@@ -321,13 +326,16 @@ mod tests {
         folder.write("zero/1/model.onnx", "");
         folder.write("zero/model.toml", "max_batch = 0\n");
         folder.write("leading/01/model.onnx", "");
+        folder.write("weight/1/model.onnx", "");
+        folder.write("weight/model.toml", "weight = -2\n");
         let scan = scan(&folder.0).unwrap();
         assert_eq!(served(&scan), []);
         let said: Vec<&str> = scan.problems.iter().map(|p| p.what.as_str()).collect();
-        assert_eq!(said.len(), 4, "{said:?}");
+        assert_eq!(said.len(), 5, "{said:?}");
         assert!(said[0].contains("expected <model>/<version number>/model.onnx"));
         assert!(said[1].contains("expected <model>"));
         assert!(said[2].contains("line 2") && said[2].contains("max_bacth"), "{}", said[2]);
-        assert!(said[3].contains("max_batch = 0"));
+        assert_eq!(said[3], "weight = -2 must be above zero; 1 is usual");
+        assert!(said[4].contains("max_batch = 0"));
     }
 }

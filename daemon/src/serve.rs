@@ -136,7 +136,7 @@ impl Daemon {
                     move || run_poller(poller, &poller_cores, || notify(Message::PollerDied))
                 }),
             )?,
-            spawn("rota-loader", Box::new(move || loader.run(jobs, |loaded| notify(Message::Loaded(loaded)))))?,
+            spawn("rota-loader", Box::new(move || loader.run(jobs, |done| notify(Message::Done(done)))))?,
         ];
         let control = thread::Builder::new().name("rota-control".to_string()).spawn(move || control.run());
         let control = control.map_err(system("a thread can't be started"))?;
@@ -176,6 +176,7 @@ fn poller_options(config: &Config) -> poller::Options {
         spin: config.spin(),
         prepare_lead: Duration::from_micros(config.prepare_lead_us),
         start_lead: Duration::from_micros(config.start_lead_us),
+        plan_interval: Duration::from_millis(config.plan_interval_ms),
     }
 }
 
@@ -296,7 +297,7 @@ fn sources(config: &Config, roles: &[DeviceRole]) -> Result<(Vec<Source>, Vec<Pr
         for warning in &scan.warnings {
             tracing::warn!(path = %warning.path.display(), warning = %warning.what, "served with other settings");
         }
-        sources.extend(scan.entries.into_iter().map(Source::Repository));
+        sources.extend(scan.entries.into_iter().map(|entry| Source::Repository(Box::new(entry))));
         problems = scan.problems;
     }
     let mut emulated: Vec<_> = roles

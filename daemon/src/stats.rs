@@ -2,6 +2,7 @@
 
 use hdrhistogram::Histogram;
 use rota_ipc::wire::Status;
+use rota_sched::Instant;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub struct SessionStats {
     pub batched_items: u64,
     /// Time that devices spent on this session.
     pub busy: Duration,
+    /// Items answered in time.
+    pub good: RecentRate,
     /// Nanoseconds; answered requests only (ok and late).
     pub queued: Histogram<u32>,
     pub executing: Histogram<u32>,
@@ -30,7 +33,7 @@ fn histogram() -> Histogram<u32> {
 }
 
 impl SessionStats {
-    pub fn new() -> SessionStats {
+    pub fn new(now: Instant) -> SessionStats {
         SessionStats {
             offered: 0,
             ok: 0,
@@ -41,6 +44,7 @@ impl SessionStats {
             batches: 0,
             batched_items: 0,
             busy: Duration::ZERO,
+            good: RecentRate::new(now),
             queued: histogram(),
             executing: histogram(),
             total: histogram(),
@@ -65,11 +69,51 @@ impl SessionStats {
     }
 }
 
-impl Default for SessionStats {
-    fn default() -> Self {
-        SessionStats::new()
+/// Items per second over the last ten whole seconds, or those since the beginning.
+#[derive(Clone, Copy, Debug)]
+pub struct RecentRate {
+    /// By second, modulo their number: the current one and the ten before it.
+    counts: [u64; SECONDS + 1],
+    /// Of the clock: the one that counts are added to, and the first.
+    second: u64,
+    first: u64,
+}
+
+const SECONDS: usize = 10;
+
+impl RecentRate {
+    pub fn new(now: Instant) -> RecentRate {
+        let second = now.0 / NANOS_PER_SECOND;
+        RecentRate { counts: [0; SECONDS + 1], second, first: second }
+    }
+
+    pub fn count(&mut self, items: u32, now: Instant) {
+        self.turn(now);
+        self.counts[self.second as usize % self.counts.len()] += u64::from(items);
+    }
+
+    /// In the first second: what came in it so far.
+    pub fn per_second(mut self, now: Instant) -> f64 {
+        self.turn(now);
+        let current = self.counts[self.second as usize % self.counts.len()];
+        match (self.second - self.first).min(SECONDS as u64) {
+            0 => current as f64,
+            whole => (self.counts.iter().sum::<u64>() - current) as f64 / whole as f64,
+        }
+    }
+
+    /// Forgets the seconds that have passed out of sight.
+    fn turn(&mut self, now: Instant) {
+        let second = (now.0 / NANOS_PER_SECOND).max(self.second);
+        for passed in 1..=(second - self.second).min(self.counts.len() as u64) {
+            let index = (self.second + passed) as usize % self.counts.len();
+            self.counts[index] = 0;
+        }
+        self.second = second;
     }
 }
+
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// Percentiles of one histogram, for people and programs.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -104,6 +148,11 @@ pub struct SessionReport {
     pub clients: u32,
     /// Items per second, measured.
     pub offered_rate: f64,
+    /// Items per second that the plan has slots for; `null` while it was never planned for.
+    pub promised_rate: Option<f64>,
+    /// Items per second answered in time, over the last ten seconds.
+    pub goodput: f64,
+    pub weight: f64,
     pub queued: u32,
     pub target_batch: u32,
     pub offered: u64,
@@ -125,5 +174,28 @@ impl SessionReport {
     pub fn bad_rate(stats: &SessionStats) -> f64 {
         let ended = stats.ok + stats.late + stats.dropped;
         if ended == 0 { 0.0 } else { (stats.late + stats.dropped) as f64 / ended as f64 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_recent_rate_is_of_the_last_ten_whole_seconds() {
+        let at = |millis: u64| Instant(5_000_000_000 + millis * 1_000_000);
+        let mut rate = RecentRate::new(at(0));
+        rate.count(3, at(100));
+        assert_eq!(rate.per_second(at(900)), 3.0);
+        for millis in (1000..30_000).step_by(10) {
+            rate.count(2, at(millis));
+        }
+        assert_eq!(rate.per_second(at(2500)), 200.0, "time that goes back is not believed");
+        assert_eq!(rate.per_second(at(30_999)), 200.0);
+        assert_eq!(rate.per_second(at(35_000)), 100.0);
+        assert_eq!(rate.per_second(at(3_600_000)), 0.0);
+        let mut young = RecentRate::new(at(0));
+        (0..2000).for_each(|millis| young.count(1, at(millis)));
+        assert_eq!(young.per_second(at(2001)), 1000.0, "over the seconds that there were");
     }
 }

@@ -256,18 +256,27 @@ impl Dispatcher {
     /// Cost: some milliseconds for a hundred sessions, since all batches to aim at are settled at once.
     pub fn promise(&mut self, promises: &[(SessionId, f64)]) {
         self.group();
+        self.entitle(promises);
         for &(session, rate) in promises {
             let queues: Vec<QueueIndex> = self.queues_of(session).collect();
-            for &index in &queues {
-                self.queues[index].promised = Some(rate);
-                // Of several classes nobody knows which the promise is for.
-                if queues.len() == 1 {
-                    self.queues[index].rate.expect(rate);
-                }
+            // Of several classes nobody knows which the promise is for.
+            if let [index] = queues[..] {
+                self.queues[index].rate.expect(rate);
             }
         }
         self.queues.aim_all(&self.classes, self.now);
         self.recorded = true;
+    }
+
+    /// As [`Dispatcher::promise`] while requests are in flight: rates stay as they are measured, so batches to aim at stay too;
+    /// shares follow within a tenth of a second. O(1) for each session.
+    pub fn entitle(&mut self, promises: &[(SessionId, f64)]) {
+        for &(session, rate) in promises {
+            let queues = self.sessions.get(session.0 as usize).and_then(Option::as_ref).map(|session| &session.queues);
+            for index in queues.into_iter().flatten().copied().flatten() {
+                self.queues[index].promised = Some(rate);
+            }
+        }
     }
 
     /// Records what happened. True only for a cancelled request that was still waiting.

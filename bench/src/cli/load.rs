@@ -21,7 +21,7 @@ pub struct Arguments {
     /// Where the daemon listens [default: $ROTA_SOCKET, $XDG_RUNTIME_DIR/rota.sock or /run/rota/rota.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// MODEL[,slo_ms=50][,rate=200][,items=1][,input=NAME=FILE.npy]...[,room=OUTPUT=BYTES]...
+    /// MODEL[,slo_ms=50][,rate=200][,items=1][,input=NAME=FILE.npy]...[,room=OUTPUT=BYTES]...[,in_flight=N]
     #[arg(long = "session", value_name = "SESSION", required = true)]
     sessions: Vec<SessionSpec>,
     /// Size of a dimension that a model leaves open: name=size, or input:axis=size

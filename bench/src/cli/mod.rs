@@ -4,6 +4,7 @@ mod daemon;
 mod engine;
 mod ipc;
 mod load;
+mod scheduler;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ enum Verb {
     Ipc(ipc::Arguments),
     Daemon(daemon::Arguments),
     Engine(engine::Arguments),
+    Scheduler(scheduler::Arguments),
     #[command(hide = true)]
     IpcServer(crate::ipc::server::Arguments),
 }
@@ -36,6 +38,7 @@ pub fn main() -> ExitCode {
         Verb::Load(arguments) => load::run(arguments),
         Verb::Daemon(arguments) => daemon::run(arguments),
         Verb::Engine(arguments) => engine::run(arguments),
+        Verb::Scheduler(arguments) => scheduler::run(arguments),
         Verb::Ipc(arguments) => ipc::run(&arguments),
         Verb::IpcServer(arguments) => crate::ipc::server::run(&arguments),
     };

@@ -126,6 +126,11 @@ fn parse_row(row: &str, models: &[&str]) -> Result<(usize, u64), String> {
 }
 
 impl Trace {
+    /// By session, arrivals in nanoseconds, sorted.
+    pub fn of(sessions: Vec<Vec<u64>>) -> Trace {
+        Trace(sessions)
+    }
+
     /// One session's arrivals that fall to this process: they are dealt out one after the other.
     pub fn arrivals(&self, session: usize, part: Part) -> Arrivals {
         let dealt = self.0[session].iter().skip(part.index as usize).step_by(part.count as usize);

@@ -103,7 +103,7 @@ impl Plan {
             Offer::Closed(in_flight) => *in_flight as usize,
             Offer::Arrivals(_) | Offer::Trace(_) => {
                 let share = options.arena_bytes / options.sessions.len() / request_bytes.max(1);
-                share.clamp(1, options.in_flight_max as usize)
+                share.clamp(1, spec.in_flight_max.unwrap_or(options.in_flight_max) as usize)
             }
         };
         Ok(Plan { inputs, rooms, requests, request_bytes: request_bytes.max(64) })

@@ -18,6 +18,8 @@ pub struct SessionSpec {
     pub inputs: Vec<(String, PathBuf)>,
     /// Room in bytes for outputs; without it, as much as the model says, or as a first request finds out.
     pub rooms: Vec<(String, usize)>,
+    /// Most requests in flight in an open loop, per process; without it the load's own limit.
+    pub in_flight_max: Option<u32>,
 }
 
 /// A dimension's size: `name=size`, or `input:axis=size` where the model gives the dimension no name.
@@ -36,7 +38,15 @@ impl FromStr for SessionSpec {
         if model.is_empty() || model.contains('=') {
             return Err(format!("'{text}' must begin with the model's name"));
         }
-        let mut spec = SessionSpec { model, slo: None, rate: None, items: 1, inputs: Vec::new(), rooms: Vec::new() };
+        let mut spec = SessionSpec {
+            model,
+            slo: None,
+            rate: None,
+            items: 1,
+            inputs: Vec::new(),
+            rooms: Vec::new(),
+            in_flight_max: None,
+        };
         for field in fields {
             let (key, value) = field.split_once('=').ok_or_else(|| format!("'{field}' is not key=value"))?;
             let positive = || value.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0);
@@ -60,7 +70,11 @@ impl FromStr for SessionSpec {
                     let room = named().and_then(|(name, bytes)| Some((name.to_owned(), bytes.parse().ok()?)));
                     spec.rooms.push(room.ok_or_else(|| wrong("room=OUTPUT=BYTES is right"))?);
                 }
-                _ => return Err(wrong("there are slo_ms, rate, items, input and room")),
+                "in_flight" => {
+                    let most = value.parse().ok().filter(|&most| most > 0);
+                    spec.in_flight_max = Some(most.ok_or_else(|| wrong("1 request or more is in flight"))?);
+                }
+                _ => return Err(wrong("there are slo_ms, rate, items, input, room and in_flight")),
             }
         }
         Ok(spec)
@@ -87,7 +101,7 @@ mod tests {
     #[test]
     fn a_session_is_read_whole() {
         let spec: SessionSpec =
-            "vad,slo_ms=20,rate=250.5,items=2,input=input=a.npy,input=input=b.npy,input=sr=sr.npy,room=y=64"
+            "vad,slo_ms=20,rate=250.5,items=2,input=input=a.npy,input=input=b.npy,input=sr=sr.npy,room=y=64,in_flight=9"
                 .parse()
                 .unwrap();
         let expected = SessionSpec {
@@ -99,6 +113,7 @@ mod tests {
                 .map(|(n, f)| (n.into(), f.into()))
                 .into(),
             rooms: vec![("y".into(), 64)],
+            in_flight_max: Some(9),
         };
         assert_eq!(spec, expected);
         assert_eq!("x:2=48".parse(), Ok(Size { name: "x:2".into(), size: 48 }));
@@ -115,6 +130,7 @@ mod tests {
             ("a,items=0", "1 item or more"),
             ("a,input=x", "input=NAME=FILE.npy"),
             ("a,room=x=big", "room=OUTPUT=BYTES"),
+            ("a,in_flight=0", "1 request or more"),
             ("a,rates=5", "there are slo_ms, rate"),
         ];
         for (text, expected) in cases {

@@ -3,7 +3,8 @@
 use super::Outcome;
 use super::output::{self, Table, significant};
 use super::workload::{self, RepositoryArguments};
-use rota_sched::plan::{ArrivalProcess, Fleet, Plan, Planner, Slot, Steps, Timetable, Unplaced, Why};
+use crate::planning::{why_code, why_text};
+use rota_sched::plan::{ArrivalProcess, Fleet, Plan, Planner, Slot, Steps, Timetable, Unplaced};
 use rota_sim::svg::{self, Label};
 use rota_sim::workload::Workload;
 use serde::Serialize;
@@ -187,14 +188,7 @@ impl SlotReport {
 
 impl UnplacedReport {
     fn of(unplaced: &Unplaced) -> UnplacedReport {
-        let why = match unplaced.why {
-            Why::SloTooShort => "slo_too_short",
-            Why::NoProfile => "no_profile",
-            Why::NoMemory => "no_memory",
-            Why::NoDevice => "no_device",
-            Why::NoDemand => "no_demand",
-        };
-        UnplacedReport { session: unplaced.session, rate: unplaced.rate, why }
+        UnplacedReport { session: unplaced.session, rate: unplaced.rate, why: why_code(unplaced.why) }
     }
 }
 
@@ -275,19 +269,12 @@ fn unplaced_text(plan: &Plan, workload: &Workload) -> String {
     let mut table = Table::new(&["session", "model", "SLO ms", "rate/s", "why"]);
     for unplaced in &plan.unplaced {
         let session = &workload.sessions[unplaced.session];
-        let why = match unplaced.why {
-            Why::SloTooShort => "the SLO is too short: even a batch of one takes as long",
-            Why::NoProfile => "no device that there is has a profile of the model",
-            Why::NoMemory => "the model is larger than a device's memory",
-            Why::NoDevice => "the devices are full",
-            Why::NoDemand => "nothing is asked of it",
-        };
         table.row(vec![
             unplaced.session.to_string(),
             workload.models[session.model].clone(),
             significant(exact_ms(session.slo)),
             significant(unplaced.rate),
-            why.to_string(),
+            why_text(why_code(unplaced.why)).to_string(),
         ]);
     }
     if table.is_empty() { String::new() } else { format!("\nnot placed:\n{}", table.text()) }

@@ -3,6 +3,7 @@
 use super::connection::Connection;
 use super::output::{self, MISSING, Table, ms, significant};
 use super::{Failure, Outcome};
+use crate::planning::why_text;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -44,6 +45,7 @@ struct Status {
     requests_in_flight: u32,
     sessions: Vec<Session>,
     devices: Vec<Device>,
+    plan: Option<Plan>,
     models: Vec<Model>,
     problems: Vec<Problem>,
     clients: Vec<Client>,
@@ -57,6 +59,9 @@ struct Session {
     slo_ms: f64,
     clients: u32,
     offered_rate: f64,
+    promised_rate: Option<f64>,
+    goodput: f64,
+    target_batch: u32,
     ok: u64,
     bad_rate: f64,
     mean_batch: f64,
@@ -86,6 +91,45 @@ struct Device {
     description: String,
     batches: u64,
     busy_ms: f64,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Plan {
+    cause: String,
+    age_s: f64,
+    error: Option<String>,
+    devices: Vec<Timetable>,
+    unplaced: Vec<Placed>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Timetable {
+    device: u32,
+    period_ms: f64,
+    phase_ms: f64,
+    slots: Vec<Slot>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Slot {
+    offset_ms: f64,
+    batch: u32,
+    exec_ms: f64,
+    sessions: Vec<Placed>,
+}
+
+/// A session as a plan names it: in a slot, or among those that have no place.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Placed {
+    model: String,
+    version: u64,
+    slo_ms: f64,
+    rate: f64,
+    why: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -122,14 +166,28 @@ impl Status {
         );
         let repository = self.repository.as_deref().unwrap_or("none");
         let _ = writeln!(text, "repository {repository}, {} requests in flight", self.requests_in_flight);
+        let plan = self.plan.as_ref();
+        let unplaced = plan.map_or(Table::new(&[]), Plan::unplaced);
         for (title, table, empty) in [
             ("sessions", self.sessions(), "no session is open"),
             ("devices", self.devices(), "no device"),
+            (
+                &plan.map_or("plan".to_string(), Plan::title),
+                plan.map_or(Table::new(&[]), Plan::slots),
+                "nothing is planned",
+            ),
+            ("not placed", unplaced, ""),
             ("models", self.models(), "no model"),
             ("clients", self.clients(), "no client is connected"),
         ] {
+            if table.is_empty() && empty.is_empty() {
+                continue;
+            }
             let _ = write!(text, "\n{}\n", console::style(title).bold());
             text.push_str(&if table.is_empty() { format!("  {empty}\n") } else { table.text() });
+        }
+        if let Some(error) = plan.and_then(|plan| plan.error.as_ref()) {
+            let _ = writeln!(text, "\nno newer plan could be made: {}", output::one_line(error));
         }
         for model in &self.models {
             if let Some(error) = &model.error {
@@ -148,13 +206,16 @@ impl Status {
             "version",
             "SLO ms",
             "clients",
+            "promised/s",
             "offered/s",
+            "goodput/s",
             "ok",
             "bad %",
             "p50 ms",
             "p99 ms",
             "p99.9 ms",
-            "mean batch",
+            "batch",
+            "target",
             "queued",
         ]);
         // Nothing takes no time: zero stands for "no answer yet".
@@ -165,13 +226,16 @@ impl Status {
                 s.version.to_string(),
                 ms(s.slo_ms),
                 s.clients.to_string(),
-                format!("{:.0}", s.offered_rate),
+                s.promised_rate.map_or(MISSING.to_string(), significant),
+                significant(s.offered_rate),
+                significant(s.goodput),
                 s.ok.to_string(),
                 format!("{:.2}", 100.0 * s.bad_rate),
                 measured(s.total_time.p50_ms),
                 measured(s.total_time.p99_ms),
                 measured(s.total_time.p999_ms),
                 measured(s.mean_batch),
+                s.target_batch.to_string(),
                 s.queued.to_string(),
             ]);
         }
@@ -214,6 +278,59 @@ impl Status {
     }
 }
 
+impl Plan {
+    fn title(&self) -> String {
+        let why = match self.cause.as_str() {
+            "start" => "at the start",
+            "load" => "when a model was loaded",
+            "unload" => "when a model was unloaded",
+            "demand" => "because demand changed",
+            other => other,
+        };
+        format!("plan, made {} ago {why}", uptime(self.age_s))
+    }
+
+    fn slots(&self) -> Table {
+        let mut table =
+            Table::new(&["device", "period ms", "at ms", "takes ms", "batch", "model", "version", "SLO ms", "rate/s"]);
+        for timetable in &self.devices {
+            for slot in &timetable.slots {
+                for (index, placed) in slot.sessions.iter().enumerate() {
+                    // Sessions that share a slot follow in lines of their own.
+                    let once = |cell: String| if index == 0 { cell } else { String::new() };
+                    table.row(vec![
+                        once(timetable.device.to_string()),
+                        once(ms(timetable.period_ms)),
+                        once(ms(timetable.phase_ms + slot.offset_ms)),
+                        once(ms(slot.exec_ms)),
+                        once(slot.batch.to_string()),
+                        placed.model.clone(),
+                        placed.version.to_string(),
+                        ms(placed.slo_ms),
+                        significant(placed.rate),
+                    ]);
+                }
+            }
+        }
+        table
+    }
+
+    /// What has no place although somebody asks for it.
+    fn unplaced(&self) -> Table {
+        let mut table = Table::new(&["model", "version", "SLO ms", "rate/s", "why"]);
+        for placed in self.unplaced.iter().filter(|placed| placed.rate > 0.0) {
+            table.row(vec![
+                placed.model.clone(),
+                placed.version.to_string(),
+                ms(placed.slo_ms),
+                significant(placed.rate),
+                why_text(&placed.why).to_string(),
+            ]);
+        }
+        table
+    }
+}
+
 /// "3 d 4 h", "5 min 12 s": the two largest units.
 fn uptime(seconds: f64) -> String {
     let seconds = seconds as u64;
@@ -244,6 +361,11 @@ mod tests {
             "sessions": [{ "model": "face", "ok": 12, "bad_rate": 0.25, "new": 1 }],
             "models": [{ "name": "bad", "version": 1, "state": "failed", "error": "line one\nline two" }],
             "problems": [{ "path": "models/odd", "what": "no version" }],
+            "plan": {
+                "cause": "whim", "age_s": 65.0, "error": "out of paper",
+                "devices": [{ "device": 3, "slots": [{ "batch": 7, "sessions": [{ "model": "face", "rate": 12.5 }] }] }],
+                "unplaced": [{ "model": "car", "rate": 1.0, "why": "no_device" }, { "model": "idle", "why": "no_demand" }],
+            },
         });
         let text = Status::deserialize(&report).unwrap().text();
         for part in [
@@ -254,8 +376,13 @@ mod tests {
             "bad version 1: line one line two",
             "no client",
             "models/odd: no version",
+            "plan, made 1 min 5 s ago whim",
+            "12.5",
+            "the devices are full",
+            "no newer plan could be made: out of paper",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
+        assert!(!text.contains("idle"), "nothing is asked of it:\n{text}");
     }
 }

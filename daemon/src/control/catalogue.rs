@@ -184,6 +184,7 @@ mod tests {
             signature: Signature { inputs: Vec::new(), outputs: Vec::new() },
             max_batch: 1,
             default_slo: Duration::from_millis(10),
+            weight: 1.0,
             memory_bytes: 0,
             profiled: Vec::new(),
             profile_scales: true,

@@ -8,8 +8,9 @@ mod connection;
 mod requests;
 pub mod socket;
 
-use crate::background::{Job, Loaded};
+use crate::background::{Done, Job, Loaded};
 use crate::config::Limits;
+use crate::planning::{Cause, PlanReport, Planned};
 use crate::poller::messages::{Command, ConnectionId, Notice};
 use crate::repository::Problem;
 use crate::stats::SessionReport;
@@ -29,7 +30,7 @@ use std::sync::mpsc::{Receiver, Sender};
 /// What other threads tell the control thread.
 pub enum Message {
     Poller(Notice),
-    Loaded(Loaded),
+    Done(Done),
     /// Drain; the second time, stop at once.
     Stop,
     /// The poller panicked: a bug of ours. Nobody can be served any more.
@@ -68,11 +69,31 @@ pub struct Control {
     catalogue: Catalogue,
     /// The sessions of the report that the poller is sending.
     report: Option<Vec<SessionReport>>,
+    plan: Option<PlanState>,
     started: std::time::Instant,
     draining: bool,
     drained: bool,
     /// Told to stop while draining.
     stopped: bool,
+}
+
+/// The plan that holds, for `rota status`.
+struct PlanState {
+    /// Plans that were made, or tried, so far.
+    count: u64,
+    cause: Cause,
+    made: std::time::Instant,
+    took: std::time::Duration,
+    report: PlanReport,
+    /// Why the last one could not be made.
+    error: Option<String>,
+}
+
+impl PlanState {
+    fn new(cause: Cause, made: std::time::Instant) -> PlanState {
+        let (report, took) = (PlanReport::default(), std::time::Duration::ZERO);
+        PlanState { count: 0, cause, made, took, report, error: None }
+    }
 }
 
 impl Control {
@@ -102,6 +123,7 @@ impl Control {
             accept_stalled: false,
             catalogue: Catalogue::default(),
             report: None,
+            plan: None,
             started: std::time::Instant::now(),
             draining: false,
             drained: false,
@@ -114,7 +136,7 @@ impl Control {
         let (name, version) = (source.name().to_string(), source.version());
         let Some(id) = self.catalogue.begin(&name, version) else { return false };
         tracing::info!(model = %name, version, "loading");
-        if self.jobs.send(Job { id, source }).is_err() {
+        if self.jobs.send(Job::Load { id, source }).is_err() {
             self.catalogue.failed(&name, version, "the loading thread has ended".to_string());
         }
         true
@@ -138,7 +160,8 @@ impl Control {
             while let Ok(message) = self.inbox.try_recv() {
                 match message {
                     Message::Poller(notice) => self.handle_notice(notice),
-                    Message::Loaded(loaded) => self.handle_loaded(loaded),
+                    Message::Done(Done::Loaded(loaded)) => self.handle_loaded(loaded),
+                    Message::Done(Done::Planned(planned)) => self.handle_planned(planned),
                     Message::Stop => self.drain(),
                     Message::PollerDied => return Err(io::Error::other("the poller panicked; this is a bug")),
                 }
@@ -262,6 +285,7 @@ impl Control {
             Notice::Opened { id, session } => self.opened(id, session),
             Notice::Removed { model } => {
                 self.catalogue.removed(model);
+                self.tell_poller(Command::Plan { cause: Cause::Unload });
                 self.settle(|waiting| match waiting {
                     Waiting::Unload { models } => {
                         models.retain(|id| *id != model);
@@ -280,6 +304,11 @@ impl Control {
                     connection.reply(&Reply::Poisoned { message });
                 }
                 self.finish(key, true);
+            }
+            Notice::Demand(asked) => {
+                if self.jobs.send(Job::Plan(asked)).is_err() {
+                    tracing::error!("no plan can be made: the thread for it has ended");
+                }
             }
             Notice::Session(snapshot) => {
                 let report = requests::session_report(&snapshot);
@@ -327,6 +356,29 @@ impl Control {
             _ => None,
         });
         self.retry_opens();
+        if !self.catalogue.is_loading() {
+            let cause = if self.plan.is_none() { Cause::Start } else { Cause::Load };
+            self.tell_poller(Command::Plan { cause });
+        }
+    }
+
+    /// A plan is promised and shown; when there is none, what was promised before stays.
+    fn handle_planned(&mut self, planned: Planned) {
+        let Planned { cause, made, took, promises, result } = planned;
+        self.tell_poller(Command::Promise { promises });
+        let state = self.plan.get_or_insert_with(|| PlanState::new(cause, made));
+        state.count += 1;
+        match result {
+            Ok(report) => {
+                tracing::debug!(?cause, took_ms = crate::clock::millis(took), "planned");
+                (state.cause, state.made, state.took) = (cause, made, took);
+                (state.report, state.error) = (report, None);
+            }
+            Err(error) => {
+                tracing::error!(?cause, %error, "no plan could be made; what was promised before stays");
+                state.error = Some(error);
+            }
+        }
     }
 
     /// Answers every waiting connection for which `ready` has a reply.

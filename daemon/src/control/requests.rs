@@ -217,7 +217,7 @@ impl Control {
             return Some(error(ErrorCode::Load, format!("{}: {why}", folder.display())));
         };
         let version = entry.version;
-        if !self.load(Source::Repository(entry.clone())) {
+        if !self.load(Source::Repository(Box::new(entry.clone()))) {
             let message = format!("version {version} of \"{name}\" is served already; unload it to load it anew");
             return Some(error(ErrorCode::Load, message));
         }
@@ -253,8 +253,23 @@ impl Control {
             "problems": self.options.problems,
             "sessions": sessions,
             "devices": poller.devices,
+            "plan": self.plan_report(),
             "clients": poller.clients,
             "requests_in_flight": poller.requests_in_flight,
+        })
+    }
+
+    /// The plan that holds; `null` before the first.
+    fn plan_report(&self) -> serde_json::Value {
+        let Some(plan) = &self.plan else { return serde_json::Value::Null };
+        serde_json::json!({
+            "count": plan.count,
+            "cause": plan.cause,
+            "age_s": plan.made.elapsed().as_secs_f64(),
+            "took_ms": millis(plan.took),
+            "error": plan.error,
+            "devices": plan.report.devices,
+            "unplaced": plan.report.unplaced,
         })
     }
 }
@@ -276,13 +291,16 @@ fn hopeless_slo(model: &Model, slo: Duration) -> Option<Reply> {
 }
 
 pub(super) fn session_report(snapshot: &SessionSnapshot) -> SessionReport {
-    let SessionSnapshot { model, slo, clients, rates, stats } = snapshot;
+    let SessionSnapshot { model, slo, clients, rates, promised_rate, goodput, stats } = snapshot;
     SessionReport {
         model: model.name.clone(),
         version: model.version,
         slo_ms: millis(*slo),
         clients: *clients,
         offered_rate: rates.offered,
+        promised_rate: *promised_rate,
+        goodput: *goodput,
+        weight: model.weight,
         queued: rates.queued,
         target_batch: rates.target_batch,
         offered: stats.offered,

@@ -104,8 +104,12 @@ impl Poller {
             None => (Reason::None, Record::Outputs(&[])),
         };
         if matches!(status, Status::Ok | Status::Late) {
-            let session = request.session;
-            self.session_mut(session).stats.record(queued, run.took, total);
+            let (session, items) = (request.session, request.items);
+            let stats = &mut self.session_mut(session).stats;
+            stats.record(queued, run.took, total);
+            if status == Status::Ok {
+                stats.good.count(items, now);
+            }
         }
         self.answer(id, status, reason, completion, record);
     }

@@ -41,6 +41,8 @@ impl Poller {
                 }
                 Command::Add { model, networks } => self.add_model(model, networks, now),
                 Command::Remove { model } => self.remove_model(model),
+                Command::Plan { cause } => self.ask_for_plan(cause),
+                Command::Promise { promises } => self.take_promises(&promises, now),
                 Command::Report => self.report = Some(0),
                 Command::Drain => self.drain_all(),
             }
@@ -90,7 +92,7 @@ impl Poller {
 
     /// A new session; one that nobody has open and nothing waits for makes room when all are taken.
     fn add_session(&mut self, model: Arc<Model>, slo: Duration) -> Result<SessionId, OpenError> {
-        let config = || SessionConfig { model: model.id, slo, weight: 1.0 };
+        let config = || SessionConfig { model: model.id, slo, weight: model.weight };
         let id = match self.dispatcher.add_session(config()) {
             Some(id) => id,
             None => {
@@ -108,8 +110,9 @@ impl Poller {
             self.sessions.resize_with(index + 1, || None);
         }
         self.session_of.insert((model.id, slo), id);
-        let stats = SessionStats::new();
-        self.sessions[index] = Some(SessionState { model, slo, clients: 0, last_closed: self.clock.now(), stats });
+        let now = self.clock.now();
+        let (planned, stats) = (Default::default(), SessionStats::new(now));
+        self.sessions[index] = Some(SessionState { model, slo, clients: 0, last_closed: now, planned, stats });
         Ok(id)
     }
 
@@ -240,6 +243,8 @@ impl Poller {
                     slo: session.slo,
                     clients: session.clients,
                     rates: self.dispatcher.rates(SessionId(index as u32), now),
+                    promised_rate: session.planned.promised,
+                    goodput: session.stats.good.per_second(now),
                     stats: session.stats.clone(),
                 };
                 (self.notices)(Notice::Session(Box::new(snapshot)));

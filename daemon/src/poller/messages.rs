@@ -1,6 +1,7 @@
 //! What the poller is told and what it tells: the cold path, between threads.
 
 use crate::model::Model;
+use crate::planning::{Asked, Cause, Promise};
 use crate::stats::SessionStats;
 use rota_device::Network;
 use rota_ipc::server::Connection;
@@ -43,6 +44,14 @@ pub enum Command {
     Remove {
         model: ModelId,
     },
+    /// Answered with [`Notice::Demand`], unless the daemon drains.
+    Plan {
+        cause: Cause,
+    },
+    /// What the plan made of a [`Notice::Demand`] gives the sessions; nothing if none could be made.
+    Promise {
+        promises: Vec<Promise>,
+    },
     /// Answered with a [`Notice::Session`] for each session and one [`Notice::Report`].
     Report,
     /// Stop admission, finish what runs, answer the rest; ends with [`Notice::Drained`].
@@ -63,6 +72,8 @@ pub enum Notice {
         id: ConnectionId,
         poisoned: Option<String>,
     },
+    /// A plan is to be made for this; answered with [`Command::Promise`].
+    Demand(Asked),
     Session(Box<SessionSnapshot>),
     Report(PollerReport),
     Drained,
@@ -87,6 +98,10 @@ pub struct SessionSnapshot {
     pub slo: Duration,
     pub clients: u32,
     pub rates: SessionRates,
+    /// Items per second that the plan gives it; `None` while it was never planned for.
+    pub promised_rate: Option<f64>,
+    /// Items per second answered in time, lately.
+    pub goodput: f64,
     pub stats: SessionStats,
 }
 

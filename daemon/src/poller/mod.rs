@@ -9,6 +9,7 @@ mod answer;
 mod classes;
 mod clients;
 mod cold;
+mod demand;
 pub mod messages;
 mod requests;
 mod sleep;
@@ -50,6 +51,8 @@ pub struct Options {
     /// See [`rota_sched::DeviceConfig`].
     pub prepare_lead: Duration,
     pub start_lead: Duration,
+    /// Least time between plans because demand changed; zero: none is made for that.
+    pub plan_interval: Duration,
 }
 
 /// The thread's whole state. [`Poller::run`] returns when the daemon has drained.
@@ -73,6 +76,7 @@ pub struct Poller {
     draining: bool,
     /// The next session to show in a report that is under way.
     report: Option<usize>,
+    watch: demand::Watch,
 
     // Reused from turn to turn.
     submissions: Vec<Submission>,
@@ -97,6 +101,7 @@ struct SessionState {
     /// Connections that have it open.
     clients: u32,
     last_closed: Instant,
+    planned: demand::Planned,
     stats: SessionStats,
 }
 
@@ -144,6 +149,7 @@ impl Poller {
             devices: devices.into_iter().map(DeviceState::new).collect(),
             draining: false,
             report: None,
+            watch: demand::Watch::default(),
             submissions: vec![Submission::default(); DRAIN_MAX],
             block: RequestBlock::default(),
             candidate: Candidate::default(),
@@ -163,6 +169,7 @@ impl Poller {
             let mut worked = self.take_submissions(now);
             worked |= self.take_finished();
             worked |= self.take_commands(now);
+            worked |= self.watch_demand(now);
             if worked || self.dispatcher.next_timeout().is_some_and(|due| due <= now) {
                 self.schedule(now);
                 self.publish();

@@ -35,7 +35,8 @@ impl Poller {
     /// Sleeps until a client rings, a device or another thread has something, or the dispatcher is due. Returns at once
     /// when work arrived while it made ready to sleep.
     pub(super) fn sleep(&mut self) {
-        let timeout = self.dispatcher.next_timeout().map(|due| due.since(self.clock.now()));
+        let due = [self.dispatcher.next_timeout(), self.next_watch()].into_iter().flatten().min();
+        let timeout = due.map(|due| due.since(self.clock.now()));
         if timeout.is_some_and(|t| t < SLEEP_MIN) {
             return;
         }
@@ -145,6 +146,7 @@ mod tests {
             spin: Duration::ZERO,
             prepare_lead: Duration::ZERO,
             start_lead: Duration::ZERO,
+            plan_interval: Duration::ZERO,
         };
         let (_, commands) = std::sync::mpsc::channel();
         let wake = Arc::new(Wake::new().unwrap());

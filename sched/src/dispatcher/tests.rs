@@ -252,6 +252,41 @@ fn a_refused_request_is_left_to_an_idle_device() {
 }
 
 #[test]
+fn what_a_session_is_entitled_to_it_gets_in_overload_and_its_rate_stays_as_measured() {
+    let mut scene = Scene::new(&[(0, 0)]);
+    let sessions = [0, 1].map(|model| scene.session(model, linear(0, 10, 1), 100));
+    let mut served = [0, 0];
+    let mut ends = None;
+    for now in 0..20_000 {
+        if now == 5000 {
+            let before = sessions.map(|session| scene.dispatcher.rates(session, at(now)).offered);
+            scene.dispatcher.entitle(&[(sessions[0], 80.0), (sessions[1], 20.0)]);
+            assert_eq!(sessions.map(|session| scene.dispatcher.rates(session, at(now)).offered), before);
+            assert!(before.iter().all(|rate| (90.0..110.0).contains(rate)), "{before:?}");
+        }
+        if let Some((batch, session)) = ends.take_if(|_| now % 10 == 0) {
+            scene.finish(0, batch, 10, now);
+            if now > 10_000 {
+                served[session] += 1;
+            }
+        }
+        if now % 10 == 0 {
+            // The ids of requests that have ended are free again.
+            scene.next %= 900;
+            sessions.iter().for_each(|&session| _ = scene.arrive(session, 1, now + 100, now));
+        }
+        scene.step(now);
+        for action in &scene.actions {
+            if let Action::Start { batch, .. } = *action {
+                let first = scene.dispatcher.batch(batch).requests[0];
+                ends = Some((batch.0, first.0 as usize % 2));
+            }
+        }
+    }
+    assert!(served[0] > 2 * served[1] && served[1] > 100, "{served:?}");
+}
+
+#[test]
 fn a_slow_device_does_not_drop_what_a_fast_one_can_still_run() {
     let mut scene = Scene::new(&[(0, 0), (0, 0)]);
     let session = scene.session(0, linear(1, 9, 8), 200);
