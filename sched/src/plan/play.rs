@@ -53,7 +53,7 @@ impl Member<'_> {
     }
 
     /// ℓ(b), nanoseconds, of what the session runs when `waiting` requests wait.
-    fn latency(&self, waiting: usize) -> u64 {
+    pub(super) fn latency(&self, waiting: usize) -> u64 {
         let batch = waiting.min(self.profile.max_batch() as usize) as u32;
         self.profile.nanos(batch).expect("from one to the largest that is profiled")
     }
@@ -72,8 +72,9 @@ const SLOW: f64 = 2.0;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Played {
     pub tallies: Vec<Tally>,
-    /// The largest part of the time that a batch of the member, once ready, could wait for a device, that one did wait.
-    pub waits: Vec<f64>,
+    /// How much longer a batch could still have waited for a device, at least, when it had waited for more than half of what
+    /// it could since it was ready; nanoseconds, `u64::MAX` if none had.
+    pub spares: Vec<u64>,
 }
 
 /// Thirty-one years, nanoseconds: what comes later is not played. Sums of two such times do not overflow.
@@ -112,7 +113,7 @@ struct Pool<'a> {
     ends: BinaryHeap<Reverse<u64>>,
     idle: usize,
     tallies: Vec<Tally>,
-    waits: Vec<f64>,
+    spares: Vec<u64>,
     lost: u64,
 }
 
@@ -140,7 +141,7 @@ pub(super) fn pool(
         ends: BinaryHeap::new(),
         idle: devices,
         tallies: vec![Tally::default(); members.len()],
-        waits: vec![0.0; members.len()],
+        spares: vec![u64::MAX; members.len()],
         lost: 0,
     };
     for _ in 0..requests {
@@ -152,7 +153,7 @@ pub(super) fn pool(
         }
     }
     pool.run_until(u64::MAX);
-    (pool.lost <= lost_max).then_some(Played { tallies: pool.tallies, waits: pool.waits })
+    (pool.lost <= lost_max).then_some(Played { tallies: pool.tallies, spares: pool.spares })
 }
 
 impl Pool<'_> {
@@ -232,10 +233,9 @@ impl Pool<'_> {
                 let fits = member.profile.largest_within(Duration::from_nanos(left)) as usize;
                 let taken = waiting.came.len().min(fits);
                 let (waited, spare) = (now - waiting.since, left - member.latency(1));
-                if waited > 0 {
-                    let part = waited as f64 / (waited + spare) as f64;
-                    let most = &mut self.waits[index as usize];
-                    *most = most.max(part);
+                if waited > spare {
+                    let least = &mut self.spares[index as usize];
+                    *least = spare.min(*least);
                 }
                 waiting.came.drain(..taken);
                 self.tallies[index as usize].in_time += taken as u64;

@@ -65,7 +65,7 @@ pub const CYCLES: u64 = 256;
 pub const PHASES: u32 = 16;
 /// Periods of a pool's slowest session that is fast, for which evenly spaced requests are played through it, and how many
 /// requests at most in a draw of their phases.
-const PLAYED_PERIODS: f64 = 250.0;
+const PLAYED_PERIODS: f64 = 200.0;
 const PLAYED_EVEN_MAX: f64 = 1e6;
 /// Draws of phases that no planner plays.
 const EVEN_SEEDS: std::ops::Range<u64> = 0x5eed_0000..0x5eed_0004;

@@ -44,7 +44,7 @@ const SEARCHED: usize = 2;
 const ENOUGH: f64 = 1.05;
 
 /// Devices over the time bound up to which a plan of pools is not bettered by units.
-const ENOUGH_POOLED: f64 = 1.07;
+const ENOUGH_POOLED: f64 = 1.09;
 
 /// Timetables for all of `loads`, on as few devices as `budget` steps of search find; `None` when that is more than
 /// `devices_max`.
@@ -119,7 +119,9 @@ fn bordered(
         fast.extend(alone.into_iter().flatten());
         let units = construct::construct(builder, loads, fast, None);
         let quick = Trial { arrivals, length: Length::Quick };
-        let pools = groups.into_iter().map(|members| Pool::sized(loads, members, devices_max, quick));
+        let built: usize = units.iter().map(|unit| unit.devices.len()).sum();
+        let room = devices_max.saturating_sub(built);
+        let pools = groups.into_iter().map(|members| Pool::sized(loads, members, room, quick));
         if let Some(pools) = pools.collect() {
             tried.push(Packing { units, pools });
         }

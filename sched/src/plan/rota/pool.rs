@@ -45,10 +45,10 @@ pub(super) enum Length {
 }
 
 /// What holds for any arrivals: the ones that fail first come first.
-pub(super) const ANY: &[Arrivals] = &[Arrivals::Even, Arrivals::Poisson];
+pub(super) const ANY: &[Arrivals] = &[Arrivals::Even, Arrivals::Even, Arrivals::Even, Arrivals::Poisson];
 /// Evenly spaced ones, at several draws of their phases: a session may meet others again and again. Of slow sessions that
 /// says little, so they have to hold by chance as well.
-pub(super) const EVEN: &[Arrivals] = &[Arrivals::Even, Arrivals::Even, Arrivals::SlowByChance];
+pub(super) const EVEN: &[Arrivals] = &[Arrivals::Even, Arrivals::Even, Arrivals::Even, Arrivals::SlowByChance];
 
 impl Length {
     /// In times of the longest SLO among the members, so that a queue that grows has time to show.
@@ -81,9 +81,9 @@ const URGENCY: f64 = 8.0;
 const HOPELESS: f64 = 0.02;
 /// The same where none may be lost.
 const HOPELESS_EVERY: f64 = 0.002;
-/// Part of the time that a ready batch can wait for a device, that none may wait when requests are evenly spaced and none
-/// may be late. Waits are rarer the longer they are, so that longer playing in other phases finds none as long as that.
-const WAIT_MAX: f64 = 0.7;
+/// What has to be left to a batch that waits for a device, where none may be late: so many times the time in which one
+/// becomes free. Longer waits are rarer, so that longer playing in other phases finds none that is too long.
+const RELEASES_MIN: f64 = 8.0;
 /// A session with more work than this many devices loses less by itself.
 const WORK_MAX: f64 = 40.0;
 /// Requests of a session that may come within its SLO, at most: beyond, batches are what the profile allows.
@@ -270,12 +270,13 @@ impl Pool {
         let requests = (rate * longest * trial.length.slos()).max(each).clamp(REQUESTS_MIN, REQUESTS_MAX);
         // For evenly spaced requests a plan promises all, otherwise 99 %.
         let all = loads.iter().all(|load| load.arrivals == ArrivalProcess::Even);
+        let spare_min = RELEASES_MIN * release(&members, self.devices);
         let mut missing = Vec::new();
         for (seed, &arrivals) in (self.devices as u64..).zip(trial.arrivals) {
             let every = all && arrivals == Arrivals::Even;
             let lost_max = requests * if every { HOPELESS_EVERY } else { HOPELESS };
             let played = play::pool(&members, self.devices, arrivals, seed, requests as u64, lost_max as u64)?;
-            missing = if every { too_close(&played) } else { missing_too_much(&members, &played.tallies) };
+            missing = if every { too_close(&played, spare_min) } else { missing_too_much(&members, &played.tallies) };
             if arrivals == Arrivals::SlowByChance {
                 missing.retain(|&position| members[position].is_slow());
             }
@@ -289,13 +290,21 @@ impl Pool {
     }
 }
 
-/// Members of which a request was late, or a batch waited so long that in other phases one may be.
-fn too_close(played: &Played) -> Vec<usize> {
+/// Members of which a request was late, or a batch so nearly that in other phases one may be.
+fn too_close(played: &Played, spare_min: f64) -> Vec<usize> {
     let late = |position: &usize| {
         let Tally { arrived, in_time } = played.tallies[*position];
-        in_time < arrived || played.waits[*position] > WAIT_MAX
+        in_time < arrived || (played.spares[*position] as f64) < spare_min
     };
-    (0..played.waits.len()).filter(late).collect()
+    (0..played.spares.len()).filter(late).collect()
+}
+
+/// How often one of `devices` devices becomes free, nanoseconds, with these batches.
+fn release(members: &[Member], devices: usize) -> f64 {
+    let started = |member: &Member| member.rate / f64::from(member.batch);
+    let busy = |member: &Member| started(member) * member.latency(member.batch as usize) as f64;
+    let (busy, started) = members.iter().fold((0.0, 0.0), |sum, m| (sum.0 + busy(m), sum.1 + started(m)));
+    busy / started / devices as f64
 }
 
 /// Members that miss too much: each alone, or, since some have few requests, together with those of about the same slack.
