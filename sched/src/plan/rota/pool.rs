@@ -81,9 +81,9 @@ const URGENCY: f64 = 8.0;
 const HOPELESS: f64 = 0.02;
 /// The same where none may be lost.
 const HOPELESS_EVERY: f64 = 0.002;
-/// What has to be left to a batch that waits for a device, where none may be late: so many times the time in which one
-/// becomes free. Longer waits are rarer, so that longer playing in other phases finds none that is too long.
-const RELEASES_MIN: f64 = 8.0;
+/// What has to be left to a batch that waits for a device, where none may be late, as a part of the mean latency of the
+/// batches. Longer waits are rarer, so that longer playing in other phases finds none that is too long.
+const SPARE_LATENCY: f64 = 0.125;
 /// A session with more work than this many devices loses less by itself.
 const WORK_MAX: f64 = 40.0;
 /// Requests of a session that may come within its SLO, at most: beyond, batches are what the profile allows.
@@ -270,7 +270,7 @@ impl Pool {
         let requests = (rate * longest * trial.length.slos()).max(each).clamp(REQUESTS_MIN, REQUESTS_MAX);
         // For evenly spaced requests a plan promises all, otherwise 99 %.
         let all = loads.iter().all(|load| load.arrivals == ArrivalProcess::Even);
-        let spare_min = RELEASES_MIN * release(&members, self.devices);
+        let spare_min = SPARE_LATENCY * latency(&members);
         let mut missing = Vec::new();
         for (seed, &arrivals) in (self.devices as u64..).zip(trial.arrivals) {
             let every = all && arrivals == Arrivals::Even;
@@ -299,12 +299,12 @@ fn too_close(played: &Played, spare_min: f64) -> Vec<usize> {
     (0..played.spares.len()).filter(late).collect()
 }
 
-/// How often one of `devices` devices becomes free, nanoseconds, with these batches.
-fn release(members: &[Member], devices: usize) -> f64 {
+/// The mean latency of the members' batches, nanoseconds.
+fn latency(members: &[Member]) -> f64 {
     let started = |member: &Member| member.rate / f64::from(member.batch);
     let busy = |member: &Member| started(member) * member.latency(member.batch as usize) as f64;
     let (busy, started) = members.iter().fold((0.0, 0.0), |sum, m| (sum.0 + busy(m), sum.1 + started(m)));
-    busy / started / devices as f64
+    busy / started
 }
 
 /// Members that miss too much: each alone, or, since some have few requests, together with those of about the same slack.
