@@ -50,7 +50,7 @@ fn loads(replan: &Replan) -> usize {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 6, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_changes_the_new_plan_is_valid_and_its_moves_lead_to_it(

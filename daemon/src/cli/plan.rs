@@ -98,8 +98,16 @@ struct SlotReport {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Served {
-    One { session: usize, rate: f64 },
-    Several { sessions: Vec<usize>, rates: Vec<f64> },
+    One {
+        session: usize,
+        rate: f64,
+    },
+    /// In the same order: whom it serves, how much of each, and how many items each waits for.
+    Several {
+        sessions: Vec<usize>,
+        rates: Vec<f64>,
+        batches: Vec<u32>,
+    },
 }
 
 #[derive(Serialize)]
@@ -180,6 +188,7 @@ impl SlotReport {
             _ => Served::Several {
                 sessions: slot.shares.iter().map(|share| share.session).collect(),
                 rates: slot.shares.iter().map(|share| share.rate).collect(),
+                batches: slot.shares.iter().map(|share| share.batch).collect(),
             },
         };
         SlotReport { served, offset_ms: exact_ms(slot.offset), batch: slot.batch, exec_ms: exact_ms(slot.execution) }
@@ -240,29 +249,68 @@ fn text(plan: &Plan, workload: &Workload, arguments: &Arguments, fixed: bool) ->
         Table::new(&["device", "period ms", "at ms", "takes ms", "batch", "session", "model", "SLO ms", "rate/s"]);
     for (device, timetable) in plan.devices.iter().enumerate() {
         for slot in &timetable.slots {
-            for (index, share) in slot.shares.iter().enumerate() {
-                let session = &workload.sessions[share.session];
-                // Sessions that share a slot follow in lines of their own.
-                let once = |cell: String| if index == 0 { cell } else { String::new() };
-                table.row(vec![
-                    once(device.to_string()),
-                    once(ms(timetable.period)),
-                    once(ms(timetable.phase + slot.offset)),
-                    once(ms(slot.execution)),
-                    once(slot.batch.to_string()),
-                    share.session.to_string(),
-                    workload.models[session.model].clone(),
-                    significant(exact_ms(session.slo)),
-                    significant(share.rate),
-                ]);
-            }
+            let [share] = slot.shares[..] else { continue };
+            let session = &workload.sessions[share.session];
+            table.row(vec![
+                device.to_string(),
+                ms(timetable.period),
+                ms(timetable.phase + slot.offset),
+                ms(slot.execution),
+                slot.batch.to_string(),
+                share.session.to_string(),
+                workload.models[session.model].clone(),
+                significant(exact_ms(session.slo)),
+                significant(share.rate),
+            ]);
         }
     }
     if !table.is_empty() {
         text += "\n";
         text += &table.text();
     }
+    for (first, devices, slot) in pools(plan) {
+        text +=
+            &format!("\n{}\n{}", pool_heading(first, devices, slot.shares.len()), pool_table(slot, devices, workload));
+    }
     text + &unplaced_text(plan, workload)
+}
+
+/// Slots that sessions share, each once: the first device with it, and how many have it.
+fn pools(plan: &Plan) -> Vec<(usize, usize, &Slot)> {
+    let mut pools: Vec<(usize, usize, &Slot)> = Vec::new();
+    for (device, timetable) in plan.devices.iter().enumerate() {
+        for slot in timetable.slots.iter().filter(|slot| slot.shares.len() > 1) {
+            let session = slot.shares[0].session;
+            let known = pools.iter_mut().find(|(first, _, pool)| {
+                pool.shares[0].session == session && plan.devices[*first].kind == timetable.kind
+            });
+            match known {
+                Some((_, devices, _)) => *devices += 1,
+                None => pools.push((device, 1, slot)),
+            }
+        }
+    }
+    pools
+}
+
+fn pool_heading(first: usize, devices: usize, sessions: usize) -> String {
+    let noun = if devices == 1 { "device" } else { "devices" };
+    format!("pool of {devices} {noun}, from device {first}: {sessions} sessions share them")
+}
+
+fn pool_table(slot: &Slot, devices: usize, workload: &Workload) -> String {
+    let mut table = Table::new(&["waits for", "session", "model", "SLO ms", "rate/s"]);
+    for share in &slot.shares {
+        let session = &workload.sessions[share.session];
+        table.row(vec![
+            share.batch.to_string(),
+            share.session.to_string(),
+            workload.models[session.model].clone(),
+            significant(exact_ms(session.slo)),
+            significant(share.rate * devices as f64),
+        ]);
+    }
+    table.text()
 }
 
 fn unplaced_text(plan: &Plan, workload: &Workload) -> String {
@@ -300,6 +348,20 @@ const DEVICES_MAX: usize = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rota_sched::plan::Share;
+
+    #[test]
+    fn a_pool_is_named_once_and_its_batches_are_listed() {
+        let share = |session, batch| Share { session, rate: 2.0, batch };
+        let second = Duration::from_secs(1);
+        let slot = Slot { offset: Duration::ZERO, batch: 8, execution: second, shares: vec![share(0, 8), share(3, 2)] };
+        let device = Timetable { kind: 0, period: second, phase: Duration::ZERO, slots: vec![slot.clone()] };
+        let plan = Plan { devices: vec![device; 5], ..Plan::default() };
+        assert_eq!(pools(&plan), [(0, 5, &slot)]);
+        assert_eq!(pool_heading(0, 5, 2), "pool of 5 devices, from device 0: 2 sessions share them");
+        let json = serde_json::to_value(SlotReport::of(&slot)).expect("plain data");
+        assert_eq!((&json["sessions"], &json["batches"]), (&serde_json::json!([0, 3]), &serde_json::json!([8, 2])));
+    }
 
     #[test]
     fn devices_are_a_number_or_any() {

@@ -69,7 +69,8 @@ pub enum Fleet {
 /// How requests are assumed to arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ArrivalProcess {
-    /// Evenly spaced at the session's rate: the paper's assumption.
+    /// Evenly spaced at the session's rate: the paper's assumption. No request is late; of sessions too slow to fill a
+    /// batch, 99 % are in time also when theirs come by chance.
     Even,
     /// Poisson: timetables keep headroom, so that 99 % of every session are in time.
     Poisson,

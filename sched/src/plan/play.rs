@@ -14,6 +14,26 @@ pub struct Tally {
     pub in_time: u64,
 }
 
+/// How the requests of a pool's members come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrivals {
+    /// Evenly spaced, at phases by chance.
+    Even,
+    /// Those of slow members by chance (Poisson), the others' evenly spaced.
+    SlowByChance,
+    /// All by chance.
+    Poisson,
+}
+
+impl From<ArrivalProcess> for Arrivals {
+    fn from(process: ArrivalProcess) -> Arrivals {
+        match process {
+            ArrivalProcess::Even => Arrivals::Even,
+            ArrivalProcess::Poisson => Arrivals::Poisson,
+        }
+    }
+}
+
 /// A session of a pool.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Member<'a> {
@@ -27,8 +47,13 @@ pub(super) struct Member<'a> {
 }
 
 impl Member<'_> {
+    /// Too slow for a second request while the first can wait: no batch of it fills, so when its requests come says little.
+    pub(super) fn is_slow(&self) -> bool {
+        self.rate * self.slo.saturating_sub(self.latency(1)) as f64 / 1e9 < SLOW
+    }
+
     /// ℓ(b), nanoseconds, of what the session runs when `waiting` requests wait.
-    fn latency(&self, waiting: usize) -> u64 {
+    pub(super) fn latency(&self, waiting: usize) -> u64 {
         let batch = waiting.min(self.profile.max_batch() as usize) as u32;
         self.profile.nanos(batch).expect("from one to the largest that is profiled")
     }
@@ -41,6 +66,17 @@ impl Member<'_> {
     }
 }
 
+/// A session is slow when fewer requests of it come while one can wait.
+const SLOW: f64 = 2.0;
+/// What became of a pool's requests, by member.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Played {
+    pub tallies: Vec<Tally>,
+    /// How much longer a batch could still have waited for a device, at least, when it had waited for more than half of what
+    /// it could since it was ready; nanoseconds, `u64::MAX` if none had.
+    pub spares: Vec<u64>,
+}
+
 /// Thirty-one years, nanoseconds: what comes later is not played. Sums of two such times do not overflow.
 const HORIZON: u64 = 1_000_000_000_000_000_000;
 
@@ -51,6 +87,8 @@ struct Waiting {
     came: VecDeque<u64>,
     /// Its key in the ready set, if it is there: its latest start.
     ready: Option<u64>,
+    /// Since when it is ready, if it is.
+    since: u64,
     /// When it becomes ready without another request; `u64::MAX` when it waits for nothing.
     due: u64,
 }
@@ -60,7 +98,7 @@ struct Waiting {
 /// A session is *ready* when as many requests wait as its batch is meant to have, or when its oldest has little time left
 /// to wait (its margin before the latest start of a full batch). A free device runs the ready session whose latest start,
 /// the oldest request's deadline less ℓ(waiting), comes first, with as many requests as still end by then. Requests that
-/// can no longer be answered in time are lost when their session's turn comes.
+/// not even a batch of one would answer in time are lost when their session's turn comes; no others are.
 ///
 /// Cost: O(log members) for each request and batch.
 struct Pool<'a> {
@@ -75,6 +113,7 @@ struct Pool<'a> {
     ends: BinaryHeap<Reverse<u64>>,
     idle: usize,
     tallies: Vec<Tally>,
+    spares: Vec<u64>,
     lost: u64,
 }
 
@@ -82,12 +121,17 @@ struct Pool<'a> {
 pub(super) fn pool(
     members: &[Member],
     devices: usize,
-    arrivals: ArrivalProcess,
+    arrivals: Arrivals,
     seed: u64,
     requests: u64,
     lost_max: u64,
-) -> Option<Vec<Tally>> {
-    let mut source = Source::new(members.iter().map(|member| member.rate), arrivals, seed);
+) -> Option<Played> {
+    let rates = members.iter().map(|member| member.rate);
+    let mut source = match arrivals {
+        Arrivals::Poisson => Source::poisson(rates, seed),
+        Arrivals::Even => Source::streams(rates, |_| false, seed),
+        Arrivals::SlowByChance => Source::streams(rates, |index| members[index].is_slow(), seed),
+    };
     let mut pool = Pool {
         members,
         hastes: members.iter().map(Member::haste).collect(),
@@ -97,6 +141,7 @@ pub(super) fn pool(
         ends: BinaryHeap::new(),
         idle: devices,
         tallies: vec![Tally::default(); members.len()],
+        spares: vec![u64::MAX; members.len()],
         lost: 0,
     };
     for _ in 0..requests {
@@ -108,7 +153,7 @@ pub(super) fn pool(
         }
     }
     pool.run_until(u64::MAX);
-    (pool.lost <= lost_max).then_some(pool.tallies)
+    (pool.lost <= lost_max).then_some(Played { tallies: pool.tallies, spares: pool.spares })
 }
 
 impl Pool<'_> {
@@ -128,7 +173,7 @@ impl Pool<'_> {
                 let waiting = &mut self.waiting[member as usize];
                 if waiting.due == now {
                     waiting.due = u64::MAX;
-                    self.enter(member);
+                    self.enter(member, now);
                 }
             }
             self.start(now);
@@ -142,7 +187,8 @@ impl Pool<'_> {
         match waiting.ready {
             Some(key) => {
                 self.ready.remove(&(key, member));
-                self.enter(member);
+                let since = waiting.since;
+                self.enter(member, since);
             }
             None => self.consider(member, now),
         }
@@ -150,12 +196,12 @@ impl Pool<'_> {
     }
 
     /// Into the ready set, by its latest start.
-    fn enter(&mut self, member: u32) {
+    fn enter(&mut self, member: u32, since: u64) {
         let waiting = &mut self.waiting[member as usize];
         let Member { slo, .. } = self.members[member as usize];
         let deadline = waiting.came[0].saturating_add(slo);
         let latest = deadline.saturating_sub(self.members[member as usize].latency(waiting.came.len()));
-        (waiting.ready, waiting.due) = (Some(latest), u64::MAX);
+        (waiting.ready, waiting.since, waiting.due) = (Some(latest), since, u64::MAX);
         self.ready.insert((latest, member));
     }
 
@@ -165,7 +211,7 @@ impl Pool<'_> {
         let Some(&oldest) = waiting.came.front() else { return };
         let due = oldest.saturating_add(member.slo).saturating_sub(self.hastes[index as usize]);
         if waiting.came.len() >= member.batch as usize || due <= now {
-            self.enter(index);
+            self.enter(index, now);
         } else if waiting.due != due {
             waiting.due = due;
             self.timers.push(Reverse((due, index)));
@@ -178,19 +224,19 @@ impl Pool<'_> {
             let Some((_, index)) = self.ready.pop_first() else { return };
             let (member, waiting) = (&self.members[index as usize], &mut self.waiting[index as usize]);
             waiting.ready = None;
-            while let Some(&oldest) = waiting.came.front() {
-                let wanted = waiting.came.len().min(member.batch as usize);
-                let ends = now.saturating_add(member.latency((wanted * 7).div_ceil(10)));
-                if oldest.saturating_add(member.slo) >= ends {
-                    break;
-                }
-                waiting.came.pop_front();
+            let ends = now.saturating_add(member.latency(1));
+            while waiting.came.pop_front_if(|oldest| oldest.saturating_add(member.slo) < ends).is_some() {
                 self.lost += 1;
             }
             if let Some(&oldest) = waiting.came.front() {
                 let left = oldest.saturating_add(member.slo).saturating_sub(now);
                 let fits = member.profile.largest_within(Duration::from_nanos(left)) as usize;
                 let taken = waiting.came.len().min(fits);
+                let (waited, spare) = (now - waiting.since, left - member.latency(1));
+                if waited > spare {
+                    let least = &mut self.spares[index as usize];
+                    *least = spare.min(*least);
+                }
                 waiting.came.drain(..taken);
                 self.tallies[index as usize].in_time += taken as u64;
                 self.ends.push(Reverse(now.saturating_add(member.latency(taken))));
@@ -210,33 +256,34 @@ enum Source {
         cumulative: Vec<f64>,
         at: f64,
     },
-    /// Evenly spaced, at phases by chance.
-    Even {
-        /// Time between requests, by session.
-        spacings: Vec<u64>,
+    /// A stream of each session.
+    Streams {
+        random: Random,
+        /// Nanoseconds between requests, and whether that is only their mean, by session.
+        spacings: Vec<(u64, bool)>,
         next: BinaryHeap<Reverse<(u64, u32)>>,
     },
 }
 
 impl Source {
-    fn new(rates: impl Iterator<Item = f64>, arrivals: ArrivalProcess, seed: u64) -> Source {
+    fn poisson(rates: impl Iterator<Item = f64>, seed: u64) -> Source {
+        let sums = rates.scan(0.0, |sum, rate| {
+            *sum += rate;
+            Some(*sum)
+        });
+        Source::Poisson { random: Random::new(seed), cumulative: sums.collect(), at: 0.0 }
+    }
+
+    /// Evenly spaced but for those that come `by_chance`.
+    fn streams(rates: impl Iterator<Item = f64>, by_chance: impl Fn(usize) -> bool, seed: u64) -> Source {
         let mut random = Random::new(seed);
-        match arrivals {
-            ArrivalProcess::Poisson => {
-                let sums = rates.scan(0.0, |sum, rate| {
-                    *sum += rate;
-                    Some(*sum)
-                });
-                Source::Poisson { random, cumulative: sums.collect(), at: 0.0 }
-            }
-            ArrivalProcess::Even => {
-                let spacings: Vec<u64> = rates.map(|rate| (1e9 / rate) as u64).collect();
-                let first =
-                    |(index, &spacing): (usize, &u64)| Reverse(((random.unit() * spacing as f64) as u64, index as u32));
-                let next = spacings.iter().enumerate().map(first).collect();
-                Source::Even { spacings, next }
-            }
-        }
+        let spacings = rates.enumerate().map(|(index, rate)| ((1e9 / rate) as u64, by_chance(index)));
+        let spacings: Vec<(u64, bool)> = spacings.collect();
+        let first = |(index, &(spacing, _)): (usize, &(u64, bool))| {
+            Reverse(((random.unit() * spacing as f64) as u64, index as u32))
+        };
+        let next = spacings.iter().enumerate().map(first).collect();
+        Source::Streams { random, spacings, next }
     }
 
     /// `None` when nothing comes before the horizon.
@@ -249,10 +296,12 @@ impl Source {
                 let index = cumulative.partition_point(|&sum| sum <= pick).min(cumulative.len() - 1);
                 (*at < HORIZON as f64).then_some((*at as u64, index as u32))
             }
-            Source::Even { spacings, next } => {
+            Source::Streams { random, spacings, next } => {
                 let mut first = next.peek_mut().filter(|first| first.0.0 < HORIZON)?;
                 let Reverse((at, index)) = *first;
-                *first = Reverse((at.saturating_add(spacings[index as usize]), index));
+                let (spacing, by_chance) = spacings[index as usize];
+                let after = if by_chance { random.exponential(spacing as f64) as u64 } else { spacing };
+                *first = Reverse((at.saturating_add(after), index));
                 Some((at, index))
             }
         }
@@ -271,7 +320,7 @@ pub(super) struct OwnSlot<'a> {
 /// Plays a session's `slots`, by start, with Poisson arrivals. Each runs one batch when it starts; a request that would
 /// make the batch too small for those behind it is dropped, for they have no other turn before the next slot.
 pub(super) fn own(slots: &[OwnSlot], period: u64, rate: f64, slo: u64, seed: u64, requests: u64) -> Tally {
-    let mut source = Source::new(std::iter::once(rate), ArrivalProcess::Poisson, seed);
+    let mut source = Source::poisson(std::iter::once(rate), seed);
     let mut tally = Tally::default();
     let mut waiting = VecDeque::new();
     let (mut cycle, mut at) = (0u64, 0usize);
@@ -334,7 +383,7 @@ mod tests {
         // Batches of ten every 100 ms take 30 ms each: three sessions use nine tenths of a device.
         let profile = profile(2, 10);
         let members = [Member { rate: 100.0, slo: 400 * MS, profile: &profile, batch: 10 }; 3];
-        let tallies = pool(&members, 1, ArrivalProcess::Even, 3, 30_000, u64::MAX).expect("no limit");
+        let tallies = pool(&members, 1, Arrivals::Even, 3, 30_000, u64::MAX).expect("no limit").tallies;
         assert_eq!(missed(&tallies), 0);
         assert!(tallies.iter().all(|tally| tally.arrived >= 9_999));
     }
@@ -343,8 +392,8 @@ mod tests {
     fn too_few_devices_lose_what_exceeds_them_and_playing_stops_there() {
         let profile = profile(1, 0);
         let member = Member { rate: 2_000.0, slo: 100 * MS, profile: &profile, batch: 8 };
-        let play = |lost_max| pool(&[member], 1, ArrivalProcess::Even, 1, 100_000, lost_max);
-        let lost = missed(&play(u64::MAX).expect("no limit")) as f64 / 100_000.0;
+        let play = |lost_max| pool(&[member], 1, Arrivals::Even, 1, 100_000, lost_max);
+        let lost = missed(&play(u64::MAX).expect("no limit").tallies) as f64 / 100_000.0;
         assert!((lost - 0.5).abs() < 0.01, "{lost} of requests at twice what the device can do");
         assert_eq!(play(1000), None);
     }

@@ -35,6 +35,7 @@ pub fn timetable(plan: &Plan, labels: &[Label]) -> String {
         drawing.text((LEFT - 8.0, y + ROW - 7.0), 11.0, Anchor::End, &format!("device {device}"));
         let period = match timetable.slots.is_empty() {
             true => "idle".to_owned(),
+            false if timetable.slots[0].shares.len() > 1 => "pool".to_owned(),
             false => format!("every {} ms", figure(ms(timetable.period))),
         };
         drawing.text((LEFT + CHART + 8.0, y + ROW - 7.0), 11.0, Anchor::Start, &period);
@@ -74,6 +75,11 @@ fn axis(drawing: &mut Drawing, horizon: f64, devices: usize) {
 
 /// One device's slots, from its phase on round and round.
 fn row(drawing: &mut Drawing, timetable: &Timetable, labels: &[Label], horizon: f64, y: f64) {
+    if let Some(shared) = timetable.slots.iter().find(|slot| slot.shares.len() > 1) {
+        // It never ends: one block.
+        block(drawing, shared, labels, (LEFT, LEFT + CHART), y, FIRST_LIGHTNESS);
+        return;
+    }
     let (period, phase) = (ms(timetable.period), ms(timetable.phase));
     if period <= 0.0 {
         return;
@@ -96,15 +102,17 @@ fn row(drawing: &mut Drawing, timetable: &Timetable, labels: &[Label], horizon: 
 fn block(drawing: &mut Drawing, slot: &Slot, labels: &[Label], (left, right): (f64, f64), y: f64, lightness: f64) {
     let (width, height) = (right - left, ROW - 4.0);
     let name = |session: usize| &labels[session].model;
-    let members: Vec<String> =
-        slot.shares.iter().map(|share| format!("{} {}", share.session, name(share.session))).collect();
-    let title = format!(
-        "{}: batch {}, {} ms from {} ms",
-        members.join(", "),
-        slot.batch,
-        figure(ms(slot.execution)),
-        figure(ms(slot.offset))
-    );
+    let title = match slot.shares[..] {
+        [share] => format!(
+            "{} {}: batch {}, {} ms from {} ms",
+            share.session,
+            name(share.session),
+            slot.batch,
+            figure(ms(slot.execution)),
+            figure(ms(slot.offset))
+        ),
+        _ => format!("{} sessions share the device", slot.shares.len()),
+    };
     let ground = match slot.shares[..] {
         [share] => colour(share.session, lightness),
         _ => "#dddddd".to_owned(),
@@ -119,7 +127,7 @@ fn block(drawing: &mut Drawing, slot: &Slot, labels: &[Label], (left, right): (f
     }
     let text = match slot.shares[..] {
         [share] => format!("{} ×{}", name(share.session), slot.batch),
-        _ => format!("{} share", slot.shares.len()),
+        _ => format!("{} sessions share", slot.shares.len()),
     };
     if text.chars().count() as f64 * CHARACTER < width {
         drawing.text(((left + right) / 2.0, y + ROW - 8.0), 11.0, Anchor::Middle, &text);
@@ -130,7 +138,8 @@ fn block(drawing: &mut Drawing, slot: &Slot, labels: &[Label], (left, right): (f
 fn batches(plan: &Plan, sessions: usize) -> Vec<Vec<u32>> {
     let mut batches = vec![Vec::new(); sessions];
     for slot in plan.devices.iter().flat_map(|device| &device.slots) {
-        slot.shares.iter().for_each(|share| batches[share.session].push(slot.batch));
+        let own = slot.shares.len() == 1;
+        slot.shares.iter().for_each(|share| batches[share.session].push(if own { slot.batch } else { share.batch }));
     }
     for batches in &mut batches {
         batches.sort_unstable();
@@ -140,7 +149,9 @@ fn batches(plan: &Plan, sessions: usize) -> Vec<Vec<u32>> {
 }
 
 fn horizon_ms(devices: &[Timetable]) -> f64 {
-    let periods = || devices.iter().filter(|device| !device.slots.is_empty()).map(|device| ms(device.period));
+    // A pool's period means nothing.
+    let own = |device: &&Timetable| device.slots.first().is_some_and(|slot| slot.shares.len() == 1);
+    let periods = || devices.iter().filter(own).map(|device| ms(device.period));
     let (shortest, longest) = periods().fold((f64::MAX, 0.0), |(low, high): (f64, f64), p| (low.min(p), high.max(p)));
     if longest > 0.0 { longest.min(PERIODS_MAX * shortest) } else { 1.0 }
 }
@@ -207,13 +218,22 @@ mod tests {
     fn a_plan_becomes_rows_colours_and_a_legend() {
         let devices = vec![
             device(125, 0, vec![slot(0, 8, 75, &[0]), slot(75, 4, 50, &[1])]),
-            device(250, 60, vec![slot(200, 4, 60, &[2]), slot(0, 1, 100, &[0, 1])]),
+            device(250, 60, vec![slot(200, 4, 60, &[2]), slot(0, 1, 100, &[3])]),
+            device(1000, 0, vec![slot(0, 1, 1000, &[0, 1])]),
             device(0, 0, Vec::new()),
         ];
-        let svg = timetable(&Plan { devices, ..Plan::default() }, &labels(4));
+        let svg = timetable(&Plan { devices, ..Plan::default() }, &labels(5));
         check(&svg);
-        for expected in ["device 2", "every 125 ms", "idle", "m&lt;0&gt; ×8", "batches 1 to 8", "not placed", "2 share"]
-        {
+        for expected in [
+            "not placed",
+            "device 3",
+            "every 125 ms",
+            "idle",
+            "m&lt;0&gt; ×8",
+            "batches 1 to 8",
+            "2 sessions share",
+            "pool",
+        ] {
             assert!(svg.contains(expected), "{expected} is not in\n{svg}");
         }
         // The second device's last slot begins at 260 of 250 ms: it shows from 10 on.

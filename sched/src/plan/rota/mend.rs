@@ -2,7 +2,7 @@
 
 use super::super::load::Load;
 use super::super::{ArrivalProcess, Steps, Timetable, bound};
-use super::pool::{ANY, Length, Pool, SPARE, Trial};
+use super::pool::{ANY, EVEN, Length, Pool, SPARE, Trial};
 use super::timetables;
 
 /// A pool that runs.
@@ -87,9 +87,9 @@ fn settled(loads: &[Load], kind: usize, pool: Mended) -> Vec<(Timetable, Option<
         let ample = (work + 2.0 * SPARE).ceil() as usize;
         let from = if ample < devices.len() { ample } else { devices.len().max(work.ceil() as usize) };
         let even = loads.iter().all(|load| load.arrivals == ArrivalProcess::Even);
-        // Short, since it is done while others wait: one draw of the arrivals that were asked for.
-        let arrivals = if even { &[ArrivalProcess::Even] } else { ANY };
-        let trial = Trial { arrivals, length: Length::Brief };
+        // Shorter than for a plan from scratch, since it is done while others wait.
+        let (arrivals, length) = if even { (EVEN, Length::Quick) } else { (ANY, Length::Brief) };
+        let trial = Trial { arrivals, length };
         let pool = Pool::from(loads, pool.members, from, trial);
         devices.resize(pool.devices, None);
         timetables::shared(loads, kind, &pool)

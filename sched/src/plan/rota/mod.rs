@@ -15,6 +15,7 @@ mod timetables;
 mod unit;
 
 use super::load::Load;
+use super::play::Arrivals;
 use super::random::Random;
 use super::{ArrivalProcess, Steps, Timetable, bound};
 pub(super) use mend::{Mended, mend};
@@ -42,6 +43,9 @@ const SEARCHED: usize = 2;
 /// Devices over the time bound up to which a plan of pools that hold under any arrivals is not bettered.
 const ENOUGH: f64 = 1.05;
 
+/// Devices over the time bound up to which a plan of pools is not bettered by units.
+const ENOUGH_POOLED: f64 = 1.09;
+
 /// Timetables for all of `loads`, on as few devices as `budget` steps of search find; `None` when that is more than
 /// `devices_max`.
 ///
@@ -57,13 +61,20 @@ pub(super) fn pack(
     let mut builder = Builder::new(loads, memory);
     let work: f64 = loads.iter().map(bound::devices).sum();
     let mut best = pooled(&mut builder, loads, memory, ANY, devices_max);
-    let most = best.as_ref().map_or(devices_max, |best| best.devices());
-    if best.is_none() || most > (work * ENOUGH).ceil() as usize {
-        let even = loads.iter().all(|load| load.arrivals == ArrivalProcess::Even);
-        let arrivals = if even { EVEN } else { ANY };
-        let pools = if even { pooled(&mut builder, loads, memory, arrivals, most) } else { None };
+    let even = loads.iter().all(|load| load.arrivals == ArrivalProcess::Even);
+    let over = |best: &Option<Packing>, enough: f64| {
+        best.as_ref().is_none_or(|best| best.devices() > (work * enough).ceil() as usize)
+    };
+    let arrivals = if even { EVEN } else { ANY };
+    if even && over(&best, ENOUGH) {
+        let most = best.as_ref().map_or(devices_max, Packing::devices);
+        let pools = pooled(&mut builder, loads, memory, EVEN, most);
+        best = best.into_iter().chain(pools).min_by_key(Packing::devices);
+    }
+    if over(&best, ENOUGH_POOLED) {
+        let most = best.as_ref().map_or(devices_max, Packing::devices);
         let units = bordered(&mut builder, loads, memory, budget, arrivals, most);
-        best = best.into_iter().chain(pools).chain(units).min_by_key(Packing::devices);
+        best = best.into_iter().chain(units).min_by_key(Packing::devices);
     }
     best.filter(|best| best.devices() <= devices_max).map(|best| timetables::timetables(loads, kind, &best))
 }
@@ -73,7 +84,7 @@ fn pooled(
     builder: &mut Builder,
     loads: &[Load],
     memory: Option<u64>,
-    arrivals: &'static [ArrivalProcess],
+    arrivals: &'static [Arrivals],
     devices_max: usize,
 ) -> Option<Packing> {
     let (sessions, mut alone): (Vec<usize>, Vec<usize>) =
@@ -95,7 +106,7 @@ fn bordered(
     loads: &[Load],
     memory: Option<u64>,
     budget: Steps,
-    arrivals: &'static [ArrivalProcess],
+    arrivals: &'static [Arrivals],
     devices_max: usize,
 ) -> Option<Packing> {
     let pools: Vec<f64> = loads.iter().map(pool::devices).collect();
@@ -108,7 +119,9 @@ fn bordered(
         fast.extend(alone.into_iter().flatten());
         let units = construct::construct(builder, loads, fast, None);
         let quick = Trial { arrivals, length: Length::Quick };
-        let pools = groups.into_iter().map(|members| Pool::sized(loads, members, devices_max, quick));
+        let built: usize = units.iter().map(|unit| unit.devices.len()).sum();
+        let room = devices_max.saturating_sub(built);
+        let pools = groups.into_iter().map(|members| Pool::sized(loads, members, room, quick));
         if let Some(pools) = pools.collect() {
             tried.push(Packing { units, pools });
         }

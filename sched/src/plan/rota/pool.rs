@@ -4,15 +4,15 @@
 //! Devices that serve whichever session is ready lose neither: a session waits until its batch is as large as its SLO
 //! allows, and then the next free device takes it. With G devices one becomes free every ℓ/G on average, so the larger the
 //! pool, the less of its SLO a session has to keep for finding a device. How many devices a pool takes is found by playing
-//! it (`play.rs`) until no member misses more than one request in a hundred.
+//! it (`play.rs`): for Poisson arrivals until no member misses more than one request in a hundred, for evenly spaced ones until
+//! none misses any, nor comes close to it.
 //!
 //! A member's model lies on every device of its pool. With limited memory the pools are as many as it takes for their
 //! models to fit.
 
-use super::super::ArrivalProcess;
-use super::super::bound;
 use super::super::load::Load;
-use super::super::play::{self, Member, Tally};
+use super::super::play::{self, Arrivals, Member, Played, Tally};
+use super::super::{ArrivalProcess, bound};
 use crate::ModelId;
 use std::collections::BTreeSet;
 
@@ -29,7 +29,7 @@ pub(super) struct Pool {
 /// How surely a pool has to be large enough.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Trial {
-    pub arrivals: &'static [ArrivalProcess],
+    pub arrivals: &'static [Arrivals],
     pub length: Length,
 }
 
@@ -44,10 +44,11 @@ pub(super) enum Length {
     Thorough,
 }
 
-/// What holds for all arrivals that are played.
-pub(super) const ANY: &[ArrivalProcess] = &[ArrivalProcess::Poisson, ArrivalProcess::Even];
-/// Evenly spaced ones, at several draws of their phases: a session may meet others again and again.
-pub(super) const EVEN: &[ArrivalProcess] = &[ArrivalProcess::Even; 4];
+/// What holds for any arrivals: the ones that fail first come first.
+pub(super) const ANY: &[Arrivals] = &[Arrivals::Even, Arrivals::Even, Arrivals::Even, Arrivals::Poisson];
+/// Evenly spaced ones, at several draws of their phases: a session may meet others again and again. Of slow sessions that
+/// says little, so they have to hold by chance as well.
+pub(super) const EVEN: &[Arrivals] = &[Arrivals::Even, Arrivals::Even, Arrivals::Even, Arrivals::SlowByChance];
 
 impl Length {
     /// In times of the longest SLO among the members, so that a queue that grows has time to show.
@@ -66,16 +67,23 @@ impl Length {
 }
 
 /// Devices of a pool, about, unless one member alone takes more: larger ones gain little, and every model is on each.
-const DEVICES: std::ops::Range<f64> = 48.0..80.0;
+const DEVICES: std::ops::Range<f64> = 96.0..160.0;
 /// What a pool takes beyond its work, about: how sessions are divided rests on it.
 pub(super) const SPARE: f64 = 1.3;
 /// Pools of more work than this take this much beyond it at least: what certainly fails need not be played.
 const SPARE_FROM: f64 = 4.0;
 const SPARE_MIN: f64 = 0.4;
+/// The same where no request may be late.
+const SPARE_MIN_EVERY: f64 = 1.0;
 /// What the time of a member that misses too much is worth then, in times of what it was.
 const URGENCY: f64 = 8.0;
 /// Part of the requests whose loss can't be mended by other batches.
 const HOPELESS: f64 = 0.02;
+/// The same where none may be lost.
+const HOPELESS_EVERY: f64 = 0.002;
+/// What has to be left to a batch that waits for a device, where none may be late, as a part of the mean latency of the
+/// batches. Longer waits are rarer, so that longer playing in other phases finds none that is too long.
+const SPARE_LATENCY: f64 = 0.125;
 /// A session with more work than this many devices loses less by itself.
 const WORK_MAX: f64 = 40.0;
 /// Requests of a session that may come within its SLO, at most: beyond, batches are what the profile allows.
@@ -200,7 +208,12 @@ impl Pool {
         assert!(members.len() > 1, "a pool of {} members shares nothing", members.len());
         let work: f64 = members.iter().map(|&index| bound::devices(&loads[index])).sum();
         // Never fewer than plans need that answer all, though one request in a hundred may be lost.
-        let spare = if work > SPARE_FROM { SPARE_MIN } else { 0.0 };
+        let every = loads.iter().all(|load| load.arrivals == ArrivalProcess::Even);
+        let spare = match work > SPARE_FROM {
+            true if every => SPARE_MIN_EVERY,
+            true => SPARE_MIN,
+            false => 0.0,
+        };
         let mut pool = Pool { members, batches: Vec::new(), devices: ((work + spare).ceil() as usize).max(1) };
         pool.grow(loads, devices_max, trial).then_some(pool)
     }
@@ -255,16 +268,43 @@ impl Pool {
         let slowest = members.iter().map(|member| member.rate).fold(rate, f64::min);
         let each = (trial.length.requests_each() * rate / slowest).min(REQUESTS_EACH_MAX);
         let requests = (rate * longest * trial.length.slos()).max(each).clamp(REQUESTS_MIN, REQUESTS_MAX);
+        // For evenly spaced requests a plan promises all, otherwise 99 %.
+        let all = loads.iter().all(|load| load.arrivals == ArrivalProcess::Even);
+        let spare_min = SPARE_LATENCY * latency(&members);
         let mut missing = Vec::new();
-        let lost_max = (requests * HOPELESS) as u64;
         for (seed, &arrivals) in (self.devices as u64..).zip(trial.arrivals) {
-            let tallies = play::pool(&members, self.devices, arrivals, seed, requests as u64, lost_max)?;
-            missing.extend(missing_too_much(&members, &tallies));
+            let every = all && arrivals == Arrivals::Even;
+            let lost_max = requests * if every { HOPELESS_EVERY } else { HOPELESS };
+            let played = play::pool(&members, self.devices, arrivals, seed, requests as u64, lost_max as u64)?;
+            missing = if every { too_close(&played, spare_min) } else { missing_too_much(&members, &played.tallies) };
+            if arrivals == Arrivals::SlowByChance {
+                missing.retain(|&position| members[position].is_slow());
+            }
+            if !missing.is_empty() {
+                break;
+            }
         }
         missing.sort_unstable();
         missing.dedup();
         Some(missing)
     }
+}
+
+/// Members of which a request was late, or a batch so nearly that in other phases one may be.
+fn too_close(played: &Played, spare_min: f64) -> Vec<usize> {
+    let late = |position: &usize| {
+        let Tally { arrived, in_time } = played.tallies[*position];
+        in_time < arrived || (played.spares[*position] as f64) < spare_min
+    };
+    (0..played.spares.len()).filter(late).collect()
+}
+
+/// The mean latency of the members' batches, nanoseconds.
+fn latency(members: &[Member]) -> f64 {
+    let started = |member: &Member| member.rate / f64::from(member.batch);
+    let busy = |member: &Member| started(member) * member.latency(member.batch as usize) as f64;
+    let (busy, started) = members.iter().fold((0.0, 0.0), |sum, m| (sum.0 + busy(m), sum.1 + started(m)));
+    busy / started
 }
 
 /// Members that miss too much: each alone, or, since some have few requests, together with those of about the same slack.
