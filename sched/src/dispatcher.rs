@@ -191,8 +191,8 @@ impl Dispatcher {
         DeviceId(self.devices.len() as u32 - 1)
     }
 
-    /// Lets `device` serve shape class `class` of `model`, with this profile; replaces an earlier one and forgets how
-    /// that was corrected.
+    /// Lets `device` serve shape class `class` of `model`, with this profile; replaces an earlier one. Devices
+    /// with the same profile share what executions taught about it.
     ///
     /// # Panics
     /// When there is no such device.
@@ -246,7 +246,6 @@ impl Dispatcher {
             self.classes[self.queues[queue].class].queues.retain(|&other| other != queue);
             self.queues.close(queue);
         }
-        self.regroup = true;
         self.recorded = true;
     }
 

@@ -29,7 +29,7 @@ pub struct Pool {
     step: f64,
     rose: bool,
     /// Nanoseconds between two devices' becoming free, in the mean.
-    pub gap: f64,
+    gap: f64,
     /// The share of the pool's demand that it cannot serve.
     pub overload: f64,
     /// What its devices serve, of what the bound says that they can. Learnt in overload.
@@ -66,19 +66,18 @@ impl Demand {
 }
 
 impl Pool {
-    pub fn new(devices: u32, members: Vec<QueueIndex>) -> Pool {
+    pub fn new(devices: u32) -> Pool {
         let (mut keys, mut readiness) = (Earliest::default(), Earliest::default());
-        keys.reserve(members.len().max(1));
-        readiness.reserve(members.len().max(1));
+        keys.reserve(1);
+        readiness.reserve(1);
         let price = Price { of_waiting: PRICE_MOST, scale: SCALE_AT_FIRST };
-        let ready = Vec::with_capacity(members.len());
         Pool {
             devices,
-            members,
+            members: Vec::new(),
             idle: 0,
             readiness,
             keys,
-            ready,
+            ready: Vec::new(),
             price,
             light: true,
             easy: false,
@@ -103,6 +102,20 @@ impl Pool {
         self.readiness.reserve(self.members.len());
         self.ready.reserve(self.members.len() - self.ready.len());
         self.members.len() as u32 - 1
+    }
+
+    /// Forgets a queue that is not ready and does not wait to be. Returns the one that has its slot now, if any.
+    pub fn remove(&mut self, slot: u32) -> Option<QueueIndex> {
+        let (slot, last) = (slot as usize, self.members.len() - 1);
+        for moments in [&mut self.keys, &mut self.readiness] {
+            let moment = moments.of(last);
+            moments.set(last, Instant::MAX);
+            if slot < last {
+                moments.set(slot, moment);
+            }
+        }
+        self.members.swap_remove(slot);
+        self.members.get(slot).copied()
     }
 
     /// The ready queue whose turn comes first, and its key.
@@ -135,6 +148,11 @@ impl Pool {
         self.keys.set(slot as usize, Instant::MAX);
         self.ready.swap_remove(place as usize);
         self.ready.get(place as usize).copied()
+    }
+
+    /// Nanoseconds until so many devices have become free, in the mean.
+    pub fn turns(&self, devices: f64) -> u64 {
+        (devices * self.gap) as u64
     }
 
     /// What waiting costs now.
@@ -213,6 +231,8 @@ pub fn fair_share(demands: impl Iterator<Item = (f64, f64)> + Clone, capacity: f
     share
 }
 
+/// A queue is urgent when no more devices than these become free before its key.
+pub const URGENT: f64 = 4.0;
 /// How much deeper batches get in company than planned, when nobody else waits.
 const DEEPENS: f64 = 0.7;
 /// One in so many devices, and one at least, may be idle while requests wait for others.
@@ -264,7 +284,7 @@ mod tests {
 
     #[test]
     fn the_price_settles_where_demand_meets_capacity() {
-        let mut pool = Pool::new(10, Vec::new());
+        let mut pool = Pool::new(10);
         // Demand rises with the price: larger slack, smaller batches.
         for _ in 0..100 {
             let devices = 7.0 + pool.price.of_waiting.log2();

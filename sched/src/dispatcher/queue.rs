@@ -2,6 +2,7 @@
 
 use super::aim::{AT_ONCE, Aim};
 use super::class::{Class, ClassIndex};
+use super::pool::{Pool, URGENT};
 use super::rate::Rate;
 use super::standing::Standing;
 use super::window::Window;
@@ -170,16 +171,16 @@ impl Queue {
     /// From when on it may have a turn on a device that is free: at once with a full batch, else when its oldest request
     /// has waited long enough, or its last moment comes. [`Instant::MAX`] when it is empty.
     ///
-    /// In overload devices are never free: then those that are not cut are ready some turns, of `gap` nanoseconds each,
-    /// before their last moment.
-    pub fn ready_at(&self, class: &Class, overload: f64, gap: f64) -> Instant {
+    /// In overload devices are never free: then those that are not cut are ready some turns of the pool before their last
+    /// moment.
+    pub fn ready_at(&self, class: &Class, pool: &Pool) -> Instant {
         let Some(head) = self.waiting.front() else { return Instant::MAX };
         if self.items >= u64::from(self.aim.batch) {
             return Instant(0);
         }
         let items = self.items as u32;
         let last = head.deadline.0.saturating_sub(class.typical(items));
-        let turns = if overload > 0.0 && !self.standing.is_cut() { (TURNS * gap) as u64 } else { 0 };
+        let turns = if pool.overload > 0.0 && !self.standing.is_cut() { pool.turns(TURNS) } else { 0 };
         let slack = self.aim.slack.max(turns);
         let deeper = head.deadline.0.saturating_sub(class.typical(items + 1).saturating_add(slack));
         let held = head.deadline.0.saturating_sub(self.slo).saturating_add(self.aim.hold);
@@ -187,17 +188,16 @@ impl Queue {
     }
 
     /// Its place in the order of turns: the latest start of the batch that it aims at, or has, brought forward by its
-    /// standing. One that is cut in overload yields to those that cannot wait for some more devices to become free, every
-    /// `gap` nanoseconds. Shifted by [`KEY_ZERO`], so that it can lie before the beginning of time.
+    /// standing. One that is cut in overload yields to all that are urgent. Shifted by [`KEY_ZERO`], so that it can lie before the beginning of time.
     ///
     /// # Panics
     /// When it is empty.
-    pub fn key(&self, class: &Class, overload: f64, gap: f64) -> Instant {
+    pub fn key(&self, class: &Class, pool: &Pool) -> Instant {
         let head = self.waiting.front().expect("only queues with requests have turns");
         let batch = self.items.min(u64::from(self.aim.batch)) as u32;
         let latest = head.deadline.0.saturating_add(KEY_ZERO).saturating_sub(class.typical(batch));
-        let key = latest.saturating_add_signed(self.standing.advance(self.slo, overload).saturating_neg());
-        let yields = if self.standing.is_cut() { (YIELDS * gap) as u64 } else { 0 };
+        let key = latest.saturating_add_signed(self.standing.advance(self.slo, pool.overload).saturating_neg());
+        let yields = if self.standing.is_cut() { pool.turns(URGENT) } else { 0 };
         Instant(key.saturating_add(yields).min(u64::MAX - 1))
     }
 
@@ -247,8 +247,7 @@ impl Queue {
 
 /// What [`Queue::key`] is shifted by: more than any standing brings forward.
 pub const KEY_ZERO: u64 = 1 << 45;
+/// Devices that become free: time enough to find one.
 const TURNS: f64 = 2.0;
-/// Devices' becoming free.
-const YIELDS: f64 = 4.0;
 const WASTE_STEPS: f64 = 10.0;
 const CAPACITY_AT_FIRST: usize = 64;

@@ -37,8 +37,7 @@ struct Round {
 }
 
 /// Who are joined by what they serve.
-#[derive(Debug, Default)]
-pub struct Grouping {
+struct Grouping {
     /// By device.
     parents: Vec<usize>,
 }
@@ -100,11 +99,17 @@ impl Queues {
         index
     }
 
-    /// No more turns: its requests leave by [`Queues::take_closed`]. Its pool is to be grouped anew.
+    /// No more turns: its requests leave by [`Queues::take_closed`].
     pub fn close(&mut self, index: QueueIndex) {
         self.rest(index);
         self.waiting -= usize::from(self[index].head().is_some());
         self.expiry.set(index.0 as usize, Instant::MAX);
+        let Queue { pool, slot, .. } = self[index];
+        if let Some(pool) = self.pools.get_mut(pool as usize)
+            && let Some(moved) = pool.remove(slot)
+        {
+            self[moved].slot = slot;
+        }
         self[index].pool = NO_POOL;
         self.closed.push(index);
     }
@@ -135,7 +140,7 @@ impl Queues {
         for device in 0..devices {
             if roots[device] == device {
                 let size = roots.iter().filter(|&&root| root == device).count();
-                let mut pool = Pool::new(size as u32, Vec::new());
+                let mut pool = Pool::new(size as u32);
                 if let Some(before) = pool_before.get(device).and_then(|&pool| before.get(pool as usize)) {
                     pool.learn(before);
                 }
@@ -251,7 +256,7 @@ impl Queues {
     fn stand(&mut self, index: QueueIndex, class: &Class, now: Instant) {
         let queue = &mut self.slots[index.0 as usize];
         let pool = &self.pools[queue.pool as usize];
-        let at = queue.ready_at(class, pool.overload, pool.gap);
+        let at = queue.ready_at(class, pool);
         if at > now {
             self.rest(index);
             let Queue { pool, slot, .. } = self[index];
@@ -269,7 +274,7 @@ impl Queues {
             queue.ready = pool.enter(queue.slot);
             pool.readiness.set(queue.slot as usize, Instant::MAX);
         }
-        pool.rank(queue.slot, queue.key(class, pool.overload, pool.gap));
+        pool.rank(queue.slot, queue.key(class, pool));
     }
 
     /// Not ready any more, and not waiting to be.
@@ -351,7 +356,7 @@ impl Queues {
             match pool.members.get(self.round.member).copied() {
                 Some(index) => {
                     self.aim(index, &classes[self[index].class], price, now);
-                    self.settle(index, &classes[self[index].class], now);
+                    self.stand_if_waiting(index, &classes[self[index].class], now);
                     self.round.member += 1;
                 }
                 None => {
@@ -390,8 +395,15 @@ impl Queues {
             self.share(pool);
             for member in 0..self.pools[pool].members.len() {
                 let index = self.pools[pool].members[member];
-                self.settle(index, &classes[self[index].class], now);
+                self.stand_if_waiting(index, &classes[self[index].class], now);
             }
+        }
+    }
+
+    /// After its aim changed, which concerns nobody while it is empty.
+    fn stand_if_waiting(&mut self, index: QueueIndex, class: &Class, now: Instant) {
+        if self[index].head().is_some() {
+            self.stand(index, class, now);
         }
     }
 

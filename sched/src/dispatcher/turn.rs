@@ -9,6 +9,7 @@
 //! Which requests: [`window`].
 
 use super::batches::Made;
+use super::pool::URGENT;
 use super::queue::{KEY_ZERO, QueueIndex};
 use super::window::{Window, window};
 use super::{Action, Dispatcher, DropReason, Place};
@@ -38,7 +39,7 @@ impl Dispatcher {
             let serving = pool.ready().iter().copied().filter(may);
             (key, first) = serving.map(|index| (pool.key(self.queues[index].slot), index)).min()?;
         }
-        let urgent = start.0.saturating_add(KEY_ZERO).saturating_add((URGENT * pool.gap) as u64);
+        let urgent = start.0.saturating_add(KEY_ZERO).saturating_add(pool.turns(URGENT));
         if key.0 <= urgent {
             return Some(first);
         }
@@ -84,6 +85,8 @@ impl Dispatcher {
             places[request.0 as usize] = Place::InBatch;
         }
         let window_ends = Instant(start.0.saturating_add(class.least(window.items).unwrap_or(u64::MAX)));
+        let here = u32::from(devices[device].is_idle());
+        let others_idle = self.queues.pool(device).is_some_and(|pool| pool.idle > here);
         self.queues.take(index, window, class, now, |refused| {
             // Too large for this device only: others judge it. A faster one may run it when it is free, and an idle one
             // has its turn in this very step.
@@ -95,7 +98,7 @@ impl Dispatcher {
                 latency.is_some_and(|latency| now.0.saturating_add(latency) <= refused.deadline.0)
             };
             let idle = |(other, state): (usize, &super::Device)| other != device && state.is_idle() && on_time(other);
-            let keep = window_ends <= refused.deadline || devices.iter().enumerate().any(idle);
+            let keep = window_ends <= refused.deadline || others_idle && devices.iter().enumerate().any(idle);
             if !keep {
                 places[refused.request.0 as usize] = Place::Unknown;
                 actions.push(Action::Drop { request: refused.request, reason: DropReason::Hopeless });
@@ -106,7 +109,5 @@ impl Dispatcher {
     }
 }
 
-/// How many more devices become free before a queue's key for it not to be urgent.
-const URGENT: f64 = 4.0;
 /// So many ready queues are compared when none is urgent.
 const COMPARED: usize = 64;

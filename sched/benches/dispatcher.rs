@@ -1,26 +1,28 @@
-//! Requests per second that one core schedules: 100 sessions, 8 devices that all serve them, in virtual time; or
-//! 10,000 sessions and 64 devices.
+//! Requests per second that one core schedules, in virtual time: 100 sessions on 8 devices that all serve them, and 10,000
+//! sessions on 64 devices.
 //!
-//! `cargo run --release -p rota-sched --example throughput [SESSIONS DEVICES]`. A round replays the same arrivals into a new dispatcher,
-//! which is stepped after every single arrival, end of a batch and timeout: the most steps that a caller can make. Times
-//! include the loop that plays devices. The first round warms up and is not counted.
+//! `cargo bench -p rota-sched --bench dispatcher`. Every iteration replays the same arrivals into a new dispatcher, which is
+//! stepped after every single arrival, end of a batch and timeout: the most steps that a caller can make. Times include the
+//! loop that plays devices. A session's requests come as often on both hosts; on the larger one executions are shorter, as
+//! it has fewer devices for each session, so that batches and the load of devices are about the same.
 
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rota_sched::*;
 use std::time::Duration;
 
-const REQUESTS_MAX: u32 = 1 << 16;
-const ARRIVALS: usize = 1_000_000;
-const ROUNDS: usize = 7;
+const REQUESTS_MAX: u32 = 1 << 21;
 
 #[derive(Clone, Copy)]
 struct Host {
     sessions: u32,
     devices: u32,
+    /// ℓ(1), and ℓ(64): linear between.
+    latencies: (Duration, Duration),
 }
 
 struct Load {
     name: &'static str,
-    /// Over all sessions, per second of virtual time.
+    /// Of one session, per second of virtual time.
     rate: u64,
     leads: (Duration, Duration),
 }
@@ -32,41 +34,49 @@ struct Outcome {
     elapsed: Duration,
 }
 
-fn main() {
-    let numbers: Vec<u32> =
-        std::env::args().skip(1).map(|n| n.parse().expect("SESSIONS and DEVICES are numbers")).collect();
-    let (sessions, devices) = (numbers.first().copied().unwrap_or(100), numbers.get(1).copied().unwrap_or(8));
-    let host = Host { sessions, devices };
-    // Per device.
-    let scale = u64::from(devices) * 100 / u64::from(sessions / devices * 8).max(100);
-    let none = (Duration::ZERO, Duration::ZERO);
-    let leads = (Duration::from_micros(500), Duration::from_micros(50));
-    let loads = [
-        Load { name: "light", rate: 500 * scale, leads },
-        Load { name: "busy", rate: 2500 * scale, leads },
-        Load { name: "busy, no leads", rate: 2500 * scale, leads: none },
-        Load { name: "overload", rate: 7500 * scale, leads },
+fn throughput(criterion: &mut Criterion) {
+    let micros = Duration::from_micros;
+    let hosts = [
+        Host { sessions: 100, devices: 8, latencies: (micros(4_000), micros(14_000)) },
+        Host { sessions: 10_000, devices: 64, latencies: (micros(320), micros(1_120)) },
     ];
-    println!("{sessions} sessions, {devices} devices, median of {ROUNDS} rounds of {ARRIVALS} requests");
-    for load in &loads {
-        let arrivals = arrivals(host, load.rate);
-        round(host, &arrivals, load.leads);
-        let mut outcomes: Vec<Outcome> = (0..ROUNDS).map(|_| round(host, &arrivals, load.leads)).collect();
-        outcomes.sort_unstable_by_key(|outcome| outcome.elapsed);
-        let Outcome { in_batches, batches, dropped, elapsed } = outcomes[ROUNDS / 2];
-        println!(
-            "{:<15} {:6.2} million requests/s, {:4.0} ns each; mean batch {:4.1}, dropped {:4.1} %",
-            load.name,
-            ARRIVALS as f64 / elapsed.as_secs_f64() / 1e6,
-            elapsed.as_nanos() as f64 / ARRIVALS as f64,
-            in_batches as f64 / batches as f64,
-            100.0 * dropped as f64 / ARRIVALS as f64,
-        );
+    let none = (Duration::ZERO, Duration::ZERO);
+    let leads = (micros(500), micros(50));
+    let loads = [
+        Load { name: "light", rate: 40, leads },
+        Load { name: "busy", rate: 200, leads },
+        Load { name: "busy, no leads", rate: 200, leads: none },
+        Load { name: "overload", rate: 600, leads },
+    ];
+    let mut group = criterion.benchmark_group("dispatcher");
+    group.sample_size(10);
+    for host in hosts {
+        for load in &loads {
+            let arrivals = arrivals(host, load.rate);
+            let Outcome { in_batches, batches, dropped, .. } = round(host, &arrivals, load.leads);
+            let name = format!("{} sessions, {} devices", host.sessions, host.devices);
+            println!(
+                "{name}, {}: mean batch {:.1}, dropped {:.1} %",
+                load.name,
+                in_batches as f64 / batches as f64,
+                100.0 * dropped as f64 / arrivals.len() as f64
+            );
+            group.throughput(Throughput::Elements(arrivals.len() as u64));
+            group.bench_function(BenchmarkId::new(load.name, name), |bencher| {
+                bencher.iter_custom(|times| (0..times).map(|_| round(host, &arrivals, load.leads).elapsed).sum());
+            });
+        }
     }
+    group.finish();
 }
+
+criterion_group!(benches, throughput);
+criterion_main!(benches);
 
 /// Arrivals at random moments (a fixed sequence), of sessions at random: (nanoseconds, session).
 fn arrivals(host: Host, rate: u64) -> Vec<(u64, SessionId)> {
+    let interval = 1_000_000_000 / (rate * u64::from(host.sessions));
+    let count = 400 * host.sessions.max(2_500);
     let mut state = 1u64;
     let mut random = move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -74,21 +84,20 @@ fn arrivals(host: Host, rate: u64) -> Vec<(u64, SessionId)> {
     };
     let mut now = 0;
     let arrival = |_| {
-        now += random() % (2_000_000_000 / rate);
+        now += random() % (2 * interval);
         (now, SessionId((random() % u64::from(host.sessions)) as u32))
     };
-    (0..ARRIVALS).map(arrival).collect()
+    (0..count).map(arrival).collect()
 }
 
 fn dispatcher(host: Host, leads: (Duration, Duration)) -> Dispatcher {
-    let Host { sessions, devices } = host;
+    let Host { sessions, devices, latencies: (first, last) } = host;
     let config = Config { requests_max: REQUESTS_MAX, sessions_max: sessions, devices_max: devices };
     let mut dispatcher = Dispatcher::new(config);
     for _ in 0..devices {
         dispatcher.add_device(DeviceConfig { prepare_lead: leads.0, start_lead: leads.1 });
     }
     for model in (0..sessions).map(ModelId) {
-        let (first, last) = (Duration::from_millis(4), Duration::from_millis(14));
         let profile = Profile::new(&[(1, first), (64, last)]).expect("valid points");
         for device in (0..devices).map(DeviceId) {
             dispatcher.set_profile(device, model, ClassId(0), profile.clone());
@@ -112,7 +121,8 @@ fn round(host: Host, arrivals: &[(u64, SessionId)], leads: (Duration, Duration))
     let mut behind: Vec<Option<BatchId>> = vec![None; host.devices as usize];
     let mut outcome = Outcome { in_batches: 0, batches: 0, dropped: 0, elapsed: Duration::ZERO };
     let latency = |dispatcher: &Dispatcher, batch| {
-        Duration::from_millis(4) + Duration::from_millis(10) * (dispatcher.batch(batch).items - 1) / 63
+        let (first, last) = host.latencies;
+        first + (last - first) * (dispatcher.batch(batch).items - 1) / 63
     };
     let began = std::time::Instant::now();
     let mut arrivals = arrivals.iter().peekable();
