@@ -10,6 +10,7 @@ pub mod engine;
 pub mod events;
 pub mod fleet;
 pub mod load;
+pub mod overload;
 pub mod parallel;
 mod placement;
 pub mod planning;

@@ -90,7 +90,7 @@ impl Drawing {
 }
 
 /// 1, 2 or 5 times a power of ten, so that at most `steps` of it reach `most`.
-fn tick(most: f64, steps: f64) -> f64 {
+pub fn tick(most: f64, steps: f64) -> f64 {
     let least = (most / steps).max(1e-9);
     let power = libm::pow(10.0, libm::log10(least).floor());
     [1.0, 2.0, 5.0].map(|factor| factor * power).into_iter().find(|step| *step >= least).unwrap_or(10.0 * power)
@@ -110,7 +110,8 @@ fn shortened(text: &str, most: usize) -> String {
     text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
 }
 
-fn escaped(text: &str) -> String {
+/// Text as it may stand between tags or in an attribute.
+pub fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
