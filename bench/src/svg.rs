@@ -1,6 +1,7 @@
 //! A latency plot as an SVG file: percentiles along a logarithmic axis in nines, so that the tail is as wide as the rest.
 
 use crate::table::figure;
+use rota_sim::svg::{escaped, tick};
 use std::fmt::Write;
 
 /// One line of a plot.
@@ -18,6 +19,8 @@ const RIGHT: f64 = 20.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 const LEGEND_LINE: f64 = 18.0;
+/// An axis reaches so far at least.
+const LEAST_MS: f64 = 1e-5;
 /// Readable on white, and told apart by the colour-blind.
 const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"];
 
@@ -25,7 +28,7 @@ const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00
 pub fn percentile_plot(title: &str, curves: &[Curve]) -> String {
     let points = || curves.iter().flat_map(|curve| &curve.points);
     let nines = points().map(|point| point.0).fold(1.0, f64::max).ceil();
-    let step = tick_step(points().map(|point| point.1).fold(0.0, f64::max));
+    let step = tick(points().map(|point| point.1).fold(LEAST_MS, f64::max), 10.0);
     let most_ms = (points().map(|point| point.1).fold(0.0, f64::max) / step).ceil().max(1.0) * step;
     let x = |at: f64| LEFT + at / nines * (WIDTH - LEFT - RIGHT);
     let y = |ms: f64| HEIGHT - BOTTOM - ms / most_ms * (HEIGHT - TOP - BOTTOM);
@@ -81,29 +84,6 @@ fn percentile(nines: u32) -> String {
         2 => "99 %".into(),
         _ => format!("99.{} %", "9".repeat(nines as usize - 2)),
     }
-}
-
-/// 1, 2 or 5 times a power of ten, so that five to ten steps reach `most`.
-fn tick_step(most: f64) -> f64 {
-    let least = (most / 10.0).max(1e-6);
-    let power = 10f64.powf(least.log10().floor());
-    [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= least).unwrap_or(10.0 * power)
-}
-
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            // XML has no way to write these.
-            c if c.is_control() => escaped.push(' '),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]
@@ -166,13 +146,6 @@ mod tests {
             let (x, y) = point.split_once(',').unwrap();
             assert!((LEFT..=WIDTH - RIGHT).contains(&x.parse().unwrap()), "{point}");
             assert!((TOP..=HEIGHT - BOTTOM).contains(&y.parse().unwrap()), "{point}");
-        }
-    }
-
-    #[test]
-    fn ticks_are_round_and_few() {
-        for (most, step) in [(47.0, 5.0), (0.3, 0.05), (1000.0, 100.0), (9.9, 1.0)] {
-            assert!((tick_step(most) - step).abs() < step * 1e-9, "{most}: {}", tick_step(most));
         }
     }
 }
