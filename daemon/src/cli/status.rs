@@ -112,7 +112,7 @@ struct Timetable {
     slots: Vec<Slot>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, PartialEq)]
 #[serde(default)]
 struct Slot {
     offset_ms: f64,
@@ -122,7 +122,7 @@ struct Slot {
 }
 
 /// A session as a plan names it: in a slot, or among those that have no place.
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, PartialEq)]
 #[serde(default)]
 struct Placed {
     model: String,
@@ -293,26 +293,40 @@ impl Plan {
     fn slots(&self) -> Table {
         let mut table =
             Table::new(&["device", "period ms", "at ms", "takes ms", "batch", "model", "version", "SLO ms", "rate/s"]);
-        for timetable in &self.devices {
-            for slot in &timetable.slots {
-                for (index, placed) in slot.sessions.iter().enumerate() {
-                    // Sessions that share a slot follow in lines of their own.
-                    let once = |cell: String| if index == 0 { cell } else { String::new() };
-                    table.row(vec![
-                        once(timetable.device.to_string()),
-                        once(ms(timetable.period_ms)),
-                        once(ms(timetable.phase_ms + slot.offset_ms)),
-                        once(ms(slot.exec_ms)),
-                        once(slot.batch.to_string()),
-                        placed.model.clone(),
-                        placed.version.to_string(),
-                        ms(placed.slo_ms),
-                        significant(placed.rate),
-                    ]);
-                }
+        for (devices, timetable, slot) in self.distinct_slots() {
+            for (index, placed) in slot.sessions.iter().enumerate() {
+                // Sessions that share a slot follow in lines of their own.
+                let once = |cell: String| if index == 0 { cell } else { String::new() };
+                table.row(vec![
+                    once(devices.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
+                    once(ms(timetable.period_ms)),
+                    once(ms(timetable.phase_ms + slot.offset_ms)),
+                    once(ms(slot.exec_ms)),
+                    once(slot.batch.to_string()),
+                    placed.model.clone(),
+                    placed.version.to_string(),
+                    ms(placed.slo_ms),
+                    significant(placed.rate * devices.len() as f64),
+                ]);
             }
         }
         table
+    }
+
+    /// Every slot with its timetable and device. One that several sessions share is the same on all devices of their pool: it
+    /// comes once, with all of them.
+    fn distinct_slots(&self) -> Vec<(Vec<u32>, &Timetable, &Slot)> {
+        let mut distinct: Vec<(Vec<u32>, &Timetable, &Slot)> = Vec::new();
+        for timetable in &self.devices {
+            for slot in &timetable.slots {
+                let pool = distinct.iter_mut().find(|(_, _, known)| slot.sessions.len() > 1 && known == &slot);
+                match pool {
+                    Some((devices, ..)) => devices.push(timetable.device),
+                    None => distinct.push((vec![timetable.device], timetable, slot)),
+                }
+            }
+        }
+        distinct
     }
 
     /// What has no place although somebody asks for it.
@@ -363,7 +377,11 @@ mod tests {
             "problems": [{ "path": "models/odd", "what": "no version" }],
             "plan": {
                 "cause": "whim", "age_s": 65.0, "error": "out of paper",
-                "devices": [{ "device": 3, "slots": [{ "batch": 7, "sessions": [{ "model": "face", "rate": 12.5 }] }] }],
+                "devices": [
+                    { "device": 3, "slots": [{ "batch": 7, "sessions": [{ "model": "face", "rate": 12.5 }] }] },
+                    { "device": 4, "slots": [{ "sessions": [{ "model": "car", "rate": 30.5 }, { "model": "tree" }] }] },
+                    { "device": 6, "slots": [{ "sessions": [{ "model": "car", "rate": 30.5 }, { "model": "tree" }] }] },
+                ],
                 "unplaced": [{ "model": "car", "rate": 1.0, "why": "no_device" }, { "model": "idle", "why": "no_demand" }],
             },
         });
@@ -378,6 +396,8 @@ mod tests {
             "models/odd: no version",
             "plan, made 1 min 5 s ago whim",
             "12.5",
+            "4,6",
+            "61.0",
             "the devices are full",
             "no newer plan could be made: out of paper",
         ] {
