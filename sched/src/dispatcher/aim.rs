@@ -64,8 +64,8 @@ pub fn aim(latencies: &[u64], slo: u64, rate: f64, price: Price) -> Aim {
     let gathered = (best - 1) as f64;
     Aim {
         batch: best as u32,
-        hold: (((gathered + gathered.sqrt()) * interval) as u64).min(slo),
-        slack: (SLACK * wait(best).max(0.0)) as u64,
+        hold: (((gathered + LATE * gathered.sqrt()) * interval) as u64).min(slo),
+        slack: wait(best).max(0.0) as u64,
         growth: 1.0 / (interval + (last - first) as f64 / rises as f64),
         devices: rate * latencies[best - 1] as f64 / best as f64,
         least,
@@ -83,8 +83,8 @@ fn risk(x: f64) -> f64 {
 
 /// Batches past this are tried in steps of b/COARSE.
 const COARSE: usize = 64;
-/// The share of W(b) that is kept for the wait for a device.
-const SLACK: f64 = 0.85;
+/// Standard deviations of a Poisson count by which a batch may be late in gathering.
+const LATE: f64 = 2.0;
 
 #[cfg(test)]
 mod tests {
@@ -111,8 +111,8 @@ mod tests {
     #[test]
     fn it_waits_until_the_batch_is_likely_to_be_there() {
         let aim = aim(&linear(1, 25, 75), 100_000_000, 500.0, at(0.0));
-        assert_eq!(aim.hold, ((24.0 + 24.0f64.sqrt()) * 2e6) as u64);
-        assert_eq!(aim.slack, (0.85 * 2e6) as u64);
+        assert_eq!(aim.hold, ((24.0 + LATE * 24.0f64.sqrt()) * 2e6) as u64);
+        assert_eq!(aim.slack, 2_000_000);
         assert!((aim.devices - 1.0).abs() < 1e-9);
     }
 

@@ -28,6 +28,8 @@ pub struct Pool {
     /// Factor by which the price moves, and whether it rose last.
     step: f64,
     rose: bool,
+    /// Devices that its queues keep busy, or would.
+    demand: f64,
     /// Nanoseconds between two devices' becoming free, in the mean.
     gap: f64,
     /// The share of the pool's demand that it cannot serve.
@@ -52,12 +54,13 @@ pub struct Demand {
 }
 
 impl Demand {
-    pub fn of<'a>(aims: impl Iterator<Item = &'a Aim> + Clone) -> Demand {
+    pub fn of<'a>(aims: impl Iterator<Item = &'a Aim> + Clone, pool: u32) -> Demand {
+        let deepens = (DEEPENS / f64::from(pool).sqrt()).min(DEEPENS_MOST);
         let devices = aims.clone().map(|aim| aim.devices).sum::<f64>();
         let others = |aim: &Aim| 1.0 - aim.devices / devices.max(f64::MIN_POSITIVE);
         Demand {
             devices,
-            deepened: aims.clone().map(|aim| aim.devices / (1.0 + DEEPENS * others(aim))).sum(),
+            deepened: aims.clone().map(|aim| aim.devices / (1.0 + deepens * others(aim))).sum(),
             alone: aims.clone().map(|aim| aim.alone).sum(),
             least: aims.clone().map(|aim| aim.least).sum(),
             batches: aims.map(|aim| aim.batches).sum(),
@@ -84,6 +87,7 @@ impl Pool {
             step: STEP_MOST,
             rose: true,
             gap: 0.0,
+            demand: 0.0,
             overload: 0.0,
             reach: REACH_MOST,
         }
@@ -93,7 +97,7 @@ impl Pool {
     pub fn learn(&mut self, from: &Pool) {
         (self.price, self.step, self.rose) = (from.price, from.step, from.rose);
         (self.light, self.easy) = (from.light, from.easy);
-        (self.gap, self.overload, self.reach) = (from.gap, from.overload, from.reach);
+        (self.gap, self.demand, self.overload, self.reach) = (from.gap, from.demand, from.overload, from.reach);
     }
 
     pub fn add(&mut self, queue: QueueIndex) -> u32 {
@@ -166,6 +170,11 @@ impl Pool {
         self.idle.saturating_sub(kept)
     }
 
+    /// Whether a queue that keeps so many devices busy is alone on them, or nearly.
+    pub fn is_mostly(&self, devices: f64) -> bool {
+        devices >= ALONE * self.demand
+    }
+
     /// How many devices' time may be planned away: the rest is for chance.
     pub fn capacity(&self) -> f64 {
         f64::from(self.devices) * if self.devices == 1 { CAPACITY_OF_ONE } else { CAPACITY }
@@ -194,6 +203,7 @@ impl Pool {
     /// Takes over how long devices take, and whether they are easily enough.
     pub fn time(&mut self, demand: Demand) {
         let devices = f64::from(self.devices);
+        self.demand = demand.devices;
         self.light = demand.alone <= devices * LIGHT;
         // Of queues whose rates nobody knows yet nothing is easy.
         self.easy = demand.least > 0.0 && demand.least <= devices * EASY;
@@ -232,9 +242,11 @@ pub fn fair_share(demands: impl Iterator<Item = (f64, f64)> + Clone, capacity: f
 }
 
 /// A queue is urgent when no more devices than these become free before its key.
-pub const URGENT: f64 = 4.0;
-/// How much deeper batches get in company than planned, when nobody else waits.
-const DEEPENS: f64 = 0.7;
+pub const URGENT: f64 = 5.0;
+/// How much deeper batches get in company than planned, when nobody else waits: the more devices become free, the less; on
+/// one or a few at most so much.
+const DEEPENS: f64 = 2.0;
+const DEEPENS_MOST: f64 = 0.7;
 /// One in so many devices, and one at least, may be idle while requests wait for others.
 const RESERVE: u32 = 4;
 /// The same where devices are enough, and none if there are few.
@@ -242,6 +254,8 @@ const RESERVE_EASY: u32 = 16;
 /// Of several devices, and of one alone: what may be planned away.
 const CAPACITY: f64 = 0.8;
 const CAPACITY_OF_ONE: f64 = 1.2;
+/// Of a pool's demand.
+const ALONE: f64 = 0.9;
 const STEP_MOST: f64 = 4.0;
 const STEP_LEAST: f64 = 1.02;
 const STEP_GROWS: f64 = 1.5;

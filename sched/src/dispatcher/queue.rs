@@ -5,7 +5,7 @@ use super::class::{Class, ClassIndex};
 use super::pool::{Pool, URGENT};
 use super::rate::Rate;
 use super::standing::Standing;
-use super::window::Window;
+use super::window::{Judgement, Window};
 use crate::{Instant, RequestId, SessionId};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -45,6 +45,7 @@ pub struct Queue {
     /// Items per second that the plan promised.
     pub promised: Option<f64>,
     pub aim: Aim,
+    pub judgement: Judgement,
     pub standing: Standing,
     /// The turn in which it had nothing that the device could run.
     pub passed: u64,
@@ -72,6 +73,7 @@ impl Queue {
             paced: 0.0,
             promised: None,
             aim: AT_ONCE,
+            judgement: Judgement::in_company(1),
             standing: Standing::new(),
             passed: 0,
             pool: NO_POOL,

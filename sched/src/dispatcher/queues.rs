@@ -5,7 +5,7 @@ use super::class::{Class, ClassIndex, Classes};
 use super::earliest::Earliest;
 use super::pool::{Demand, Pool, fair_share};
 use super::queue::{NO_POOL, NOT_READY, Queue, QueueIndex, Waiting};
-use super::window::Window;
+use super::window::{Judgement, Window};
 use crate::{Instant, RequestId, SessionId};
 use std::ops::{Index, IndexMut};
 
@@ -408,16 +408,23 @@ impl Queues {
     }
 
     fn aim(&mut self, index: QueueIndex, class: &Class, price: Price, now: Instant) {
-        let queue = &mut self[index];
+        let Queues { slots, pools, .. } = self;
+        let queue = &mut slots[index.0 as usize];
+        let pool = &pools[queue.pool as usize];
         queue.rate.advance(now);
         let rate = queue.rate.per_second(now);
         queue.paced = rate.unwrap_or(0.0);
         queue.aim = rate.map_or(AT_ONCE, |rate| aim(class.typicals(), queue.slo, rate, price));
+        queue.judgement = match pool.devices {
+            _ if !pool.is_mostly(queue.aim.devices) => Judgement::in_company(queue.aim.batch),
+            1 => Judgement::alone(class.typicals(), queue.slo, queue.paced),
+            _ => Judgement::alone_on_several(queue.aim.batch),
+        };
     }
 
     fn demand(&self, pool: usize) -> Demand {
         let members = &self.pools[pool].members;
-        Demand::of(members.iter().map(|&index| &self[index].aim))
+        Demand::of(members.iter().map(|&index| &self[index].aim), self.pools[pool].devices)
     }
 
     /// Says what each queue of a pool is entitled to. First everybody gets what was promised, as far as it goes max-min fair by

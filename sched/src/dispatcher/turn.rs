@@ -23,7 +23,7 @@ impl Dispatcher {
         while let Some(index) = self.choose(device, start) {
             let queue = &self.queues[index];
             let profile = self.classes[queue.class].on(device).expect("only queues that the device serves are chosen");
-            match window(queue, profile, queue.aim.batch, start, queue.standing.loses()) {
+            match window(queue, profile, queue.judgement, start, queue.standing.loses()) {
                 Some(window) => return Some(self.take(device, start, index, window, actions)),
                 None => self.queues[index].passed = self.turns,
             }

@@ -15,6 +15,41 @@ pub struct Window {
     pub items: u32,
 }
 
+/// By what a queue's heads are judged.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Judgement {
+    /// Items of the batch that a head must survive not to be refused for it.
+    target: u32,
+    /// Of the throughput of the batch that refuses heads: one that spares them and has less is not taken.
+    worth: f64,
+}
+
+impl Judgement {
+    /// Of a queue that shares its devices: `target` is the batch that it aims at.
+    pub fn in_company(target: u32) -> Judgement {
+        Judgement { target, worth: WORTH }
+    }
+
+    /// Of a queue that has a device for itself: the largest b with ℓ(b) + min(ℓ(b), b/`rate`) ≤ SLO, so that a request which
+    /// just misses one batch is in time with the next. A smaller batch leaves more behind, whose heads are then too old for a
+    /// larger one: refusing some now ends that.
+    ///
+    /// `latencies`: ℓ(b) in nanoseconds at b - 1. `rate`: items per second.
+    pub fn alone(latencies: &[u64], slo: u64, rate: f64) -> Judgement {
+        let keeps_up = |index: &usize| {
+            let latency = latencies[*index] as f64;
+            latency + latency.min((index + 1) as f64 * 1e9 / rate) <= slo as f64
+        };
+        Judgement { target: partition_point(latencies.len(), keeps_up).max(1) as u32, worth: WORTH }
+    }
+
+    /// Of a queue that has several devices for itself: `target` is the batch that it aims at. Since they take turns, a head that
+    /// is spared delays those behind it.
+    pub fn alone_on_several(target: u32) -> Judgement {
+        Judgement { target, worth: 1.0 }
+    }
+}
+
 /// A queue's requests as a device that can start at `start` sees them.
 struct View<'a> {
     queue: &'a Queue,
@@ -31,8 +66,8 @@ struct View<'a> {
 ///
 /// The early-drop window of the published system (pop the head; refuse it if it would miss a batch of `target`, or of what
 /// is left; take it otherwise) is taken when it refuses nobody, and instead of a batch that spares heads and has less than
-/// [`WORTH`] of its throughput.
-pub fn window(queue: &Queue, profile: &Profile, target: u32, start: Instant, loses: bool) -> Option<Window> {
+/// [`Judgement::worth`] of its throughput.
+pub fn window(queue: &Queue, profile: &Profile, judgement: Judgement, start: Instant, loses: bool) -> Option<Window> {
     let (requests, largest) = (queue.requests().len() as u64, u64::from(queue.largest()));
     let even = (requests * largest == queue.items()).then_some(largest);
     let view = View { queue, profile, start, even };
@@ -43,14 +78,15 @@ pub fn window(queue: &Queue, profile: &Profile, target: u32, start: Instant, los
     if loses {
         return view.densest();
     }
-    let published = view.published(target);
+    let published = view.published(judgement.target);
     if let Some(Window { first: 0, .. }) = published {
         return published;
     }
     let all = view.queue.requests();
     let head = all.iter().position(|head| start.0.saturating_add(view.latency(head.items)) <= head.deadline.0)?;
     let spared = view.from(head);
-    if let Some(published) = published.filter(|published| throughput(&spared) < WORTH * throughput(published)) {
+    if let Some(published) = published.filter(|published| throughput(&spared) < judgement.worth * throughput(published))
+    {
         return Some(published);
     }
     let mut refused = 0.0;
@@ -138,11 +174,11 @@ fn partition_point(len: usize, holds: impl Fn(&usize) -> bool) -> usize {
     low
 }
 
-/// Of the published window's throughput: a batch with less is not worth the heads that it spares.
+/// What a batch that spares heads has to have, as a share of the other's throughput.
 const WORTH: f64 = 0.7;
 /// How many heads from the first that could be served may be refused for a larger batch.
 const LOOK: usize = 64;
 /// Items by which a batch has to be larger for each item refused.
-const HEAD: f64 = 0.1;
+const HEAD: f64 = 0.03;
 /// Of uneven requests so many starts are tried.
 const CANDIDATES: usize = 256;
