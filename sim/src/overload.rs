@@ -56,4 +56,4 @@ fn fair_shares(scenario: &Scenario) -> Vec<f64> {
 }
 
 /// Sessions with fewer requests in a run say nothing.
-const FEW: f64 = 20.0;
+const FEW: f64 = 300.0;

@@ -164,6 +164,11 @@ impl Pool {
         Price { of_waiting: if self.light { f64::INFINITY } else { self.price.of_waiting }, ..self.price }
     }
 
+    /// Whatever waits is ready: devices are easily enough, and too few to keep any of them idle.
+    pub fn at_once(&self) -> bool {
+        self.easy && self.devices < RESERVE_EASY
+    }
+
     /// So many of its idle devices wait for nothing: with more than some idle, whoever waits for others waits in vain.
     pub fn spare(&self) -> u32 {
         let kept = if self.easy { self.devices / RESERVE_EASY } else { (self.devices / RESERVE).max(1) };

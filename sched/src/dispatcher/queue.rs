@@ -177,7 +177,7 @@ impl Queue {
     /// moment.
     pub fn ready_at(&self, class: &Class, pool: &Pool) -> Instant {
         let Some(head) = self.waiting.front() else { return Instant::MAX };
-        if self.items >= u64::from(self.aim.batch) {
+        if pool.at_once() || self.items >= u64::from(self.aim.batch) {
             return Instant(0);
         }
         let items = self.items as u32;

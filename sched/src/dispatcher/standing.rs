@@ -97,7 +97,7 @@ const LEAD_MOST: f64 = 0.5;
 const PROPORTIONAL: f64 = 0.3e9;
 const OVERLOADED: f64 = 6.0;
 /// With a larger shortfall a queue that is cut comes no earlier.
-const SHORTFALL_MOST: f64 = 0.5;
+const SHORTFALL_MOST: f64 = 0.25;
 /// Nobody is entitled to less.
 const SERVED_LEAST: f64 = 1e-3;
 
