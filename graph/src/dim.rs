@@ -1,0 +1,215 @@
+//! Dimensions that may depend on sizes that are not known yet.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// A size that is a number only when a request comes: the batch, a picture's width, how many boxes were found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Symbol(pub u32);
+
+/// A dimension: a polynomial over symbols with whole coefficients. `128`, `h`, `2·h·w + 4`.
+///
+/// Invariant: by product of symbols (sorted, repeated for powers), no coefficient is 0; so equal dimensions compare equal.
+/// At most [`TERMS_MAX`] terms of at most [`DEGREE_MAX`] symbols.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Dim {
+    terms: BTreeMap<Vec<Symbol>, i64>,
+}
+
+const TERMS_MAX: usize = 12;
+const DEGREE_MAX: usize = 6;
+
+impl Dim {
+    pub fn of(size: i64) -> Dim {
+        Dim { terms: [(Vec::new(), size)].into_iter().filter(|term| term.1 != 0).collect() }
+    }
+
+    pub fn symbol(symbol: Symbol) -> Dim {
+        Dim { terms: [(vec![symbol], 1)].into() }
+    }
+
+    /// Its number, when no symbol is in it.
+    pub fn size(&self) -> Option<i64> {
+        match self.terms.len() {
+            0 => Some(0),
+            1 => self.terms.get(&Vec::new()).copied(),
+            _ => None,
+        }
+    }
+
+    pub fn as_symbol(&self) -> Option<Symbol> {
+        let (product, &coefficient) = self.terms.first_key_value()?;
+        (self.terms.len() == 1 && product.len() == 1 && coefficient == 1).then(|| product[0])
+    }
+
+    pub fn symbols(&self) -> impl Iterator<Item = Symbol> + '_ {
+        self.terms.keys().flatten().copied()
+    }
+
+    /// `None`: too large to be written down.
+    pub fn plus(&self, other: &Dim) -> Option<Dim> {
+        let mut terms = self.terms.clone();
+        for (product, &coefficient) in &other.terms {
+            let sum = terms.get(product).copied().unwrap_or(0).checked_add(coefficient)?;
+            match sum {
+                0 => drop(terms.remove(product)),
+                _ => drop(terms.insert(product.clone(), sum)),
+            }
+        }
+        (terms.len() <= TERMS_MAX).then_some(Dim { terms })
+    }
+
+    pub fn minus(&self, other: &Dim) -> Option<Dim> {
+        self.plus(&other.times(&Dim::of(-1))?)
+    }
+
+    pub fn times(&self, other: &Dim) -> Option<Dim> {
+        let mut result = Dim::default();
+        for (left, &a) in &self.terms {
+            for (right, &b) in &other.terms {
+                let mut product = [&left[..], right].concat();
+                product.sort_unstable();
+                if product.len() > DEGREE_MAX {
+                    return None;
+                }
+                result = result.plus(&Dim { terms: [(product, a.checked_mul(b)?)].into() })?;
+            }
+        }
+        Some(result)
+    }
+
+    /// `self / by` where that leaves nothing over whatever the symbols are: `by` has one term.
+    pub fn divided(&self, by: &Dim) -> Option<Dim> {
+        if self == by && !by.terms.is_empty() {
+            return Some(Dim::of(1));
+        }
+        let (divisor, &coefficient) = by.terms.first_key_value().filter(|_| by.terms.len() == 1)?;
+        let mut terms = BTreeMap::new();
+        for (product, &a) in &self.terms {
+            let mut rest = product.clone();
+            for symbol in divisor {
+                rest.remove(rest.iter().position(|other| other == symbol)?);
+            }
+            if a.checked_rem(coefficient)? != 0 {
+                return None;
+            }
+            terms.insert(rest, a.checked_div(coefficient)?);
+        }
+        Some(Dim { terms })
+    }
+}
+
+/// The symbols of one graph.
+#[derive(Clone, Debug, Default)]
+pub struct Symbols {
+    names: Vec<String>,
+    by_name: BTreeMap<String, Symbol>,
+}
+
+impl Symbols {
+    /// The symbol of that name: the same for the same name.
+    pub fn named(&mut self, name: &str) -> Symbol {
+        if let Some(&symbol) = self.by_name.get(name) {
+            return symbol;
+        }
+        let symbol = self.fresh(name);
+        self.by_name.insert(name.to_owned(), symbol);
+        symbol
+    }
+
+    /// A symbol that is equal to no other. Of a long name only the beginning is kept, with a number that sets it apart.
+    pub fn fresh(&mut self, name: &str) -> Symbol {
+        let symbol = Symbol(self.names.len() as u32);
+        self.names.push(match name.char_indices().nth(NAME_MAX) {
+            Some((end, _)) => format!("{}…{}", &name[..end], symbol.0),
+            None => name.to_owned(),
+        });
+        symbol
+    }
+
+    pub fn name(&self, symbol: Symbol) -> &str {
+        &self.names[symbol.0 as usize]
+    }
+
+    pub fn count(&self) -> usize {
+        self.names.len()
+    }
+
+    /// `⌊a / by⌋`: a number, a dimension, or a symbol of its own that is the same for the same `a` and `by`.
+    pub fn floor(&mut self, a: &Dim, by: i64) -> Option<Dim> {
+        if by <= 0 {
+            return None;
+        }
+        if let Some(size) = a.size() {
+            return Some(Dim::of(size.div_euclid(by)));
+        }
+        if let Some(exact) = a.divided(&Dim::of(by)) {
+            return Some(exact);
+        }
+        let name = format!("⌊({})/{by}⌋", self.text(a));
+        (name.len() <= NAME_MAX).then(|| Dim::symbol(self.named(&name)))
+    }
+
+    /// For people: `2·h + 4`.
+    pub fn text(&self, dim: &Dim) -> String {
+        let mut text = String::new();
+        for (product, &coefficient) in dim.terms.iter().rev() {
+            let sign = if coefficient < 0 { "-" } else { "+" };
+            if !text.is_empty() || coefficient < 0 {
+                text.push_str(sign);
+            }
+            let size = coefficient.unsigned_abs();
+            if size != 1 || product.is_empty() {
+                let _ = write!(text, "{size}");
+            }
+            for (at, &symbol) in product.iter().enumerate() {
+                let times = if at > 0 || size != 1 { "·" } else { "" };
+                let _ = write!(text, "{times}{}", self.name(symbol));
+            }
+        }
+        if text.is_empty() { "0".to_owned() } else { text }
+    }
+
+    /// For people: `[batch, 3, 2·h]`.
+    pub fn shape_text(&self, dims: &[Dim]) -> String {
+        format!("[{}]", dims.iter().map(|dim| self.text(dim)).collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// Longer than that a name says nothing to anybody, and names made of names would grow without end.
+const NAME_MAX: usize = 200;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn equal_dimensions_are_equal_however_they_came_about() {
+        let mut symbols = Symbols::default();
+        let (h, w) = (Dim::symbol(symbols.named("h")), Dim::symbol(symbols.named("w")));
+        let sum = h.plus(&Dim::of(2)).unwrap();
+        let area = sum.times(&w).unwrap();
+        assert_eq!(area, w.times(&h).unwrap().plus(&w.times(&Dim::of(2)).unwrap()).unwrap());
+        assert_eq!(area.divided(&w), Some(sum.clone()));
+        assert_eq!(area.divided(&h), None);
+        assert_eq!(h.minus(&h).unwrap(), Dim::of(0));
+        assert_eq!(symbols.text(&area), "2·w+h·w");
+        assert_eq!(symbols.floor(&area, 2), symbols.floor(&area, 2));
+        assert_eq!(symbols.floor(&Dim::of(7), 2), Some(Dim::of(3)));
+    }
+
+    proptest! {
+        #[test]
+        fn arithmetic_agrees_with_numbers(a in -20i64..20, b in -20i64..20, c in 1i64..20, x in 1i64..50) {
+            let mut symbols = Symbols::default();
+            let s = Dim::symbol(symbols.named("s"));
+            let left = s.times(&Dim::of(a)).unwrap().plus(&Dim::of(b)).unwrap();
+            let value = |dim: &Dim| dim.terms.iter().map(|(p, c)| c * x.pow(p.len() as u32)).sum::<i64>();
+            prop_assert_eq!(value(&left), a * x + b);
+            let product = left.times(&left).unwrap().times(&Dim::of(c)).unwrap();
+            prop_assert_eq!(value(&product), (a * x + b).pow(2) * c);
+            prop_assert_eq!(product.divided(&Dim::of(c)), left.times(&left));
+        }
+    }
+}
