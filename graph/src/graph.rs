@@ -46,7 +46,10 @@ pub enum Source {
     Input(u32),
     Constant(Tensor),
     /// Output `output` of a node.
-    Node { node: NodeId, output: u32 },
+    Node {
+        node: NodeId,
+        output: u32,
+    },
     /// In a body: a value of a graph around it, in the order of [`Body::captures`].
     Captured(u32),
 }

@@ -183,16 +183,52 @@ const MEANINGS: [(&[&str], &[i64]); 8] = [
     (&["Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Equal", "Greater", "Less", "Gemm", "PRelu"], &[1, 7, 11]),
     (
         &[
-            "Relu", "Sigmoid", "Tanh", "Exp", "Log", "Sqrt", "Abs", "Neg", "Reciprocal", "Floor", "Ceil", "Erf", "Identity",
-            "LeakyRelu", "Elu", "Selu", "HardSigmoid", "Softplus", "Softsign", "Not", "MatMul", "Transpose", "Conv",
-            "ConvTranspose", "GlobalAveragePool", "GlobalMaxPool", "Shape", "Where", "ConstantOfShape",
-            "InstanceNormalization", "HardSwish", "Expand", "LayerNormalization", "Gelu", "Mish", "Sin", "Cos",
+            "Relu",
+            "Sigmoid",
+            "Tanh",
+            "Exp",
+            "Log",
+            "Sqrt",
+            "Abs",
+            "Neg",
+            "Reciprocal",
+            "Floor",
+            "Ceil",
+            "Erf",
+            "Identity",
+            "LeakyRelu",
+            "Elu",
+            "Selu",
+            "HardSigmoid",
+            "Softplus",
+            "Softsign",
+            "Not",
+            "MatMul",
+            "Transpose",
+            "Conv",
+            "ConvTranspose",
+            "GlobalAveragePool",
+            "GlobalMaxPool",
+            "Shape",
+            "Where",
+            "ConstantOfShape",
+            "InstanceNormalization",
+            "HardSwish",
+            "Expand",
+            "LayerNormalization",
+            "Gelu",
+            "Mish",
+            "Sin",
+            "Cos",
         ],
         &[1],
     ),
     (&["Cast"], &[1, 6, 9]),
     // Attributes became inputs, or the default axis another.
-    (&["Clip", "Softmax", "LogSoftmax", "Squeeze", "Unsqueeze", "Concat", "Gather", "Flatten", "Split"], &[1, 4, 9, 11, 13, 18]),
+    (
+        &["Clip", "Softmax", "LogSoftmax", "Squeeze", "Unsqueeze", "Concat", "Gather", "Flatten", "Split"],
+        &[1, 4, 9, 11, 13, 18],
+    ),
     (&["Reshape"], &[1, 5, 14]),
     (&["BatchNormalization"], &[1, 6, 7, 9, 14]),
     (&["MaxPool", "AveragePool", "Slice", "Pad"], &[1, 2, 7, 10, 11, 18, 19]),
@@ -202,11 +238,15 @@ const MEANINGS: [(&[&str], &[i64]); 8] = [
 /// Whether an attribute only says what holds without it.
 fn is_default(operator: &str, name: &str, value: &Attribute) -> bool {
     match (operator, name, value) {
-        ("Conv" | "ConvTranspose" | "MaxPool" | "AveragePool", "dilations" | "strides", Attribute::Ints(all)) => all.iter().all(|&v| v == 1),
+        ("Conv" | "ConvTranspose" | "MaxPool" | "AveragePool", "dilations" | "strides", Attribute::Ints(all)) => {
+            all.iter().all(|&v| v == 1)
+        }
         ("Conv" | "ConvTranspose" | "MaxPool" | "AveragePool", "pads" | "output_padding", Attribute::Ints(all)) => {
             all.iter().all(|&v| v == 0)
         }
-        ("Conv" | "ConvTranspose" | "MaxPool" | "AveragePool", "auto_pad", Attribute::String(pad)) => &**pad == b"NOTSET",
+        ("Conv" | "ConvTranspose" | "MaxPool" | "AveragePool", "auto_pad", Attribute::String(pad)) => {
+            &**pad == b"NOTSET"
+        }
         ("Conv" | "ConvTranspose", "group", Attribute::Int(1)) => true,
         // The weights' own dimensions say it.
         ("Conv" | "ConvTranspose", "kernel_shape", Attribute::Ints(_)) => true,
@@ -216,7 +256,8 @@ fn is_default(operator: &str, name: &str, value: &Attribute) -> bool {
         // Only training uses it.
         ("BatchNormalization", "momentum", Attribute::Float(_)) => true,
         ("BatchNormalization", "epsilon", Attribute::Float(1e-5)) => true,
-        ("BatchNormalization", "spatial", Attribute::Int(1)) | ("BatchNormalization", "training_mode", Attribute::Int(0)) => true,
+        ("BatchNormalization", "spatial", Attribute::Int(1))
+        | ("BatchNormalization", "training_mode", Attribute::Int(0)) => true,
         ("LeakyRelu", "alpha", Attribute::Float(0.01)) => true,
         ("HardSigmoid", "alpha", Attribute::Float(0.2)) | ("HardSigmoid", "beta", Attribute::Float(0.5)) => true,
         ("Gather", "axis", Attribute::Int(0)) | ("Flatten", "axis", Attribute::Int(1)) => true,

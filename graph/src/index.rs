@@ -1,9 +1,9 @@
 //! Many models at once: which share a leading part, on several levels, and where it is cut off.
 
-use crate::graph::NodeId;
+use crate::graph::ValueId;
 use crate::hash::Hash;
 use crate::outline::{Origin, Outline};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// A model as the caller numbers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,15 +63,14 @@ pub struct Cut {
     pub ports: Vec<Hash>,
     /// Bytes of the weights of its nodes.
     pub weight_bytes: u64,
-    /// Why it ends where it does although all members go on alike: the nodes that had to be left to the members.
+    /// Why it ends where it does although all members go on alike.
     pub refused: Vec<Refusal>,
 }
 
-/// A node that all members have and that is not shared.
+/// A node that all members have right behind the cut, and that may not be shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    pub member: Member,
-    /// The value that would have crossed.
+    /// What it makes, as the first member names it.
     pub value: String,
     pub why: String,
 }
@@ -105,7 +104,7 @@ impl Index {
                 outline.set_roles(roles);
             }
         }
-        for node in &outline.nodes {
+        for node in outline.nodes.iter().filter(|node| node.may_be_shared) {
             let shared = self.nodes.entry(node.hash).or_default();
             shared.holders.insert(member);
             shared.weight_bytes = shared.weight_bytes.max(node.weight_bytes);
@@ -147,7 +146,12 @@ impl Index {
 
     fn overlap(&self, outline: &Outline) -> u128 {
         // One more, so that nodes without weights count too.
-        outline.nodes.iter().filter(|node| self.nodes.contains_key(&node.hash)).map(|node| 1 + u128::from(node.weight_bytes)).sum()
+        outline
+            .nodes
+            .iter()
+            .filter(|node| self.nodes.contains_key(&node.hash))
+            .map(|node| 1 + u128::from(node.weight_bytes))
+            .sum()
     }
 
     /// In millionths of what makes a share.
@@ -166,9 +170,13 @@ impl Index {
         let mut given_up = BTreeSet::new();
         while left.len() >= 2 {
             let sets = self.sets(&left, above);
-            let Some(best) = best_set(&sets, &given_up).filter(|set| above.is_empty() || set.len() < within.len()) else { break };
-            let shared = self.nodes.iter().filter(|(_, shared)| best.iter().all(|member| shared.holders.contains(member)));
-            let cut = self.cut(&best, shared.map(|(hash, _)| *hash).collect(), above);
+            let Some(best) = best_set(&sets, &given_up).filter(|set| above.is_empty() || set.len() < within.len())
+            else {
+                break;
+            };
+            let shared =
+                self.nodes.iter().filter(|(_, shared)| best.iter().all(|member| shared.holders.contains(member)));
+            let cut = self.cut(&best, &shared.map(|(hash, _)| *hash).collect(), above);
             if cut.nodes.iter().map(|hash| self.worth_of(hash)).sum::<u128>() < MILLION || cut.ports.is_empty() {
                 given_up.insert(best);
                 continue;
@@ -186,7 +194,9 @@ impl Index {
     /// By set of models: what the nodes are worth that exactly they hold.
     fn sets(&self, within: &BTreeSet<Member>, above: &BTreeSet<Hash>) -> BTreeMap<Vec<Member>, u128> {
         let mut sets: BTreeMap<Vec<Member>, u128> = BTreeMap::new();
-        for (hash, shared) in self.nodes.iter().filter(|(hash, shared)| shared.holders.len() >= 2 && !above.contains(*hash)) {
+        for (hash, shared) in
+            self.nodes.iter().filter(|(hash, shared)| shared.holders.len() >= 2 && !above.contains(*hash))
+        {
             let holders: Vec<Member> = shared.holders.intersection(within).copied().collect();
             if holders.len() >= 2 {
                 *sets.entry(holders).or_default() += self.worth_of(hash);
@@ -195,42 +205,16 @@ impl Index {
         sets
     }
 
-    /// Where to cut, when `shared` is what all `members` have: as late as is allowed.
+    /// Where to cut, when `shared` is what all `members` have and may share: behind all of it.
     ///
-    /// What crosses has whole items. A value without them that is needed behind the cut is computed again there, if that takes
-    /// sizes and constants only; else the node that makes it, and all that follows from it, is left to the members.
-    fn cut(&self, members: &[Member], mut shared: BTreeSet<Hash>, above: &BTreeSet<Hash>) -> Cut {
-        let mut refused: Vec<Refusal> = Vec::new();
-        let outlines: Vec<(Member, &Outline)> = members.iter().map(|member| (*member, &self.models[member])).collect();
-        let ports = loop {
-            let mut ports = BTreeSet::new();
-            let mut removed = BTreeSet::new();
-            for &(member, outline) in &outlines {
-                for (node, value, why) in crossings(outline, &shared, &mut ports) {
-                    removed.insert(outline.node(node).hash);
-                    if refused.len() < REFUSALS_MAX && !refused.iter().any(|refusal| refusal.why == why) {
-                        refused.push(Refusal { member, value, why });
-                    }
-                }
-            }
-            if removed.is_empty() {
-                break ports;
-            }
-            shared = shared.difference(&removed).copied().collect();
-            // What follows from a node that is not shared is not shared.
-            let (_, outline) = outlines[0];
-            for node in &outline.nodes {
-                let origin = |id: &crate::ValueId| match outline.value(*id).origin {
-                    Origin::Node(node) => Some(outline.node(node).hash),
-                    _ => None,
-                };
-                if node.reads.iter().filter_map(origin).any(|hash| !shared.contains(&hash)) {
-                    shared.remove(&node.hash);
-                }
-            }
-        };
-        let (_, outline) = outlines[0];
-        let made_above = |id: crate::ValueId| match outline.value(id).origin {
+    /// A value without whole items that is needed behind the cut is computed again there: in what may be shared, that takes sizes
+    /// and constants only.
+    fn cut(&self, members: &[Member], shared: &BTreeSet<Hash>, above: &BTreeSet<Hash>) -> Cut {
+        let outlines: Vec<&Outline> = members.iter().map(|member| &self.models[member]).collect();
+        let mut ports = BTreeSet::new();
+        outlines.iter().for_each(|outline| crossings(outline, shared, &mut ports));
+        let outline = outlines[0];
+        let made_above = |id: ValueId| match outline.value(id).origin {
             Origin::Node(node) => above.contains(&outline.node(node).hash),
             _ => true,
         };
@@ -256,15 +240,14 @@ impl Index {
         let mut counted = BTreeSet::new();
         let weights = outline.nodes.iter().filter(|node| nodes.contains(&node.hash) && counted.insert(node.hash));
         let weight_bytes = weights.map(|node| node.weight_bytes).sum();
-        Cut { nodes, ports: ordered, weight_bytes, refused }
+        Cut { nodes, ports: ordered, weight_bytes, refused: refusals(&outlines, shared) }
     }
 }
 
-/// What crosses from the `shared` nodes of a model to the rest of it, into `ports`; and each value that may not, with its node.
-fn crossings(outline: &Outline, shared: &BTreeSet<Hash>, ports: &mut BTreeSet<Hash>) -> Vec<(NodeId, String, String)> {
-    let mut refused = Vec::new();
+/// What crosses from the `shared` nodes of a model to the rest of it, into `ports`.
+fn crossings(outline: &Outline, shared: &BTreeSet<Hash>, ports: &mut BTreeSet<Hash>) {
     let rest = outline.nodes.iter().filter(|node| !shared.contains(&node.hash));
-    let mut wanted: Vec<crate::ValueId> = rest.flat_map(|node| &node.reads).chain(&outline.outputs).copied().collect();
+    let mut wanted: Vec<ValueId> = rest.flat_map(|node| &node.reads).chain(&outline.outputs).copied().collect();
     let mut seen = vec![false; outline.values.len()];
     while let Some(id) = wanted.pop() {
         let value = outline.value(id);
@@ -272,10 +255,30 @@ fn crossings(outline: &Outline, shared: &BTreeSet<Hash>, ports: &mut BTreeSet<Ha
         if std::mem::replace(&mut seen[id.0 as usize], true) || !shared.contains(&outline.node(node).hash) {
             continue;
         }
-        match &value.crossing {
-            Ok(_) => drop(ports.insert(value.hash)),
-            Err(_) if outline.node(node).is_shape_arithmetic => wanted.extend(&outline.node(node).reads),
-            Err(why) => refused.push((node, value.name.clone(), why.to_string())),
+        if value.crossing.is_ok() {
+            ports.insert(value.hash);
+        } else {
+            wanted.extend(&outline.node(node).reads);
+        }
+    }
+}
+
+/// The nodes that all models have right behind `shared`, and why none may share them.
+fn refusals(outlines: &[&Outline], shared: &BTreeSet<Hash>) -> Vec<Refusal> {
+    let hashes: Vec<HashSet<Hash>> =
+        outlines[1..].iter().map(|outline| outline.nodes.iter().map(|node| node.hash).collect()).collect();
+    let outline = outlines[0];
+    let behind = |id: &ValueId| match outline.value(*id).origin {
+        Origin::Node(node) => shared.contains(&outline.node(node).hash),
+        _ => true,
+    };
+    let mut refused: Vec<Refusal> = Vec::new();
+    for node in &outline.nodes {
+        let Some(why) = node.refused.as_ref().filter(|_| node.reads.iter().all(behind)) else { continue };
+        let is_new = !refused.iter().any(|refusal| refusal.why == **why);
+        if refused.len() < REFUSALS_MAX && is_new && hashes.iter().all(|hashes| hashes.contains(&node.hash)) {
+            let value = node.outputs.iter().flatten().next().map(|id| outline.value(*id).name.clone());
+            refused.push(Refusal { value: value.unwrap_or_default(), why: why.to_string() });
         }
     }
     refused
@@ -297,7 +300,8 @@ fn best_set(sets: &BTreeMap<Vec<Member>, u128>, given_up: &BTreeSet<Vec<Member>>
         }
         (common >= MILLION).then(|| common * (set.len() as u128 - 1) + inside)
     };
-    let scored = candidates.iter().filter(|(set, _)| !given_up.contains(*set)).filter_map(|(set, _)| Some((score(set)?, *set)));
+    let scored =
+        candidates.iter().filter(|(set, _)| !given_up.contains(*set)).filter_map(|(set, _)| Some((score(set)?, *set)));
     scored.max_by(|a, b| a.0.cmp(&b.0).then_with(|| b.1.cmp(a.1))).map(|(_, set)| set.clone())
 }
 

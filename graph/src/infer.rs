@@ -83,8 +83,12 @@ const BATCH_MARK: char = '\u{2063}';
 /// Infers. `axes` says which inputs have the batch on which axis, by name, `None` for one without it; an input that it does not
 /// name has it by the rule: the first axis of the first input whose first axis is not a number, and every axis of that name.
 pub fn infer(graph: &Graph, axes: &BTreeMap<String, Option<usize>>) -> Inferred {
-    let mut inferred =
-        Inferred { values: Vec::with_capacity(graph.values.len()), symbols: Symbols::default(), batch: None, batch_axes: Vec::new() };
+    let mut inferred = Inferred {
+        values: Vec::with_capacity(graph.values.len()),
+        symbols: Symbols::default(),
+        batch: None,
+        batch_axes: Vec::new(),
+    };
     inferred.batch_axes = batch_axes(graph, axes);
     if inferred.batch_axes.iter().any(Option::is_some) {
         inferred.batch = Some(inferred.symbols.named(&format!("batch{BATCH_MARK}")));
@@ -138,7 +142,9 @@ impl Inferred {
         let node = graph.node(id);
         let opset = graph.opset(&node.domain);
         let mut known = rules::Site { graph, node, opset, inferred: self }.outputs();
-        known.resize_with(node.outputs.len(), || Known::unknown(format!("the outputs of {} are not inferred", node.operator)));
+        known.resize_with(node.outputs.len(), || {
+            Known::unknown(format!("the outputs of {} are not inferred", node.operator))
+        });
         for (output, mut known) in node.outputs.iter().zip(known) {
             let Some(output) = output else { continue };
             if known.dims.as_ref().is_ok_and(|dims| dims.len() > RANK_MAX) {

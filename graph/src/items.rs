@@ -7,7 +7,7 @@
 //! batch's size is followed through shapes as a symbol ([`crate::infer`]).
 
 use crate::dim::Dim;
-use crate::graph::{Graph, Node, NodeId, Source, ValueId};
+use crate::graph::{Graph, Node, Source, ValueId};
 use crate::infer::{Inferred, Known, Why};
 
 /// How a value depends on the batch.
@@ -117,7 +117,8 @@ impl Site<'_> {
             return None;
         }
         let batch = Dim::symbol(self.inferred.batch?);
-        let axis = self.inferred.value(self.node.output(at)?).dims.as_ref().ok()?.iter().position(|dim| *dim == batch)?;
+        let axis =
+            self.inferred.value(self.node.output(at)?).dims.as_ref().ok()?.iter().position(|dim| *dim == batch)?;
         // What is expanded must not itself have been made from the size.
         let source = self.node.operator == "ConstantOfShape" || self.input(0) == Some(&Items::Same);
         (source && self.is_one_at(0, at, axis)).then_some(axis)
@@ -138,7 +139,9 @@ impl Site<'_> {
         let Some(output) = self.node.output(at) else { return Items::Along(axis) };
         let dims = match &self.inferred.value(output).dims {
             Ok(dims) => dims,
-            Err(why) => return Items::Mixed(format!("the dimensions of what {} makes are unknown: {why}", self.node).into()),
+            Err(why) => {
+                return Items::Mixed(format!("the dimensions of what {} makes are unknown: {why}", self.node).into());
+            }
         };
         let batch = self.inferred.batch.map(Dim::symbol);
         if dims.get(axis) != batch.as_ref() {
@@ -163,14 +166,22 @@ impl Site<'_> {
         let across = || self.why("computes across the batch");
         let one = |axis: usize| Ok(vec![Some(axis)]);
         match self.node.operator.as_str() {
-            "Relu" | "Sigmoid" | "Tanh" | "Exp" | "Log" | "Sqrt" | "Abs" | "Neg" | "Reciprocal" | "Floor" | "Ceil" | "Round"
-            | "Erf" | "LeakyRelu" | "Elu" | "Selu" | "HardSigmoid" | "HardSwish" | "Softplus" | "Softsign" | "Clip" | "Gelu"
-            | "Mish" | "Sin" | "Cos" | "Sign" | "Not" | "Identity" | "Cast" | "Add" | "Sub" | "Mul" | "Div" | "Pow" | "PRelu"
-            | "Max" | "Min" | "Mod" | "Sum" | "Mean" | "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "And"
-            | "Or" | "Xor" | "Where" => one(self.elementwise()?),
+            "Relu" | "Sigmoid" | "Tanh" | "Exp" | "Log" | "Sqrt" | "Abs" | "Neg" | "Reciprocal" | "Floor" | "Ceil"
+            | "Round" | "Erf" | "LeakyRelu" | "Elu" | "Selu" | "HardSigmoid" | "HardSwish" | "Softplus"
+            | "Softsign" | "Clip" | "Gelu" | "Mish" | "Sin" | "Cos" | "Sign" | "Not" | "Identity" | "Cast" | "Add"
+            | "Sub" | "Mul" | "Div" | "Pow" | "PRelu" | "Max" | "Min" | "Mod" | "Sum" | "Mean" | "Equal"
+            | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "And" | "Or" | "Xor" | "Where" => {
+                one(self.elementwise()?)
+            }
             "Dropout" if count == 1 && self.node.input(2).is_none() => one(first.ok_or_else(across)?),
-            "Conv" | "ConvTranspose" | "MaxPool" | "AveragePool" | "GlobalAveragePool" | "GlobalMaxPool"
-            | "InstanceNormalization" | "LRN" => {
+            "Conv"
+            | "ConvTranspose"
+            | "MaxPool"
+            | "AveragePool"
+            | "GlobalAveragePool"
+            | "GlobalMaxPool"
+            | "InstanceNormalization"
+            | "LRN" => {
                 self.same_from(1)?;
                 one(first.filter(|&axis| axis == 0).ok_or_else(across)?).map(|axes| axes.repeat(count))
             }
@@ -179,7 +190,9 @@ impl Site<'_> {
                 let trains = count > 1 || self.node.int("training_mode").unwrap_or(0) != 0;
                 one(first.filter(|&axis| axis == 0 && !trains).ok_or_else(across)?)
             }
-            "Resize" if [1, 2].into_iter().all(|at| self.input(at).is_none_or(|items| *items == Items::Same)) => one(first.filter(|&axis| axis == 0).ok_or_else(across)?),
+            "Resize" if [1, 2].into_iter().all(|at| self.input(at).is_none_or(|items| *items == Items::Same)) => {
+                one(first.filter(|&axis| axis == 0).ok_or_else(across)?)
+            }
             "Softmax" | "LogSoftmax" | "LayerNormalization" => {
                 self.same_from(1)?;
                 one(self.normalised(first.ok_or_else(across)?)?).map(|axes| axes.repeat(count))
@@ -202,9 +215,8 @@ impl Site<'_> {
             "Gather" => one(self.gathered()?),
             "Slice" => one(self.sliced(first.ok_or_else(across)?)?),
             "Pad" => one(self.padded(first.ok_or_else(across)?)?),
-            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL2" | "ArgMax" | "ArgMin" => {
-                one(self.reduced(first.ok_or_else(across)?)?)
-            }
+            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL2" | "ArgMax"
+            | "ArgMin" => one(self.reduced(first.ok_or_else(across)?)?),
             "CumSum" => {
                 let axis = self.integers("axis", 1).ok_or_else(across)?;
                 self.apart(first.ok_or_else(across)?, &axis)?;
@@ -235,7 +247,8 @@ impl Site<'_> {
     /// `axis` of the first input is none of `others`.
     fn apart(&self, axis: usize, others: &[i64]) -> Result<(), Why> {
         let rank = self.rank(0)? as i64;
-        let meets = others.iter().any(|&other| (if other < 0 { other.saturating_add(rank) } else { other }) == axis as i64);
+        let meets =
+            others.iter().any(|&other| (if other < 0 { other.saturating_add(rank) } else { other }) == axis as i64);
         if meets { Err(self.why("computes across the batch")) } else { Ok(()) }
     }
 
@@ -329,7 +342,8 @@ impl Site<'_> {
         match self.node.ints("perm") {
             None => Ok(rank - 1 - batch),
             Some(order) => {
-                let from = |&axis: &i64| (if axis < 0 { axis.saturating_add(rank as i64) } else { axis }) == batch as i64;
+                let from =
+                    |&axis: &i64| (if axis < 0 { axis.saturating_add(rank as i64) } else { axis }) == batch as i64;
                 order.iter().position(from).ok_or_else(|| self.why("loses the batch's axis"))
             }
         }
@@ -338,7 +352,8 @@ impl Site<'_> {
     /// The elements stay in their order: the batch is where as many elements lie before it.
     fn reshaped(&self, batch: usize) -> Result<usize, Why> {
         let why = |why: &Why| Why::from(format!("{}: {why}", self.node));
-        let from = self.known(0).map(|known| known.dims.as_ref().map_err(why)).ok_or_else(|| self.why("lacks an input"))??;
+        let from =
+            self.known(0).map(|known| known.dims.as_ref().map_err(why)).ok_or_else(|| self.why("lacks an input"))??;
         let output = self.node.output(0).map(|id| self.inferred.value(id)).ok_or_else(|| self.why("has no output"))?;
         let to = output.dims.as_ref().map_err(why)?;
         let items = self.inferred.batch.map(Dim::symbol);
@@ -383,14 +398,19 @@ impl Site<'_> {
         let axes = match given {
             true => self.integers("axes", 3),
             false => {
-                let count = self.node.ints("starts").map(<[i64]>::len).or_else(|| Some(self.known(1)?.elements.as_ref()?.len()));
+                let count = self
+                    .node
+                    .ints("starts")
+                    .map(<[i64]>::len)
+                    .or_else(|| Some(self.known(1)?.elements.as_ref()?.len()));
                 count.map(|count| (0..count as i64).collect())
             }
         };
         let axes = axes.filter(|_| ours).ok_or_else(unknown)?;
         // Sliced along the batch it must stay whole, and in order.
         if self.apart(batch, &axes).is_err() {
-            let forward = self.node.input(4).is_none() || self.integers("steps", 4).is_some_and(|s| s.iter().all(|&s| s == 1));
+            let forward =
+                self.node.input(4).is_none() || self.integers("steps", 4).is_some_and(|s| s.iter().all(|&s| s == 1));
             let out = self.node.output(0).and_then(|id| self.inferred.value(id).dims.as_ref().ok());
             let whole = out.and_then(|dims| dims.get(batch)) == self.inferred.batch.map(Dim::symbol).as_ref();
             if !forward || !whole {
@@ -416,7 +436,10 @@ impl Site<'_> {
         let axes = given.ok_or_else(|| self.why("computes across the batch"))?;
         self.apart(batch, &axes)?;
         let rank = self.rank(0)? as i64;
-        let before = axes.iter().filter(|&&axis| (if axis < 0 { axis.saturating_add(rank) } else { axis }) < batch as i64).count();
+        let before = axes
+            .iter()
+            .filter(|&&axis| (if axis < 0 { axis.saturating_add(rank) } else { axis }) < batch as i64)
+            .count();
         let keeps = self.node.int("keepdims").unwrap_or(1) != 0;
         Ok(if keeps { batch } else { batch - before.min(batch) })
     }
@@ -431,10 +454,4 @@ impl Site<'_> {
             false => Err(self.why("has its batch elsewhere than on the second axis")),
         }
     }
-}
-
-/// Whether nothing that a node makes depends on what is in the batch, so that it can be computed twice for nothing.
-pub fn is_shape_arithmetic(graph: &Graph, id: NodeId, items: &[Items]) -> bool {
-    let free = |id: &ValueId| matches!(items[id.0 as usize], Items::Same | Items::Sizes);
-    graph.node(id).outputs.iter().flatten().all(free)
 }

@@ -1,7 +1,7 @@
 //! What is kept of a model when its weights are dropped: enough to find what it shares and where it may be cut.
 
 use crate::dim::Dim;
-use crate::graph::{Graph, NodeId, Source, ValueId};
+use crate::graph::{Graph, Node, NodeId, Source, ValueId};
 use crate::hash::{self, Hash};
 use crate::infer::{self, Inferred, Why};
 use crate::items::{self, Items};
@@ -37,8 +37,11 @@ pub struct OutlineNode {
     pub label: String,
     /// Bytes of constants that it is the first to read, and of those in its bodies.
     pub weight_bytes: u64,
-    /// Whether it computes with sizes and constants only: a part that needs the result may compute it again.
-    pub is_shape_arithmetic: bool,
+    /// Why it may not be computed for several models at once; `None` if what it makes has whole items, or is computed from sizes
+    /// and constants only, so that a part that needs it may compute it again.
+    pub refused: Option<Why>,
+    /// Neither it nor anything that it follows from is refused.
+    pub may_be_shared: bool,
     pub reads: Vec<ValueId>,
     pub outputs: Vec<Option<ValueId>>,
     /// Where a read is left out: positions among `reads` are not enough to tell inputs apart.
@@ -101,11 +104,13 @@ impl Outline {
                     counted[value.0 as usize] = true;
                 }
             }
+            let refused = outline.refusal(graph, id, &items);
             outline.nodes.push(OutlineNode {
                 hash: Hash([0; 32]),
                 label: node.to_string(),
                 weight_bytes,
-                is_shape_arithmetic: items::is_shape_arithmetic(graph, id, &items),
+                may_be_shared: refused.is_none() && outline.follows_from_shareable(graph.node(id)),
+                refused,
                 reads: node.reads().collect(),
                 outputs: node.outputs.clone(),
                 inputs: node.inputs.clone(),
@@ -116,6 +121,20 @@ impl Outline {
         let roles = outline.roles.clone();
         outline.set_roles(roles);
         outline
+    }
+
+    fn refusal(&self, graph: &Graph, id: NodeId, items: &[Items]) -> Option<Why> {
+        let outputs = || graph.node(id).outputs.iter().flatten();
+        let only_sizes = outputs().all(|id| matches!(items[id.0 as usize], Items::Same | Items::Sizes));
+        let mut refused = outputs().filter_map(|id| self.value(*id).crossing.as_ref().err());
+        refused.next().filter(|_| !only_sizes).cloned()
+    }
+
+    fn follows_from_shareable(&self, node: &Node) -> bool {
+        node.reads().all(|id| match self.value(id).origin {
+            Origin::Node(from) => self.node(from).may_be_shared,
+            _ => true,
+        })
     }
 
     pub fn value(&self, id: ValueId) -> &OutlineValue {
@@ -168,7 +187,8 @@ impl Outline {
         self.roles = roles;
         for at in 0..self.nodes.len() {
             let node = &self.nodes[at];
-            let hash = hash::applied(node.operation, &node.inputs, &node.captures, |id| self.values[id.0 as usize].hash);
+            let hash =
+                hash::applied(node.operation, &node.inputs, &node.captures, |id| self.values[id.0 as usize].hash);
             self.nodes[at].hash = hash;
             for output in 0..self.nodes[at].outputs.len() {
                 if let Some(id) = self.nodes[at].outputs[output] {

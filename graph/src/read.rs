@@ -160,7 +160,8 @@ impl Reader {
         }
         if made.operator == "Constant" && made.domain.is_empty() {
             let name = outputs.into_iter().next().unwrap_or_default();
-            let tensor = constant_tensor(node.attribute).map_err(|what| ReadError::Tensor { name: name.clone(), what })?;
+            let tensor =
+                constant_tensor(node.attribute).map_err(|what| ReadError::Tensor { name: name.clone(), what })?;
             return self.make(name, Source::Constant(tensor)).map(drop);
         }
         let mut inputs = node.input;
@@ -234,9 +235,15 @@ fn kind(attribute: &proto::AttributeProto) -> AttributeType {
 /// What a `Constant` node makes, in any of the ways it can be said.
 fn constant_tensor(attributes: Vec<proto::AttributeProto>) -> Result<Tensor, String> {
     let count = attributes.len();
-    let [attribute] = <[_; 1]>::try_from(attributes).map_err(|_| format!("is a constant with {count} attributes, not one"))?;
+    let [attribute] =
+        <[_; 1]>::try_from(attributes).map_err(|_| format!("is a constant with {count} attributes, not one"))?;
     let strings = |dims: Vec<i64>, string_data: Vec<Bytes>| {
-        Tensor::from_proto(proto::TensorProto { dims, string_data, data_type: Some(DType::STRING.0), ..Default::default() })
+        Tensor::from_proto(proto::TensorProto {
+            dims,
+            string_data,
+            data_type: Some(DType::STRING.0),
+            ..Default::default()
+        })
     };
     Ok(match attribute.name() {
         "value" => return Tensor::from_proto(attribute.t.unwrap_or_default()),
@@ -257,7 +264,9 @@ fn declared(info: &proto::ValueInfoProto) -> Option<Declared> {
             u64::try_from(*size).map_or(DeclaredDim::Unsaid, DeclaredDim::Size)
         }
         // Some exporters write a mark where they know no name.
-        Some(proto::tensor_shape_proto::dimension::Value::DimParam(name)) if !["", "?", "-1", "None"].contains(&&**name) => {
+        Some(proto::tensor_shape_proto::dimension::Value::DimParam(name))
+            if !["", "?", "-1", "None"].contains(&&**name) =>
+        {
             DeclaredDim::Symbol(name.clone())
         }
         _ => DeclaredDim::Unsaid,

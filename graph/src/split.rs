@@ -68,7 +68,8 @@ pub fn split(
             None => graph.outputs.clone(),
         };
         let Reached { nodes, inputs, feeds } = reach(outline, &levels[..level], &outputs);
-        let name = if level < levels.len() { format!("{}/shared{level}", graph.name) } else { format!("{}/own", graph.name) };
+        let name =
+            if level < levels.len() { format!("{}/shared{level}", graph.name) } else { format!("{}/own", graph.name) };
         let mut counted = vec![false; graph.values.len()];
         let constants = nodes.iter().flat_map(|&id| graph.node(id).reads()).filter_map(|id| {
             let first = !std::mem::replace(&mut counted[id.0 as usize], true);

@@ -40,8 +40,31 @@ impl DType {
 
     pub fn name(self) -> &'static str {
         const NAMES: [&str; 25] = [
-            "?", "f32", "u8", "i8", "u16", "i16", "i32", "i64", "string", "bool", "f16", "f64", "u32", "u64", "complex64",
-            "complex128", "bf16", "f8e4m3fn", "f8e4m3fnuz", "f8e5m2", "f8e5m2fnuz", "u4", "i4", "f4e2m1", "f8e8m0",
+            "?",
+            "f32",
+            "u8",
+            "i8",
+            "u16",
+            "i16",
+            "i32",
+            "i64",
+            "string",
+            "bool",
+            "f16",
+            "f64",
+            "u32",
+            "u64",
+            "complex64",
+            "complex128",
+            "bf16",
+            "f8e4m3fn",
+            "f8e4m3fnuz",
+            "f8e5m2",
+            "f8e5m2fnuz",
+            "u4",
+            "i4",
+            "f4e2m1",
+            "f8e8m0",
         ];
         usize::try_from(self.0).ok().and_then(|at| NAMES.get(at)).copied().unwrap_or("?")
     }
@@ -76,9 +99,16 @@ impl Tensor {
             return None;
         }
         match self.dtype {
-            DType::I64 => Some(self.data.chunks_exact(8).filter_map(|c| c.try_into().ok()).map(i64::from_le_bytes).collect()),
+            DType::I64 => {
+                Some(self.data.chunks_exact(8).filter_map(|c| c.try_into().ok()).map(i64::from_le_bytes).collect())
+            }
             DType::I32 => Some(
-                self.data.chunks_exact(4).filter_map(|c| c.try_into().ok()).map(i32::from_le_bytes).map(i64::from).collect(),
+                self.data
+                    .chunks_exact(4)
+                    .filter_map(|c| c.try_into().ok())
+                    .map(i32::from_le_bytes)
+                    .map(i64::from)
+                    .collect(),
             ),
             _ => None,
         }
@@ -197,7 +227,10 @@ mod tests {
     fn what_does_not_fit_is_refused_in_words() {
         let base = proto::TensorProto { data_type: Some(1), dims: vec![2], ..Default::default() };
         let cases = [
-            (proto::TensorProto { float_data: vec![1.0], ..base.clone() }, "has 4 bytes, f32 with dimensions [2] takes 8"),
+            (
+                proto::TensorProto { float_data: vec![1.0], ..base.clone() },
+                "has 4 bytes, f32 with dimensions [2] takes 8",
+            ),
             (proto::TensorProto { dims: vec![-1], ..base.clone() }, "has a dimension of -1"),
             (proto::TensorProto { dims: vec![1 << 40, 1 << 40], ..base.clone() }, "too many elements"),
             (proto::TensorProto { data_type: Some(99), ..base.clone() }, "element type 99"),

@@ -158,7 +158,9 @@ impl Walk<'_> {
                 2 => {
                     let length = self.varint(end)?;
                     let inner = usize::try_from(length).ok().and_then(|length| self.at.checked_add(length));
-                    let inner = inner.filter(|&inner| inner <= end).ok_or_else(|| self.malformed("a field that ends past its message"))?;
+                    let inner = inner
+                        .filter(|&inner| inner <= end)
+                        .ok_or_else(|| self.malformed("a field that ends past its message"))?;
                     self.content(message.content(key >> 3), inner, depth)?;
                 }
                 _ => return Err(self.malformed("a field of an unknown kind")),

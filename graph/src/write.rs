@@ -50,7 +50,10 @@ impl Part<'_> {
         let graph = proto::GraphProto {
             name: Some(self.name.clone()),
             node: passed.chain(self.nodes.iter().map(|&id| encode_node(self.graph, self.graph.node(id)))).collect(),
-            initializer: constants.iter().filter_map(|&id| Some(self.graph.constant(id)?.to_proto(&outside(id)))).collect(),
+            initializer: constants
+                .iter()
+                .filter_map(|&id| Some(self.graph.constant(id)?.to_proto(&outside(id))))
+                .collect(),
             input: self.inputs.iter().map(|&id| self.info(id, outside(id))).collect(),
             output: self.outputs.iter().map(|&id| self.info(id, own(id))).collect(),
             ..Default::default()

@@ -22,10 +22,41 @@ impl Site<'_> {
         }
         let first = self.dtype(0);
         match self.node.operator.as_str() {
-            "Relu" | "Sigmoid" | "Tanh" | "Exp" | "Log" | "Sqrt" | "Abs" | "Neg" | "Reciprocal" | "Floor" | "Ceil" | "Round"
-            | "Erf" | "LeakyRelu" | "Elu" | "Selu" | "HardSigmoid" | "HardSwish" | "Softplus" | "Softsign" | "Clip"
-            | "Softmax" | "LogSoftmax" | "BatchNormalization" | "InstanceNormalization" | "LayerNormalization" | "Gelu"
-            | "Mish" | "Sin" | "Cos" | "Sign" | "CumSum" | "Not" | "Trilu" | "LRN" => {
+            "Relu"
+            | "Sigmoid"
+            | "Tanh"
+            | "Exp"
+            | "Log"
+            | "Sqrt"
+            | "Abs"
+            | "Neg"
+            | "Reciprocal"
+            | "Floor"
+            | "Ceil"
+            | "Round"
+            | "Erf"
+            | "LeakyRelu"
+            | "Elu"
+            | "Selu"
+            | "HardSigmoid"
+            | "HardSwish"
+            | "Softplus"
+            | "Softsign"
+            | "Clip"
+            | "Softmax"
+            | "LogSoftmax"
+            | "BatchNormalization"
+            | "InstanceNormalization"
+            | "LayerNormalization"
+            | "Gelu"
+            | "Mish"
+            | "Sin"
+            | "Cos"
+            | "Sign"
+            | "CumSum"
+            | "Not"
+            | "Trilu"
+            | "LRN" => {
                 let shape = self.dims(0);
                 self.one(first, shape)
             }
@@ -35,7 +66,9 @@ impl Site<'_> {
                 let elements = self.elements(0).filter(|_| [Some(DType::I64), Some(DType::I32)].contains(&dtype));
                 vec![Known { dtype, dims: shape, elements }]
             }
-            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "PRelu" | "Max" | "Min" | "Mod" | "Sum" | "Mean" => self.broadcasting(first),
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "PRelu" | "Max" | "Min" | "Mod" | "Sum" | "Mean" => {
+                self.broadcasting(first)
+            }
             "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "And" | "Or" | "Xor" => {
                 let mut known = self.broadcasting(Some(DType::BOOL));
                 known[0].elements = None;
@@ -171,7 +204,10 @@ impl Site<'_> {
     /// An axis counted from the end when negative.
     fn axis(&self, axis: i64, rank: usize) -> Result<usize, Why> {
         let from_start = if axis < 0 { axis.saturating_add(rank as i64) } else { axis };
-        usize::try_from(from_start).ok().filter(|&axis| axis < rank).ok_or_else(|| self.why("has an axis that its input lacks"))
+        usize::try_from(from_start)
+            .ok()
+            .filter(|&axis| axis < rank)
+            .ok_or_else(|| self.why("has an axis that its input lacks"))
     }
 
     fn broadcast(&mut self) -> Shape {
@@ -292,7 +328,9 @@ impl Site<'_> {
 
     fn shape(&mut self) -> Vec<Known> {
         let rank = self.dims(0).map(|dims| dims.len());
-        let bound = |at: i64, rank: usize| (if at < 0 { at.saturating_add(rank as i64) } else { at }).clamp(0, rank as i64) as usize;
+        let bound = |at: i64, rank: usize| {
+            (if at < 0 { at.saturating_add(rank as i64) } else { at }).clamp(0, rank as i64) as usize
+        };
         let elements = self.dims(0).ok().map(|dims| {
             let (start, end) = (self.node.int("start").unwrap_or(0), self.node.int("end").unwrap_or(i64::MAX));
             let (start, end) = (bound(start, dims.len()), bound(end, dims.len()));
@@ -353,7 +391,8 @@ impl Site<'_> {
         let unknown = || self.why("slices at places that are only known when it runs");
         let (starts, ends) = (of("starts", 1).ok_or_else(unknown)?, of("ends", 2).ok_or_else(unknown)?);
         let given = self.node.ints("axes").is_some() || self.node.input(3).is_some();
-        let axes = if given { self.integers("axes", 3).ok_or_else(unknown)? } else { (0..starts.len() as i64).collect() };
+        let axes =
+            if given { self.integers("axes", 3).ok_or_else(unknown)? } else { (0..starts.len() as i64).collect() };
         let steps = match self.node.input(4) {
             Some(_) => self.integers("steps", 4).ok_or_else(unknown)?,
             None => vec![1; starts.len()],
@@ -408,7 +447,8 @@ impl Site<'_> {
                 }
                 None => None,
             };
-            let sizes = sizes.filter(|sizes| sizes.len() == count).ok_or_else(|| self.why("splits into unequal parts"))?;
+            let sizes =
+                sizes.filter(|sizes| sizes.len() == count).ok_or_else(|| self.why("splits into unequal parts"))?;
             let part = |size: Dim| {
                 let mut part = dims.clone();
                 part[axis] = size;
@@ -468,7 +508,8 @@ impl Site<'_> {
                 Some(-1) if open.replace(at).is_some() => return Err(self.why("leaves two dimensions open")),
                 Some(-1) => shaped.push(Dim::of(1)),
                 Some(0) if !keeps_zero => {
-                    shaped.push(dims.get(at).cloned().ok_or_else(|| self.why("keeps a dimension that its input lacks"))?);
+                    shaped
+                        .push(dims.get(at).cloned().ok_or_else(|| self.why("keeps a dimension that its input lacks"))?);
                 }
                 Some(size) if size < 0 => return Err(self.why("takes a negative size")),
                 _ => shaped.push(dim),
@@ -528,7 +569,8 @@ impl Site<'_> {
         let dims = self.dims(0)?;
         // Version 10 had the factors as its second input, later ones have a region there.
         let at = if self.opset <= 10 { 1 } else { 2 };
-        let factors = self.node.input(at).and_then(|id| self.graph.constant(id)).and_then(|tensor| tensor.floats(dims.len()));
+        let factors =
+            self.node.input(at).and_then(|id| self.graph.constant(id)).and_then(|tensor| tensor.floats(dims.len()));
         if let Some(factors) = factors.filter(|factors| factors.len() == dims.len()) {
             let scaled = |(dim, &factor): (Dim, &f32)| {
                 let whole = (factor.fract() == 0.0 && (1.0..1e6).contains(&factor)).then_some(factor as i64);
@@ -557,7 +599,8 @@ impl Site<'_> {
         let convolves = self.node.operator.starts_with("Conv");
         let transposed = self.node.operator == "ConvTranspose";
         let weights = if convolves { Some(self.dims(1)?) } else { None };
-        let spatial = dims.len().checked_sub(2).filter(|&spatial| spatial > 0).ok_or_else(|| self.why("takes no picture"))?;
+        let spatial =
+            dims.len().checked_sub(2).filter(|&spatial| spatial > 0).ok_or_else(|| self.why("takes no picture"))?;
         if weights.as_ref().is_some_and(|weights| weights.len() != dims.len()) {
             return Err(self.why("has weights of another rank than its input"));
         }
@@ -566,11 +609,15 @@ impl Site<'_> {
             (None, Some(weights)) => weights[2..].iter().map(Dim::size).collect(),
             (None, None) => None,
         };
-        let kernel = kernel.filter(|kernel| kernel.len() == spatial).ok_or_else(|| self.why("has no kernel of its input's rank"))?;
-        let all = |name: &str, value: i64, count: usize| self.node.ints(name).map_or(vec![value; count], <[i64]>::to_vec);
+        let kernel = kernel
+            .filter(|kernel| kernel.len() == spatial)
+            .ok_or_else(|| self.why("has no kernel of its input's rank"))?;
+        let all =
+            |name: &str, value: i64, count: usize| self.node.ints(name).map_or(vec![value; count], <[i64]>::to_vec);
         let (strides, dilations) = (all("strides", 1, spatial), all("dilations", 1, spatial));
         let (pads, extra) = (all("pads", 0, 2 * spatial), all("output_padding", 0, spatial));
-        if strides.len() != spatial || dilations.len() != spatial || pads.len() != 2 * spatial || extra.len() != spatial {
+        if strides.len() != spatial || dilations.len() != spatial || pads.len() != 2 * spatial || extra.len() != spatial
+        {
             return Err(self.why("has strides, dilations or pads of another rank than its input"));
         }
         let sane = |&value: &i64| (0..=1 << 20).contains(&value);
@@ -601,9 +648,9 @@ impl Site<'_> {
                     let steps = size.plus(&Dim::of(over)).and_then(|size| self.inferred.symbols.floor(&size, stride));
                     steps.and_then(|steps| steps.plus(&Dim::of(1)))
                 }
-                (_, true) => size.minus(&Dim::of(1)).and_then(|size| {
-                    size.times(&Dim::of(stride))?.plus(&Dim::of(extra[at] + reach - both))
-                }),
+                (_, true) => size
+                    .minus(&Dim::of(1))
+                    .and_then(|size| size.times(&Dim::of(stride))?.plus(&Dim::of(extra[at] + reach - both))),
                 _ => None,
             };
             shape.push(self.or_fresh(out));
@@ -640,7 +687,9 @@ pub(crate) fn product(dims: &[Dim]) -> Option<Dim> {
 fn bounded(at: &Dim, length: &Dim) -> Option<Dim> {
     match (at.size(), length.size()) {
         _ if at == length => Some(length.clone()),
-        (Some(at), Some(length)) => Some(Dim::of(if at < 0 { at.saturating_add(length).max(0) } else { at.min(length) })),
+        (Some(at), Some(length)) => {
+            Some(Dim::of(if at < 0 { at.saturating_add(length).max(0) } else { at.min(length) }))
+        }
         (Some(0), None) => Some(Dim::of(0)),
         // The idiom for "to the end".
         (Some(at), None) if at >= i64::from(i32::MAX) => Some(length.clone()),

@@ -1,0 +1,198 @@
+//! Models cut by `rota_graph`, run in parts, and compared with the whole.
+
+mod common;
+
+use common::{engines, inputs};
+use rota_device::engine::{CompileOptions, Engine};
+use rota_device::{DType, Hints, HostTensor};
+use rota_graph::{Bytes, Feed, Graph, Index, Limits, Member, Outline, Source, Stage, ValueId, Worth, examples, split};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A folder that goes away.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("rota-cuts-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn read(bytes: Vec<u8>) -> Graph {
+    Graph::read(Bytes::from(bytes), &Limits::default()).unwrap()
+}
+
+fn run(engine: &dyn Engine, folder: &Folder, model: &[u8], inputs: &[HostTensor]) -> Vec<HostTensor> {
+    let file = folder.0.join("part.onnx");
+    std::fs::write(&file, model).unwrap();
+    let mut network = engine.compile(&file, &CompileOptions { threads: 1, ..Default::default() }).unwrap();
+    network.run(inputs).unwrap()
+}
+
+/// Executes the stages as a daemon would, one after the other.
+fn run_stages(engine: &dyn Engine, folder: &Folder, stages: &[Stage], request: &[HostTensor]) -> Vec<HostTensor> {
+    let mut given: Vec<Vec<HostTensor>> = Vec::new();
+    for stage in stages {
+        let fed = stage.feeds.iter().map(|feed| match *feed {
+            Feed::Input(input) => request[input].clone(),
+            Feed::Port { level, port } => given[level][port].clone(),
+        });
+        let fed: Vec<HostTensor> = fed.collect();
+        given.push(run(engine, folder, &stage.model, &fed));
+    }
+    given.pop().unwrap()
+}
+
+/// The largest difference, in parts of the largest number; not a number where one is not.
+fn difference(found: &[HostTensor], expected: &[HostTensor]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let mut worst = 0.0f32;
+    for (found, expected) in found.iter().zip(expected) {
+        assert_eq!((found.dtype, found.shape), (expected.dtype, expected.shape));
+        if found.dtype == DType::F32 {
+            let (found, expected) = (found.bytes.elements::<f32>(), expected.bytes.elements::<f32>());
+            let scale = expected.iter().fold(1e-6f32, |most, value| most.max(value.abs()));
+            worst = found.iter().zip(expected).fold(worst, |worst, (a, b)| worst.max((a - b).abs() / scale));
+        } else {
+            assert_eq!(found.bytes, expected.bytes);
+        }
+    }
+    worst
+}
+
+#[test]
+fn random_families_in_parts_answer_as_whole() {
+    let folder = Folder::new("families");
+    for engine in engines() {
+        for seed in 0..12 {
+            let family = examples::family(seed, 2);
+            let mut index = Index::new(Worth { weight_bytes: 1, ..Worth::default() });
+            for (number, file) in family.files.iter().enumerate() {
+                index.add(Member(number as u32), Outline::of(&read(file.clone())));
+            }
+            let groups = index.groups();
+            let group = groups.first().unwrap_or_else(|| panic!("seed {seed} shares nothing"));
+            let shared_by_first = split_of(&family.files[0], &index, Member(0), &[&group.cut]);
+            for (number, file) in family.files.iter().enumerate() {
+                let mut stages = split_of(file, &index, Member(number as u32), &[&group.cut]);
+                // One member's part serves all.
+                stages[0] = shared_by_first[0].clone();
+                let path = folder.0.join("whole.onnx");
+                std::fs::write(&path, file).unwrap();
+                let mut whole = engine.compile(&path, &CompileOptions { threads: 1, ..Default::default() }).unwrap();
+                let request = inputs(whole.signature(), 3, &Hints::default(), seed);
+                let expected = whole.run(&request).unwrap();
+                let worst = difference(&run_stages(&*engine, &folder, &stages, &request), &expected);
+                assert!(worst <= 1e-5, "seed {seed}, member {number}, {}: {worst}", engine.describe());
+            }
+        }
+    }
+}
+
+fn split_of(file: &[u8], index: &Index, member: Member, levels: &[&rota_graph::Cut]) -> Vec<Stage> {
+    split(&read(file.to_vec()), index.outline(member).unwrap(), &BTreeMap::new(), levels).unwrap()
+}
+
+/// The model with other weights where it last reads some, and with other names: a variant, as transfer learning makes them.
+fn variant(graph: &Graph) -> Option<Vec<u8>> {
+    let mut graph = graph.clone();
+    let last = graph.node_ids().rev().find_map(|id| {
+        let weights =
+            |id: &ValueId| graph.constant(*id).is_some_and(|tensor| tensor.dtype.0 == 1 && tensor.data.len() >= 1024);
+        graph.node(id).reads().find(weights)
+    })?;
+    if let Source::Constant(tensor) = &mut graph.values[last.0 as usize].source {
+        let halved = tensor
+            .data
+            .chunks_exact(4)
+            .flat_map(|c| (f32::from_le_bytes([c[0], c[1], c[2], c[3]]) * 0.5).to_le_bytes());
+        tensor.data = halved.collect::<Vec<u8>>().into();
+    }
+    // What a body captures it reads by name.
+    if !graph.nodes.iter().any(|node| node.bodies().next().is_some()) {
+        graph.values.iter_mut().for_each(|value| value.name = format!("variant/{}", value.name));
+    }
+    let outline = Outline::of(&graph);
+    Some(split(&graph, &outline, &BTreeMap::new(), &[]).unwrap().remove(0).model.to_vec())
+}
+
+fn models_below(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let versions = entries.flatten().map(|entry| entry.path().join("1/model.onnx"));
+    let mut all: Vec<PathBuf> = versions.filter(|file| file.exists()).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn real_models_cut_where_a_variant_leaves_them_answer_as_whole() {
+    let folder = Folder::new("real");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+    let mut files = models_below(&root.join("tiny/repository"));
+    files.extend(models_below(&root.join("fetched/repository")));
+    assert!(files.len() >= 3);
+    let mut cut = 0;
+    for file in files {
+        let graph = read(std::fs::read(&file).unwrap());
+        let name =
+            file.parent().and_then(Path::parent).and_then(Path::file_name).unwrap().to_string_lossy().into_owned();
+        let Some(other) = variant(&graph) else { continue };
+        let mut index = Index::new(Worth::default());
+        index.add(Member(0), Outline::of(&graph));
+        index.add(Member(1), Outline::of(&read(other.clone())));
+        let groups = index.groups();
+        let Some(group) = groups.first() else {
+            println!("{name}: nothing worth sharing");
+            continue;
+        };
+        cut += 1;
+        for engine in engines() {
+            let mut whole = engine.compile(&file, &CompileOptions { threads: 1, ..Default::default() }).unwrap();
+            let hints = hints(&name, whole.signature());
+            let request = inputs(whole.signature(), 2, &hints, 7);
+            let expected = whole.run(&request).unwrap();
+            let stages = split_of(&std::fs::read(&file).unwrap(), &index, Member(0), &[&group.cut]);
+            let worst = difference(&run_stages(&*engine, &folder, &stages, &request), &expected);
+            println!(
+                "{name}: {} of {} nodes shared, {} KB, {} ports, largest difference {worst:e} ({})",
+                group.cut.nodes.len(),
+                graph.nodes.len(),
+                group.cut.weight_bytes / 1000,
+                group.cut.ports.len(),
+                engine.describe()
+            );
+            for refusal in &group.cut.refused {
+                println!("    {}: {}", refusal.value, refusal.why);
+            }
+            assert!(worst <= 1e-4, "{name} on {}: {worst}", engine.describe());
+        }
+    }
+    assert!(cut >= 2, "no model was cut");
+}
+
+/// Sizes of what is not the batch, and numbers that the models expect.
+fn hints(name: &str, signature: &rota_device::Signature) -> Hints {
+    let mut hints = Hints::default();
+    for spec in &signature.inputs {
+        for axis in 0..spec.dims.len() {
+            let size = match axis {
+                2 if name == "text-detection" => 96,
+                2 => 48,
+                3 => 192,
+                _ => 576,
+            };
+            hints.sizes.insert(format!("{}.{axis}", spec.name), size);
+        }
+    }
+    hints.ranges.insert("sr".to_owned(), (16_000.0, 16_000.0));
+    hints.ranges.insert("bytes".to_owned(), (0.0, 255.0));
+    hints
+}
