@@ -11,7 +11,7 @@ fuzz_target!(|bytes: &[u8]| {
     let limits = Limits { memory_bytes: 16 << 20, nodes: 5_000, ..Limits::default() };
     let Ok(graph) = Graph::read(Bytes::copy_from_slice(bytes), &limits) else { return };
     let outline = Outline::of(&graph);
-    let mut index = Index::new(Worth { weight_bytes: 1, ..Worth::default() });
+    let mut index = Index::new(Worth { weight_bytes: 0, ..Worth::default() });
     for member in 0..2 {
         index.add(Member(member), outline.clone());
     }

@@ -13,7 +13,7 @@ pub struct Member(pub u32);
 /// that is at least 1.
 #[derive(Clone, Copy, Debug)]
 pub struct Worth {
-    /// Bytes of weights that are held once instead of once per member.
+    /// Bytes of weights that are held once instead of once per member; 0: every node is worth it.
     pub weight_bytes: u64,
     /// Nanoseconds of the part's nodes, where they were given ([`Index::set_time`]).
     pub time_ns: u64,
@@ -156,6 +156,9 @@ impl Index {
 
     /// In millionths of what makes a share.
     fn worth_of(&self, node: &Hash) -> u128 {
+        if self.worth.weight_bytes == 0 {
+            return MILLION;
+        }
         let bytes = self.nodes.get(node).map_or(0, |shared| shared.weight_bytes);
         let time = self.times_ns.get(node).copied().unwrap_or(0);
         let part = |of: u64, least: u64| u128::from(of) * MILLION / u128::from(least.max(1));

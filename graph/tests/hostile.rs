@@ -8,7 +8,7 @@ fn analyse(file: Vec<u8>) {
     let limits = Limits { memory_bytes: 32 << 20, ..Limits::default() };
     let Ok(graph) = Graph::read(Bytes::from(file), &limits) else { return };
     let outline = Outline::of(&graph);
-    let mut index = Index::new(Worth { weight_bytes: 1, ..Worth::default() });
+    let mut index = Index::new(Worth { weight_bytes: 0, ..Worth::default() });
     index.add(Member(0), outline.clone());
     index.add(Member(1), outline);
     let groups = index.groups();

@@ -45,7 +45,7 @@ proptest::proptest! {
     #[test]
     fn the_planted_part_of_a_random_family_is_found_whole(seed: u64) {
         let family = examples::family(seed, 3);
-        let index = index(&family.files, 1);
+        let index = index(&family.files, 0);
         let groups = index.groups();
         proptest::prop_assert_eq!(groups.len(), 1, "{:?}", groups);
         proptest::prop_assert_eq!(groups[0].members.len(), 3);
