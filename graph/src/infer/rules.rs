@@ -197,6 +197,15 @@ impl Site<'_> {
         Dim::symbol(self.inferred.symbols.fresh(&format!("?{count}{mark}")))
     }
 
+    /// A size that is one of two: it holds the batch's size only if one of them does.
+    fn one_of(&mut self, a: &Dim, b: &Dim) -> Dim {
+        if self.inferred.has_batch(a) || self.inferred.has_batch(b) {
+            return self.fresh();
+        }
+        let count = self.inferred.symbols.count();
+        Dim::symbol(self.inferred.symbols.fresh(&format!("?{count}")))
+    }
+
     fn or_fresh(&mut self, dim: Option<Dim>) -> Dim {
         dim.unwrap_or_else(|| self.fresh())
     }
@@ -230,7 +239,7 @@ impl Site<'_> {
                     (Some(_), Some(_)) => return Err(self.why("has inputs that do not broadcast")),
                     (Some(_), None) => {}
                     (None, Some(_)) => *slot = dim,
-                    (None, None) => dims[offset + at] = self.fresh(),
+                    (None, None) => dims[offset + at] = self.one_of(&dims[offset + at].clone(), &dim),
                 }
             }
         }
@@ -691,8 +700,8 @@ fn bounded(at: &Dim, length: &Dim) -> Option<Dim> {
             Some(Dim::of(if at < 0 { at.saturating_add(length).max(0) } else { at.min(length) }))
         }
         (Some(0), None) => Some(Dim::of(0)),
-        // The idiom for "to the end".
-        (Some(at), None) if at >= i64::from(i32::MAX) => Some(length.clone()),
+        // The idioms for "to the end": the largest number of some type, or 1,000,000,000. No axis is that long.
+        (Some(at), None) if at >= 1_000_000_000 => Some(length.clone()),
         _ => None,
     }
 }
