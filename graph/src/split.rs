@@ -17,7 +17,8 @@ use std::collections::BTreeMap;
 pub struct Stage {
     /// An ONNX file.
     pub model: Bytes,
-    /// By input of `model`: where it comes from.
+    /// By input of `model`: where it comes from. In the same order for all members of a group, by content, so that input i of one
+    /// member's shared part is input i of another's, however their files list them.
     pub feeds: Vec<Feed>,
     pub nodes: usize,
     /// Bytes of the constants inside.
@@ -27,8 +28,7 @@ pub struct Stage {
 /// Where a stage's input comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feed {
-    /// Input `0` of the member's whole model, as its file lists them. For a shared part: of the member that it was written from;
-    /// another member's input with the same hash ([`Outline::inputs`]) is the one that is meant.
+    /// Input of the member's whole model, as its file lists them.
     Input(usize),
     /// Output `port` of the part of level `level`: [`Cut::ports`] in that order.
     Port { level: usize, port: usize },
@@ -112,9 +112,8 @@ fn reach(outline: &Outline, above: &[&Cut], outputs: &[ValueId]) -> Reached {
             }
         }
     }
-    Reached {
-        nodes: outline.node_ids().filter(|id| within[id.0 as usize]).collect(),
-        inputs: inputs.keys().copied().collect(),
-        feeds: inputs.values().copied().collect(),
-    }
+    let mut inputs: Vec<(ValueId, Feed)> = inputs.into_iter().collect();
+    inputs.sort_by_key(|(id, _)| (outline.value(*id).hash, *id));
+    let (inputs, feeds) = inputs.into_iter().unzip();
+    Reached { nodes: outline.node_ids().filter(|id| within[id.0 as usize]).collect(), inputs, feeds }
 }

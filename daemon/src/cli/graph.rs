@@ -143,8 +143,12 @@ fn write_parts(arguments: &Arguments, index: &Index, groups: &[Group], folder: &
         let stages = split(&graph, outline, &BTreeMap::new(), &cuts)?;
         for (level, stage) in stages.iter().enumerate() {
             let name = match chain.get(level) {
-                Some((part, _)) if std::mem::replace(&mut written[*part], true) => continue,
-                Some((part, _)) => format!("shared-{part}.onnx"),
+                Some((part, _)) => {
+                    if std::mem::replace(&mut written[*part], true) {
+                        continue;
+                    }
+                    format!("shared-{part}.onnx")
+                }
                 None => format!("own-{}-{}.onnx", member.0, stem(&arguments.files, *member)),
             };
             std::fs::write(folder.join(&name), &stage.model).map_err(|error| format!("{name}: {error}"))?;
