@@ -9,11 +9,13 @@ pub struct Symbol(pub u32);
 
 /// A dimension: a polynomial over symbols with whole coefficients. `128`, `h`, `2·h·w + 4`.
 ///
-/// Invariant: by product of symbols (sorted, repeated for powers), no coefficient is 0; so equal dimensions compare equal.
-/// At most [`TERMS_MAX`] terms of at most [`DEGREE_MAX`] symbols.
+/// Invariant: `terms` are sorted by their product of symbols (itself sorted, repeated for powers, never empty), each product once and
+/// no coefficient 0; so equal dimensions compare equal. At most [`TERMS_MAX`] terms of at most [`DEGREE_MAX`] symbols. A number
+/// takes no allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Dim {
-    terms: BTreeMap<Vec<Symbol>, i64>,
+    constant: i64,
+    terms: Vec<(Vec<Symbol>, i64)>,
 }
 
 const TERMS_MAX: usize = 12;
@@ -21,81 +23,110 @@ const DEGREE_MAX: usize = 6;
 
 impl Dim {
     pub fn of(size: i64) -> Dim {
-        Dim { terms: [(Vec::new(), size)].into_iter().filter(|term| term.1 != 0).collect() }
+        Dim { constant: size, terms: Vec::new() }
     }
 
     pub fn symbol(symbol: Symbol) -> Dim {
-        Dim { terms: [(vec![symbol], 1)].into() }
+        Dim { constant: 0, terms: vec![(vec![symbol], 1)] }
     }
 
     /// Its number, when no symbol is in it.
     pub fn size(&self) -> Option<i64> {
-        match self.terms.len() {
-            0 => Some(0),
-            1 => self.terms.get(&Vec::new()).copied(),
+        self.terms.is_empty().then_some(self.constant)
+    }
+
+    pub fn as_symbol(&self) -> Option<Symbol> {
+        match (&self.terms[..], self.constant) {
+            ([(product, 1)], 0) if product.len() == 1 => Some(product[0]),
             _ => None,
         }
     }
 
-    pub fn as_symbol(&self) -> Option<Symbol> {
-        let (product, &coefficient) = self.terms.first_key_value()?;
-        (self.terms.len() == 1 && product.len() == 1 && coefficient == 1).then(|| product[0])
-    }
-
     pub fn symbols(&self) -> impl Iterator<Item = Symbol> + '_ {
-        self.terms.keys().flatten().copied()
+        self.terms.iter().flat_map(|(product, _)| product).copied()
     }
 
     /// `None`: too large to be written down.
     pub fn plus(&self, other: &Dim) -> Option<Dim> {
+        let constant = self.constant.checked_add(other.constant)?;
         let mut terms = self.terms.clone();
-        for (product, &coefficient) in &other.terms {
-            let sum = terms.get(product).copied().unwrap_or(0).checked_add(coefficient)?;
-            match sum {
-                0 => drop(terms.remove(product)),
-                _ => drop(terms.insert(product.clone(), sum)),
+        for (product, coefficient) in &other.terms {
+            match terms.binary_search_by(|(own, _)| own.cmp(product)) {
+                Err(at) => terms.insert(at, (product.clone(), *coefficient)),
+                Ok(at) => {
+                    terms[at].1 = terms[at].1.checked_add(*coefficient)?;
+                    if terms[at].1 == 0 {
+                        terms.remove(at);
+                    }
+                }
             }
         }
-        (terms.len() <= TERMS_MAX).then_some(Dim { terms })
+        (terms.len() <= TERMS_MAX).then_some(Dim { constant, terms })
     }
 
     pub fn minus(&self, other: &Dim) -> Option<Dim> {
-        self.plus(&other.times(&Dim::of(-1))?)
+        self.plus(&other.scaled(-1)?)
     }
 
     pub fn times(&self, other: &Dim) -> Option<Dim> {
-        let mut result = Dim::default();
-        for (left, &a) in &self.terms {
-            for (right, &b) in &other.terms {
-                let mut product = [&left[..], right].concat();
+        let mut result = other.scaled(self.constant)?;
+        for (left, coefficient) in &self.terms {
+            let mut part = other.scaled(*coefficient)?;
+            for (product, _) in &mut part.terms {
+                product.extend(left);
                 product.sort_unstable();
                 if product.len() > DEGREE_MAX {
                     return None;
                 }
-                result = result.plus(&Dim { terms: [(product, a.checked_mul(b)?)].into() })?;
             }
+            if part.constant != 0 {
+                part.terms.push((left.clone(), std::mem::take(&mut part.constant)));
+            }
+            part.terms.sort_unstable();
+            result = result.plus(&part)?;
         }
         Some(result)
     }
 
-    /// `self / by` where that leaves nothing over whatever the symbols are: `by` has one term.
+    fn scaled(&self, by: i64) -> Option<Dim> {
+        if by == 0 {
+            return Some(Dim::default());
+        }
+        let scale = |(product, coefficient): &(Vec<Symbol>, i64)| Some((product.clone(), coefficient.checked_mul(by)?));
+        Some(Dim {
+            constant: self.constant.checked_mul(by)?,
+            terms: self.terms.iter().map(scale).collect::<Option<_>>()?,
+        })
+    }
+
+    /// `self / by` where that leaves nothing over whatever the symbols are: `by` is a number or has one term.
     pub fn divided(&self, by: &Dim) -> Option<Dim> {
-        if self == by && !by.terms.is_empty() {
+        if self == by && *by != Dim::default() {
             return Some(Dim::of(1));
         }
-        let (divisor, &coefficient) = by.terms.first_key_value().filter(|_| by.terms.len() == 1)?;
-        let mut terms = BTreeMap::new();
-        for (product, &a) in &self.terms {
+        let exact = |a: i64, by: i64| if a.checked_rem(by)? == 0 { a.checked_div(by) } else { None };
+        let (divisor, coefficient) = match (&by.terms[..], by.constant) {
+            ([], constant) => (&[][..], constant),
+            ([(product, coefficient)], 0) => (&product[..], *coefficient),
+            _ => return None,
+        };
+        let mut result = Dim::default();
+        if self.constant != 0 {
+            result.constant = exact(self.constant, coefficient).filter(|_| divisor.is_empty())?;
+        }
+        for (product, a) in &self.terms {
             let mut rest = product.clone();
             for symbol in divisor {
                 rest.remove(rest.iter().position(|other| other == symbol)?);
             }
-            if a.checked_rem(coefficient)? != 0 {
-                return None;
+            let quotient = exact(*a, coefficient)?;
+            match rest.is_empty() {
+                true => result.constant = quotient,
+                false => result.terms.push((rest, quotient)),
             }
-            terms.insert(rest, a.checked_div(coefficient)?);
         }
-        Some(Dim { terms })
+        result.terms.sort_unstable();
+        Some(result)
     }
 }
 
@@ -153,9 +184,10 @@ impl Symbols {
     /// For people: `2·h + 4`.
     pub fn text(&self, dim: &Dim) -> String {
         let mut text = String::new();
-        for (product, &coefficient) in dim.terms.iter().rev() {
-            let sign = if coefficient < 0 { "-" } else { "+" };
-            if !text.is_empty() || coefficient < 0 {
+        let constant = [(Vec::new(), dim.constant)];
+        for (product, coefficient) in dim.terms.iter().chain(&constant).filter(|(_, coefficient)| *coefficient != 0) {
+            let sign = if *coefficient < 0 { "-" } else { "+" };
+            if !text.is_empty() || *coefficient < 0 {
                 text.push_str(sign);
             }
             let size = coefficient.unsigned_abs();
@@ -194,7 +226,7 @@ mod tests {
         assert_eq!(area.divided(&w), Some(sum.clone()));
         assert_eq!(area.divided(&h), None);
         assert_eq!(h.minus(&h).unwrap(), Dim::of(0));
-        assert_eq!(symbols.text(&area), "2·w+h·w");
+        assert_eq!(symbols.text(&area), "h·w+2·w");
         assert_eq!(symbols.floor(&area, 2), symbols.floor(&area, 2));
         assert_eq!(symbols.floor(&Dim::of(7), 2), Some(Dim::of(3)));
     }
@@ -205,7 +237,7 @@ mod tests {
             let mut symbols = Symbols::default();
             let s = Dim::symbol(symbols.named("s"));
             let left = s.times(&Dim::of(a)).unwrap().plus(&Dim::of(b)).unwrap();
-            let value = |dim: &Dim| dim.terms.iter().map(|(p, c)| c * x.pow(p.len() as u32)).sum::<i64>();
+            let value = |dim: &Dim| dim.constant + dim.terms.iter().map(|(p, c)| c * x.pow(p.len() as u32)).sum::<i64>();
             prop_assert_eq!(value(&left), a * x + b);
             let product = left.times(&left).unwrap().times(&Dim::of(c)).unwrap();
             prop_assert_eq!(value(&product), (a * x + b).pow(2) * c);

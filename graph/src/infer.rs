@@ -39,7 +39,7 @@ pub type Why = Arc<str>;
 /// Longer tensors are data, not shapes.
 pub const ELEMENTS_MAX: usize = 64;
 /// As many axes as an inferred tensor may have.
-const RANK_MAX: usize = 32;
+const RANK_MAX: usize = 16;
 
 impl Known {
     pub(crate) fn unknown(why: impl Into<Why>) -> Known {

@@ -5,7 +5,7 @@ use crate::graph::{Graph, Node, NodeId, Source, ValueId};
 use crate::hash::{self, Hash};
 use crate::infer::{self, Inferred, Why};
 use crate::items::{self, Items};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// A model's structure under hashes of content. Some hundred bytes per node, whatever its weights take.
 ///
@@ -91,7 +91,7 @@ impl Outline {
             outputs: graph.outputs.clone(),
             weight_bytes: graph.weight_bytes(),
             batches: inferred.batch.is_some(),
-            roles: kinds.iter().enumerate().map(|(at, kind)| count(&kinds[..at], kind)).collect(),
+            roles: listed(&kinds),
             kinds,
         };
         let mut counted = vec![false; graph.values.len()];
@@ -157,14 +157,15 @@ impl Outline {
 
     /// All ways to tell inputs of the same kind apart, as listed first; the first only, where there are too many.
     pub fn possible_roles(&self) -> Vec<Vec<u32>> {
-        let listed: Vec<u32> = self.kinds.iter().enumerate().map(|(at, kind)| count(&self.kinds[..at], kind)).collect();
+        let listed = listed(&self.kinds);
         let mut all = vec![listed.clone()];
-        let mut kinds = self.kinds.clone();
-        kinds.sort_unstable();
-        kinds.dedup();
-        for kind in kinds {
-            let places: Vec<usize> = (0..self.kinds.len()).filter(|&at| self.kinds[at] == kind).collect();
+        let mut alike: BTreeMap<Hash, Vec<usize>> = BTreeMap::new();
+        self.kinds.iter().enumerate().for_each(|(at, kind)| alike.entry(*kind).or_default().push(at));
+        for places in alike.values() {
             let orders: usize = (1..=places.len()).try_fold(1usize, usize::checked_mul).unwrap_or(usize::MAX);
+            if orders == 1 {
+                continue;
+            }
             if orders.saturating_mul(all.len()) > ROLES_MAX {
                 return vec![listed];
             }
@@ -249,8 +250,15 @@ fn kind(graph: &Graph, inferred: &Inferred, input: usize) -> Hash {
     hasher.finish()
 }
 
-fn count(before: &[Hash], kind: &Hash) -> u32 {
-    before.iter().filter(|other| *other == kind).count() as u32
+/// By input: how many of its kind are listed before it.
+fn listed(kinds: &[Hash]) -> Vec<u32> {
+    let mut counts: HashMap<Hash, u32> = HashMap::new();
+    let place = |kind: &Hash| {
+        let count = counts.entry(*kind).or_default();
+        *count += 1;
+        *count - 1
+    };
+    kinds.iter().map(place).collect()
 }
 
 /// All orders of `0..count`, the sorted one first.

@@ -69,6 +69,8 @@ enum Content {
     /// Left in the file.
     Slice,
     Text,
+    /// The name of a value that a node makes: stands for all that will be known of the value.
+    Made,
 }
 
 impl Message {
@@ -97,6 +99,7 @@ impl Message {
             (Tensor, 5) => return Varints(4),
             (Attribute, 7) | (Tensor, 4 | 10) => return Fixed,
             (Attribute, 4 | 9) | (Tensor, 6 | 9) => return Slice,
+            (Node, 2) => return Content::Made,
             _ => return Text,
         })
     }
@@ -182,6 +185,7 @@ impl Walk<'_> {
             Content::Fixed => self.take(2 * (end - self.at) as u64)?,
             Content::Slice => self.take(TEXT_BYTES)?,
             Content::Text => self.take(TEXT_BYTES + (end - self.at) as u64)?,
+            Content::Made => self.take(VALUE_BYTES + (end - self.at) as u64)?,
         }
         self.at = end;
         Ok(())
@@ -227,6 +231,8 @@ const DEPTH_MAX: u32 = 90;
 const VARINT_BYTES_MAX: u32 = 10;
 /// A number that may be one of an unpacked list, its vector's growth included.
 const NUMBER_BYTES: u64 = 16;
+/// A value of the graph, with its dimensions and its place in an outline.
+const VALUE_BYTES: u64 = 1024;
 /// A string or slice itself, its allocation's overhead and its vector's growth included.
 const TEXT_BYTES: u64 = 80;
 

@@ -132,7 +132,8 @@ fn shapes_are_computed_again_behind_the_cut_instead_of_crossing() {
 
 #[test]
 fn what_mixes_items_stays_with_the_members() {
-    let cases: [(&str, &[(&str, &[i64])], &str); 4] = [
+    type Attributes = &'static [(&'static str, &'static [i64])];
+    let cases: [(&str, Attributes, &str); 4] = [
         ("Softmax", &[("axis", &[0])], "computes across the batch"),
         ("ReduceMean", &[("axes", &[0])], "computes across the batch"),
         ("NonZero", &[], "is not known to keep items apart"),

@@ -122,7 +122,7 @@ impl Site<'_> {
                 vec![Known { dtype: first, dims: shape, elements }]
             }
             "Expand" => {
-                let shape = self.target(1).and_then(|target| self.broadcast_of(vec![self.dims(0)?, target]));
+                let shape = self.target(1).and_then(|target| self.broadcast_two(self.dims(0)?, target));
                 self.one(first, shape)
             }
             "ConstantOfShape" => {
@@ -150,7 +150,6 @@ impl Site<'_> {
                 self.one(first, shape)
             }
             "LSTM" | "GRU" | "RNN" => self.recurrent(),
-            "If" | "Loop" | "Scan" => vec![],
             _ => vec![],
         }
     }
@@ -220,28 +219,24 @@ impl Site<'_> {
     }
 
     fn broadcast(&mut self) -> Shape {
-        let inputs = (0..self.node.inputs.len()).map(|at| self.dims(at)).collect::<Result<Vec<_>, Why>>()?;
-        self.broadcast_of(inputs)
+        (0..self.node.inputs.len()).try_fold(Vec::new(), |dims, at| self.broadcast_two(dims, self.dims(at)?))
     }
 
-    fn broadcast_of(&mut self, inputs: Vec<Vec<Dim>>) -> Shape {
-        let rank = inputs.iter().map(Vec::len).max().unwrap_or(0);
-        let mut dims = vec![Dim::of(1); rank];
-        for input in inputs {
-            let offset = rank - input.len();
-            for (at, dim) in input.into_iter().enumerate() {
-                let slot = &mut dims[offset + at];
-                let one = Dim::of(1);
-                // A number decides; of two symbols that differ either may be 1.
-                match (slot.size(), dim.size()) {
-                    _ if dim == one || *slot == dim => {}
-                    _ if *slot == one => *slot = dim,
-                    (Some(_), Some(_)) => return Err(self.why("has inputs that do not broadcast")),
-                    (Some(_), None) => {}
-                    (None, Some(_)) => *slot = dim,
-                    (None, None) => dims[offset + at] = self.one_of(&dims[offset + at].clone(), &dim),
-                }
-            }
+    fn broadcast_two(&mut self, a: Vec<Dim>, b: Vec<Dim>) -> Shape {
+        let (mut dims, other) = if a.len() >= b.len() { (a, b) } else { (b, a) };
+        let offset = dims.len() - other.len();
+        let one = Dim::of(1);
+        for (at, dim) in other.into_iter().enumerate() {
+            let own = dims[offset + at].clone();
+            // A number decides; of two symbols that differ either may be 1.
+            dims[offset + at] = match (own.size(), dim.size()) {
+                _ if dim == one || own == dim => own,
+                _ if own == one => dim,
+                (Some(_), Some(_)) => return Err(self.why("has inputs that do not broadcast")),
+                (Some(_), None) => own,
+                (None, Some(_)) => dim,
+                (None, None) => self.one_of(&own, &dim),
+            };
         }
         Ok(dims)
     }
@@ -299,7 +294,7 @@ impl Site<'_> {
             b.push(Dim::of(1));
         }
         let (rows, columns) = (a[a.len() - 2].clone(), b[b.len() - 1].clone());
-        let mut dims = self.broadcast_of(vec![a[..a.len() - 2].to_vec(), b[..b.len() - 2].to_vec()])?;
+        let mut dims = self.broadcast_two(a[..a.len() - 2].to_vec(), b[..b.len() - 2].to_vec())?;
         if !row {
             dims.push(rows);
         }
@@ -386,8 +381,11 @@ impl Site<'_> {
             Ok(dims)
         };
         let dims = concatenated();
-        let parts: Option<Vec<Vec<Dim>>> = (0..self.node.inputs.len()).map(|at| self.elements(at)).collect();
-        let elements = parts.map(|parts| parts.concat()).filter(|elements| elements.len() <= ELEMENTS_MAX);
+        let joined = |mut all: Vec<Dim>, at: usize| {
+            all.extend(self.elements(at)?);
+            (all.len() <= ELEMENTS_MAX).then_some(all)
+        };
+        let elements = (0..self.node.inputs.len()).try_fold(Vec::new(), joined);
         vec![Known { dtype: self.dtype(0), dims, elements }]
     }
 
