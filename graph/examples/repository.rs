@@ -17,12 +17,10 @@ type Failure = Box<dyn std::error::Error>;
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, default: usize| arguments.get(at).map_or(Ok(default), |text| text.parse());
-    if let [make, file, ..] = &arguments[..] {
-        if make == "make" {
-            return Ok(std::fs::write(file, model(number(2, 0)?, number(3, 20)?))?);
-        }
+    match &arguments[..] {
+        [make, file, ..] if make == "make" => Ok(std::fs::write(file, model(number(2, 0)?, number(3, 20)?))?),
+        _ => group(number(0, 200)?, number(1, 20)?),
     }
-    group(number(0, 200)?, number(1, 20)?)
 }
 
 fn group(models: usize, megabytes: usize) -> Result<(), Failure> {

@@ -219,11 +219,11 @@ impl Site<'_> {
             | "ArgMin" => one(self.reduced(first.ok_or_else(across)?)?),
             "CumSum" => {
                 let axis = self.integers("axis", 1).ok_or_else(across)?;
-                self.apart(first.ok_or_else(across)?, &axis)?;
-                one(first.ok_or_else(across)?)
+                let batch = first.ok_or_else(across)?;
+                self.apart(batch, &axis)?;
+                one(batch)
             }
             "LSTM" | "GRU" | "RNN" => self.recurrent(),
-            "DynamicQuantizeLinear" => Err(self.why("takes the range of the whole batch")),
             "If" | "Loop" | "Scan" => Err(self.why("holds a graph; items are not followed into it")),
             _ => Err(self.why("is not known to keep items apart")),
         }
