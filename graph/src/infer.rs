@@ -5,7 +5,7 @@
 
 mod rules;
 
-pub(crate) use rules::product;
+pub(crate) use rules::{ARITHMETIC, COMPARING, UNARY, product};
 
 use crate::dim::{Dim, Symbol, Symbols};
 use crate::graph::{DeclaredDim, Graph, NodeId, Source, ValueId};

@@ -8,7 +8,7 @@
 
 use crate::dim::Dim;
 use crate::graph::{Graph, Node, Source, ValueId};
-use crate::infer::{Inferred, Known, Why};
+use crate::infer::{ARITHMETIC, COMPARING, Inferred, Known, UNARY, Why};
 
 /// How a value depends on the batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,11 +166,8 @@ impl Site<'_> {
         let across = || self.why("computes across the batch");
         let one = |axis: usize| Ok(vec![Some(axis)]);
         match self.node.operator.as_str() {
-            "Relu" | "Sigmoid" | "Tanh" | "Exp" | "Log" | "Sqrt" | "Abs" | "Neg" | "Reciprocal" | "Floor" | "Ceil"
-            | "Round" | "Erf" | "LeakyRelu" | "Elu" | "Selu" | "HardSigmoid" | "HardSwish" | "Softplus"
-            | "Softsign" | "Clip" | "Gelu" | "Mish" | "Sin" | "Cos" | "Sign" | "Not" | "Identity" | "Cast" | "Add"
-            | "Sub" | "Mul" | "Div" | "Pow" | "PRelu" | "Max" | "Min" | "Mod" | "Sum" | "Mean" | "Equal"
-            | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "And" | "Or" | "Xor" | "Where" => {
+            "Identity" | "Cast" | "Clip" | "Where" => one(self.elementwise()?),
+            operator if [&UNARY[..], &ARITHMETIC, &COMPARING].iter().any(|all| all.contains(&operator)) => {
                 one(self.elementwise()?)
             }
             "Dropout" if count == 1 && self.node.input(2).is_none() => one(first.ok_or_else(across)?),

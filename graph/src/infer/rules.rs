@@ -8,6 +8,41 @@ use crate::dim::Dim;
 use crate::graph::{Attribute, Graph, Node};
 use crate::tensor::DType;
 
+/// Operators that compute each element of their one input by itself.
+pub(crate) const UNARY: [&str; 25] = [
+    "Relu",
+    "Sigmoid",
+    "Tanh",
+    "Exp",
+    "Log",
+    "Sqrt",
+    "Abs",
+    "Neg",
+    "Reciprocal",
+    "Floor",
+    "Ceil",
+    "Round",
+    "Erf",
+    "LeakyRelu",
+    "Elu",
+    "Selu",
+    "HardSigmoid",
+    "HardSwish",
+    "Softplus",
+    "Softsign",
+    "Gelu",
+    "Mish",
+    "Sin",
+    "Cos",
+    "Sign",
+];
+/// Operators on the elements of inputs that broadcast.
+pub(crate) const ARITHMETIC: [&str; 11] =
+    ["Add", "Sub", "Mul", "Div", "Pow", "PRelu", "Max", "Min", "Mod", "Sum", "Mean"];
+/// The same, with truth values as the result.
+pub(crate) const COMPARING: [&str; 9] =
+    ["Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Xor", "Not"];
+
 /// A node, and what is known where it stands.
 pub(super) struct Site<'a> {
     pub graph: &'a Graph,
@@ -26,7 +61,7 @@ impl Site<'_> {
         }
         match self.node.operator.as_str() {
             "Identity" | "Dropout" | "Cast" => self.kept(),
-            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "PRelu" | "Max" | "Min" | "Mod" | "Sum" | "Mean" => self.computed(),
+            operator if ARITHMETIC.contains(&operator) => self.computed(),
             "Shape" => self.shape(),
             "Size" => self.element_count(),
             "Gather" => self.gather(),
@@ -47,42 +82,17 @@ impl Site<'_> {
     fn one(&mut self) -> Option<(Option<DType>, Shape)> {
         let mut dtype = self.dtype(0);
         let dims = match self.node.operator.as_str() {
-            "Relu"
-            | "Sigmoid"
-            | "Tanh"
-            | "Exp"
-            | "Log"
-            | "Sqrt"
-            | "Abs"
-            | "Neg"
-            | "Reciprocal"
-            | "Floor"
-            | "Ceil"
-            | "Round"
-            | "Erf"
-            | "LeakyRelu"
-            | "Elu"
-            | "Selu"
-            | "HardSigmoid"
-            | "HardSwish"
-            | "Softplus"
-            | "Softsign"
-            | "Clip"
+            operator if UNARY.contains(&operator) => self.dims(0),
+            "Clip"
             | "Softmax"
             | "LogSoftmax"
             | "BatchNormalization"
             | "InstanceNormalization"
             | "LayerNormalization"
-            | "Gelu"
-            | "Mish"
-            | "Sin"
-            | "Cos"
-            | "Sign"
             | "CumSum"
-            | "Not"
             | "Trilu"
             | "LRN" => self.dims(0),
-            "Equal" | "Greater" | "Less" | "GreaterOrEqual" | "LessOrEqual" | "And" | "Or" | "Xor" => {
+            operator if COMPARING.contains(&operator) => {
                 dtype = Some(DType::BOOL);
                 self.broadcast()
             }
