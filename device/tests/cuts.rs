@@ -5,8 +5,11 @@ mod common;
 use common::{engines, inputs};
 use rota_device::engine::{CompileOptions, Engine};
 use rota_device::{DType, Hints, HostTensor, Network, Shape};
-use rota_graph::{Bytes, Feed, Graph, Index, Limits, Member, Outline, Source, Stage, ValueId, Worth, examples, split};
-use std::collections::BTreeMap;
+use rota_graph::infer::infer;
+use rota_graph::{
+    Bytes, Cut, Feed, Graph, Index, Limits, Member, Outline, Source, Stage, ValueId, Worth, examples, split,
+};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// A folder that goes away.
@@ -244,6 +247,81 @@ fn real_models_cut_where_a_variant_leaves_them_answer_as_whole() {
         }
     }
     assert!(cut >= 2, "no model was cut");
+}
+
+/// The model with every value as an output that is said to have whole items; and by output: its axis, and its known dimensions.
+fn opened(graph: &Graph) -> (Vec<u8>, Vec<(String, usize, Vec<Option<i64>>)>) {
+    let outline = Outline::of(graph);
+    let known = infer(graph, &BTreeMap::new());
+    let mut seen = BTreeSet::new();
+    let mut values = Vec::new();
+    for id in graph.nodes.iter().flat_map(|node| node.outputs.iter().flatten()) {
+        let value = outline.value(*id);
+        if let (Ok(axis), true) = (&value.crossing, seen.insert(value.hash)) {
+            let dims = known.value(*id).dims.as_ref().unwrap().iter().map(rota_graph::dim::Dim::size).collect();
+            values.push((value.hash, (value.name.clone(), *axis, dims)));
+        }
+    }
+    let (ports, described) = values.into_iter().unzip();
+    let cut = Cut { nodes: BTreeSet::new(), ports, weight_bytes: 0, refused: Vec::new() };
+    let model = split(graph, &outline, &BTreeMap::new(), &[&cut]).unwrap().remove(0).model;
+    (model.to_vec(), described)
+}
+
+/// Item `item` along any axis.
+fn item(tensor: &HostTensor, axis: usize, item: usize) -> Vec<u8> {
+    let dims = tensor.shape.dims();
+    let items = dims[axis] as usize;
+    let outer: usize = dims[..axis].iter().map(|&dim| dim as usize).product();
+    let chunk = tensor.bytes.len() / (outer * items).max(1);
+    (0..outer).flat_map(|row| tensor.bytes[(row * items + item) * chunk..][..chunk].iter().copied()).collect()
+}
+
+/// What inference and the rules of items say of the inside of real models, against what an engine computes there.
+#[test]
+fn every_value_that_may_cross_has_the_items_and_dimensions_that_are_said() {
+    let folder = Folder::new("items");
+    let engine = engines().pop().unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+    let mut files = models_below(&root.join("tiny/repository"));
+    files.extend(models_below(&root.join("fetched/repository")));
+    for file in files {
+        let graph = read(std::fs::read(&file).unwrap());
+        let name =
+            file.parent().and_then(Path::parent).and_then(Path::file_name).unwrap().to_string_lossy().into_owned();
+        let (model, described) = opened(&graph);
+        if described.is_empty() {
+            println!("{name}: no value has items");
+            continue;
+        }
+        let mut network = whole(&*engine, &folder, &model);
+        let axes: Vec<usize> = network.signature().inputs.iter().map(|spec| spec.batch_axis.unwrap()).collect();
+        let hints = hints(&name, network.signature());
+        let batch = inputs(network.signature(), 3, &hints, 11);
+        let together = network.run(&batch).unwrap();
+        for at in 0..3 {
+            let alone = batch.iter().zip(&axes).map(|(tensor, &axis)| {
+                let mut dims = tensor.shape.dims().to_vec();
+                dims[axis] = 1;
+                HostTensor::from_bytes(tensor.dtype, Shape::new(&dims).unwrap(), &item(tensor, axis, at)).unwrap()
+            });
+            let alone = network.run(&alone.collect::<Vec<_>>()).unwrap();
+            for ((together, alone), (value, axis, dims)) in together.iter().zip(&alone).zip(&described) {
+                let what = format!("{name}: {value}, item {at}");
+                assert_eq!((together.shape.dims()[*axis], alone.shape.dims()[*axis]), (3, 1), "{what}");
+                let found = together.shape.dims().iter().map(|&dim| i64::from(dim));
+                assert!(
+                    found.zip(dims).all(|(found, said)| said.is_none_or(|said| said == found)),
+                    "{what}: {dims:?}, {}",
+                    together.shape
+                );
+                let own = HostTensor::from_bytes(alone.dtype, alone.shape, &item(together, *axis, at)).expect(&what);
+                let worst = difference(&[own], std::slice::from_ref(alone));
+                assert!(worst <= 1e-4, "{what}: {worst}");
+            }
+        }
+        println!("{name}: {} of {} values have whole items", described.len(), graph.nodes.len());
+    }
 }
 
 /// Sizes of what is not the batch, and numbers that the models expect.
