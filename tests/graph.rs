@@ -3,7 +3,7 @@
 #[allow(dead_code, reason = "not every test file uses all of it")]
 mod support;
 
-use rota_graph::examples;
+use rota_graph::examples::{self, Sketch};
 use serde_json::Value;
 use std::process::Output;
 use support::{Folder, rota, stderr, stdout};
@@ -33,6 +33,26 @@ fn what_models_share_is_shown_and_where_it_is_cut() {
     }
     let output = run(&folder, &["m0.onnx", "m1.onnx"]);
     assert!(stdout(&output).contains("no leading part is worth sharing"), "{}", stdout(&output));
+}
+
+#[test]
+fn why_a_cut_can_not_be_deeper_is_said() {
+    let folder = Folder::new("graphrefused");
+    for (file, seed) in [("a.onnx", 10), ("b.onnx", 11)] {
+        let mut sketch = Sketch::new("mixing");
+        let x = sketch.input("x", &[-1, 16], "n");
+        let w = sketch.floats("w", &[16, 16], &examples::noise(1, 256));
+        let h = sketch.node("MatMul", &[&x, &w], "h", &[]);
+        let mixed = sketch.node("Softmax", &[&h], "mixed", &[("axis", &[0])]);
+        let head = sketch.floats("head", &[16, 16], &examples::noise(seed, 256));
+        let y = sketch.node("MatMul", &[&mixed, &head], "y", &[]);
+        sketch.output(&y, &[-1, 16], "n");
+        folder.write(file, sketch.file());
+    }
+    let said = stdout(&run(&folder, &["a.onnx", "b.onnx", "--min-bytes", "1000"]));
+    for part in ["cut at h ", "no deeper: mixed can't cross: Softmax", "computes across the batch"] {
+        assert!(said.contains(part), "should contain {part}:\n{said}");
+    }
 }
 
 #[test]

@@ -92,6 +92,24 @@ impl Sketch {
         output.to_owned()
     }
 
+    /// An `If` between two bodies.
+    pub fn branches(&mut self, condition: &str, then: &Sketch, otherwise: &Sketch, output: &str) -> String {
+        let branch = |(name, body): (&str, &Sketch)| {
+            let mut attribute = proto::AttributeProto {
+                name: Some(name.to_owned()),
+                g: Some(body.graph.clone()),
+                ..Default::default()
+            };
+            attribute.set_type(AttributeType::Graph);
+            attribute
+        };
+        let output = self.node("If", &[condition], output, &[]);
+        if let Some(node) = self.graph.node.last_mut() {
+            node.attribute = [("then_branch", then), ("else_branch", otherwise)].map(branch).to_vec();
+        }
+        output
+    }
+
     pub fn file(&self) -> Vec<u8> {
         self.clone().into_file()
     }
