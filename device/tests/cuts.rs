@@ -249,8 +249,11 @@ fn real_models_cut_where_a_variant_leaves_them_answer_as_whole() {
     assert!(cut >= 2, "no model was cut");
 }
 
+/// An output's name, batch axis, and the dimensions that are known to be numbers.
+type Said = (String, usize, Vec<Option<i64>>);
+
 /// The model with every value as an output that is said to have whole items; and by output: its axis, and its known dimensions.
-fn opened(graph: &Graph) -> (Vec<u8>, Vec<(String, usize, Vec<Option<i64>>)>) {
+fn opened(graph: &Graph) -> (Vec<u8>, Vec<Said>) {
     let outline = Outline::of(graph);
     let known = infer(graph, &BTreeMap::new());
     let mut seen = BTreeSet::new();

@@ -10,7 +10,7 @@ pub struct Symbol(pub u32);
 /// A dimension: a polynomial over symbols with whole coefficients. `128`, `h`, `2·h·w + 4`.
 ///
 /// Invariant: `terms` are sorted by their product of symbols (itself sorted, repeated for powers, never empty), each product once and
-/// no coefficient 0; so equal dimensions compare equal. At most [`TERMS_MAX`] terms of at most [`DEGREE_MAX`] symbols. A number
+/// no coefficient 0; so equal dimensions compare equal. At most 12 terms of at most 6 symbols. A number
 /// takes no allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Dim {

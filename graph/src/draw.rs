@@ -149,15 +149,12 @@ impl Picture {
             );
         }
         for Edge { from, to, text: value } in &self.edges {
-            let ((x1, y1), (x2, y2)) = (place(*from), place(*to));
-            let (x1, y1, x2) = (x1 + BOX_X / 2.0, y1 + BOX_Y, x2 + BOX_X / 2.0);
+            let path = path(place(*from), place(*to));
             let crosses = self.boxes[*from].part != self.boxes[*to].part;
             let (colour, strength) = if crosses { ("#222222", 2.0) } else { ("#999999", 0.7) };
             let _ = writeln!(
                 text,
-                r#"<path d="M{x1:.0},{y1:.0} C{x1:.0},{:.0} {x2:.0},{:.0} {x2:.0},{y2:.0}" fill="none" stroke="{colour}" stroke-width="{strength}"><title>{}</title></path>"#,
-                y1 + STEP_Y / 2.0,
-                y2 - STEP_Y / 2.0,
+                r#"<path d="{path}" fill="none" stroke="{colour}" stroke-width="{strength}"><title>{}</title></path>"#,
                 escaped(value)
             );
         }
@@ -196,8 +193,19 @@ const MARGIN: f64 = 16.0;
 const TOP: f64 = 34.0;
 const BOX_X: f64 = 150.0;
 const BOX_Y: f64 = 20.0;
-const STEP_X: f64 = 162.0;
+const STEP_X: f64 = 172.0;
 const STEP_Y: f64 = 38.0;
+
+/// From the bottom of one box to the top of another; past boxes in between, around their sides.
+fn path((x1, y1): (f64, f64), (x2, y2): (f64, f64)) -> String {
+    if x1 == x2 && y2 - y1 > STEP_Y {
+        let (x, y1, y2) = (x1 + BOX_X, y1 + BOX_Y / 2.0, y2 + BOX_Y / 2.0);
+        return format!("M{x:.0},{y1:.0} C{0:.0},{y1:.0} {0:.0},{y2:.0} {x:.0},{y2:.0}", x + STEP_X - BOX_X);
+    }
+    let (x1, y1, x2) = (x1 + BOX_X / 2.0, y1 + BOX_Y, x2 + BOX_X / 2.0);
+    let bend = STEP_Y / 2.0;
+    format!("M{x1:.0},{y1:.0} C{x1:.0},{:.0} {x2:.0},{:.0} {x2:.0},{y2:.0}", y1 + bend, y2 - bend)
+}
 
 fn colour(part: usize) -> &'static str {
     const COLOURS: [&str; 8] = ["#9ecae1", "#fdd0a2", "#c7e9c0", "#dadaeb", "#fcbba1", "#d9d9d9", "#fee391", "#ccebc5"];

@@ -178,7 +178,7 @@ fn meaning(operator: &str, opset: i64) -> i64 {
 }
 
 /// From the change log of ONNX's operators.
-const MEANINGS: [(&[&str], &[i64]); 8] = [
+const MEANINGS: [(&[&str], &[i64]); 9] = [
     // Since 7 their inputs broadcast as NumPy's do.
     (&["Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Equal", "Greater", "Less", "Gemm", "PRelu"], &[1, 7, 11]),
     (
@@ -223,6 +223,7 @@ const MEANINGS: [(&[&str], &[i64]); 8] = [
         ],
         &[1],
     ),
+    (&["Max", "Min", "Sum", "Mean"], &[1, 8]),
     (&["Cast"], &[1, 6, 9]),
     // Attributes became inputs, or the default axis another.
     (

@@ -200,7 +200,7 @@ impl Site<'_> {
             "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => one(self.reshaped(first.ok_or_else(across)?)?),
             "Expand" => {
                 let axis = first.ok_or_else(across)?;
-                one(axis + self.rank_out()? - self.rank(0)?)
+                one(self.aligned(0, axis)?)
             }
             "Concat" => one(self.concatenated()?),
             "Split" => {
@@ -235,6 +235,12 @@ impl Site<'_> {
         rank.ok_or_else(|| self.why("has an output of unknown dimensions"))
     }
 
+    /// Where `axis` of input `at` lies in the output, aligned from the right as in broadcasting.
+    fn aligned(&self, at: usize, axis: usize) -> Result<usize, Why> {
+        let offset = self.rank_out()?.checked_sub(self.rank(at)?);
+        offset.map(|offset| offset + axis).ok_or_else(|| self.why("has an input of more dimensions than its output"))
+    }
+
     /// All inputs from `at` on are the same for every batch.
     fn same_from(&self, at: usize) -> Result<(), Why> {
         let same = (at..self.node.inputs.len()).all(|at| self.input(at).is_none_or(|items| *items == Items::Same));
@@ -258,12 +264,11 @@ impl Site<'_> {
     }
 
     fn elementwise(&self) -> Result<usize, Why> {
-        let rank = self.rank_out()?;
         let mut found = None;
         for at in 0..self.node.inputs.len() {
             match self.input(at) {
                 Some(Items::Along(axis)) => {
-                    let axis = axis + rank - self.rank(at)?;
+                    let axis = self.aligned(at, *axis)?;
                     if found.is_some_and(|found| found != axis) {
                         return Err(self.why("sets the batch against another axis"));
                     }
@@ -299,24 +304,25 @@ impl Site<'_> {
     }
 
     fn mat_mul(&self) -> Result<usize, Why> {
-        let (a, b, rank) = (self.rank(0)?, self.rank(1)?, self.rank_out()?);
+        let (a, b) = (self.rank(0)?, self.rank(1)?);
         let across = || self.why("computes across the batch");
         if a < 2 || b < 2 {
             return Err(across());
         }
         match (self.input(0), self.input(1)) {
             (Some(&Items::Along(axis)), Some(Items::Same)) if axis + 1 < a => {
-                let aligned = axis + rank - a;
+                let aligned = self.aligned(0, axis)?;
                 let free = axis + 2 == a || self.is_one_at(1, 0, aligned);
                 free.then_some(aligned).ok_or_else(across)
             }
             (Some(Items::Same), Some(&Items::Along(axis))) if axis + 2 != b => {
-                let aligned = axis + rank - b;
+                let aligned = self.aligned(1, axis)?;
                 let free = axis + 1 == b || self.is_one_at(0, 0, aligned);
                 free.then_some(aligned).ok_or_else(across)
             }
             (Some(&Items::Along(left)), Some(&Items::Along(right))) if left + 2 < a && right + 2 < b => {
-                (left + rank - a == right + rank - b).then_some(left + rank - a).ok_or_else(across)
+                let (left, right) = (self.aligned(0, left)?, self.aligned(1, right)?);
+                (left == right).then_some(left).ok_or_else(across)
             }
             _ => Err(across()),
         }

@@ -34,7 +34,8 @@ fn attribute(graph: &mut Graph, name: &str, value: Attribute) {
 #[test]
 fn exporters_that_say_the_same_in_other_words_are_heard_alike() {
     let plain = convolution(|_| {}, |_| {});
-    let cases: [(&str, fn(&mut Sketch), fn(&mut Graph)); 6] = [
+    type Change<T> = fn(&mut T);
+    let cases: [(&str, Change<Sketch>, Change<Graph>); 6] = [
         ("an operator set that changed nothing", |sketch| sketch.opset = 11, |_| {}),
         ("one group", |_| {}, |graph| attribute(graph, "group", Attribute::Int(1))),
         ("strides of 1", |_| {}, |graph| attribute(graph, "strides", Attribute::Ints(vec![1, 1]))),

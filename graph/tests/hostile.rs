@@ -51,3 +51,16 @@ fn every_single_byte_of_a_small_model_may_be_wrong() {
         }
     }
 }
+
+/// Found by the fuzzer: what computes on one input was given a second, of more dimensions.
+#[test]
+fn an_input_too_many_is_no_panic() {
+    let mut sketch = examples::Sketch::new("too many");
+    sketch.input("x", &[-1, 4], "n");
+    sketch.input("z", &[-1, 4, 4, 4], "n");
+    for (output, operator) in [("a", "Relu"), ("b", "Not"), ("c", "Identity"), ("d", "Transpose"), ("e", "Flatten")] {
+        sketch.node(operator, &["x", "z"], output, &[]);
+        sketch.output(output, &[-1, 4], "n");
+    }
+    analyse(sketch.file());
+}
