@@ -226,7 +226,7 @@ impl Index {
         let mut wanted = Vec::new();
         for id in outline.nodes.iter().flat_map(|node| node.outputs.iter().flatten()).copied() {
             let hash = outline.value(id).hash;
-            if ports.contains(&hash) && !made_above(id) && !ordered.contains(&hash) {
+            if ports.remove(&hash) && !made_above(id) {
                 ordered.push(hash);
                 wanted.push(id);
             }

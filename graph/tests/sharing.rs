@@ -267,3 +267,52 @@ fn a_model_whose_batch_is_fixed_shares_nothing() {
     let index = index(&[model(10), model(11)], 1);
     assert!(!index.outline(Member(0)).unwrap().batches && index.groups().is_empty());
 }
+
+/// Members, how many nodes they share beyond the group around them, and the groups inside.
+#[derive(Debug, PartialEq, Eq)]
+struct Expected {
+    members: Vec<Member>,
+    nodes: usize,
+    groups: Vec<Expected>,
+}
+
+/// The trie of chains that share their first `depth` layers, by definition.
+fn trie(chains: &[(Member, Vec<u64>)], depth: usize) -> Vec<Expected> {
+    let mut classes: BTreeMap<u64, Vec<(Member, Vec<u64>)>> = BTreeMap::new();
+    for chain in chains.iter().filter(|(_, seeds)| seeds.len() > depth) {
+        classes.entry(chain.1[depth]).or_default().push(chain.clone());
+    }
+    let group = |class: Vec<(Member, Vec<u64>)>| {
+        let first = class[0].1.clone();
+        let alike = |&at: &usize| class.iter().all(|(_, seeds)| seeds.get(at) == Some(&first[at]));
+        let nodes = (depth..first.len()).take_while(alike).count();
+        let groups = trie(&class, depth + nodes);
+        Expected { members: class.into_iter().map(|(member, _)| member).collect(), nodes, groups }
+    };
+    let mut groups: Vec<Expected> = classes.into_values().filter(|class| class.len() >= 2).map(group).collect();
+    groups.sort_by(|a, b| a.members.cmp(&b.members));
+    groups
+}
+
+fn found(groups: &[rota_graph::Group]) -> Vec<Expected> {
+    let one = |group: &rota_graph::Group| Expected {
+        members: group.members.clone(),
+        nodes: group.cut.nodes.len(),
+        groups: found(&group.groups),
+    };
+    groups.iter().map(one).collect()
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        failure_persistence: None,
+        ..proptest::prelude::ProptestConfig::with_cases(100)
+    })]
+
+    #[test]
+    fn groups_of_chains_are_their_trie(chains in proptest::collection::vec(proptest::collection::vec(1u64..3, 1..6), 2..9)) {
+        let files: Vec<Vec<u8>> = chains.iter().map(|seeds| chain(seeds)).collect();
+        let numbered: Vec<(Member, Vec<u64>)> = (0..).map(Member).zip(chains).collect();
+        proptest::prop_assert_eq!(found(&index(&files, 1).groups()), trie(&numbered, 0));
+    }
+}
