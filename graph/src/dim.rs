@@ -135,6 +135,10 @@ impl Dim {
 pub struct Symbols {
     names: Vec<String>,
     by_name: BTreeMap<String, Symbol>,
+    /// Of symbols that stand for a quotient: what is divided, and by what.
+    floors: BTreeMap<Symbol, (Dim, i64)>,
+    /// The other way round.
+    quotients: BTreeMap<(Dim, i64), Symbol>,
 }
 
 impl Symbols {
@@ -166,19 +170,45 @@ impl Symbols {
         self.names.len()
     }
 
-    /// `⌊a / by⌋`: a number, a dimension, or a symbol of its own that is the same for the same `a` and `by`.
+    /// `⌊a / by⌋` in one form, so that equal quotients are mostly equal dimensions: whole multiples of `by` are taken out, a quotient
+    /// of a quotient is one quotient, and what is left is a symbol of its own.
     pub fn floor(&mut self, a: &Dim, by: i64) -> Option<Dim> {
         if by <= 0 {
             return None;
         }
-        if let Some(size) = a.size() {
-            return Some(Dim::of(size.div_euclid(by)));
+        // ⌊(⌊x / m⌋ + c) / by⌋ = ⌊(x + c·m) / (by·m)⌋
+        if let [(product, 1)] = &a.terms[..]
+            && let Some((inner, m)) =
+                product.first().filter(|_| product.len() == 1).and_then(|symbol| self.floors.get(symbol))
+        {
+            let (raised, by) = (inner.plus(&Dim::of(a.constant.checked_mul(*m)?))?, by.checked_mul(*m)?);
+            return self.floor(&raised, by);
         }
-        if let Some(exact) = a.divided(&Dim::of(by)) {
-            return Some(exact);
+        let mut whole = Dim::of(a.constant.div_euclid(by));
+        let mut rest = Dim::of(a.constant.rem_euclid(by));
+        for (product, coefficient) in &a.terms {
+            match coefficient.checked_rem(by)? {
+                0 => whole.terms.push((product.clone(), coefficient / by)),
+                _ => rest.terms.push((product.clone(), *coefficient)),
+            }
         }
-        let name = format!("⌊({})/{by}⌋", self.text(a));
-        (name.len() <= NAME_MAX).then(|| Dim::symbol(self.named(&name)))
+        if rest.terms.is_empty() {
+            return Some(whole);
+        }
+        let name = format!("⌊({})/{by}⌋", self.text(&rest));
+        if name.len() > NAME_MAX {
+            return None;
+        }
+        let symbol = match self.quotients.get(&(rest.clone(), by)) {
+            Some(&symbol) => symbol,
+            None => {
+                let symbol = self.fresh(&name);
+                self.quotients.insert((rest.clone(), by), symbol);
+                self.floors.insert(symbol, (rest, by));
+                symbol
+            }
+        };
+        whole.plus(&Dim::symbol(symbol))
     }
 
     /// For people: `2·h + 4`.
@@ -231,7 +261,36 @@ mod tests {
         assert_eq!(symbols.floor(&Dim::of(7), 2), Some(Dim::of(3)));
     }
 
+    #[test]
+    fn quotients_have_one_form() {
+        let mut symbols = Symbols::default();
+        let h = Dim::symbol(symbols.named("h"));
+        // Five strides of 2 over a padded picture, each ⌊(x - 1) / 2⌋ + 1.
+        let mut x = h.clone();
+        for _ in 0..5 {
+            let steps = symbols.floor(&x.plus(&Dim::of(-1)).unwrap(), 2).unwrap();
+            x = steps.plus(&Dim::of(1)).unwrap();
+        }
+        assert_eq!(symbols.text(&x), "⌊(h+31)/32⌋");
+        let whole = h.times(&Dim::of(6)).unwrap().plus(&Dim::of(7)).unwrap();
+        assert_eq!(symbols.floor(&whole, 3).map(|dim| symbols.text(&dim)).as_deref(), Some("2·h+2"));
+    }
+
     proptest! {
+        #[test]
+        fn quotients_agree_with_numbers(a in -9i64..9, b in -40i64..40, m in 1i64..9, c in -9i64..9, n in 1i64..9, x in 1i64..200) {
+            let mut symbols = Symbols::default();
+            let s = symbols.named("s");
+            let first = Dim::symbol(s).times(&Dim::of(a)).unwrap().plus(&Dim::of(b)).unwrap();
+            let inner = symbols.floor(&first, m).unwrap().plus(&Dim::of(c)).unwrap();
+            let outer = symbols.floor(&inner, n).unwrap();
+            fn value(symbols: &Symbols, dim: &Dim, x: i64) -> i64 {
+                let of = |symbol: &Symbol| symbols.floors.get(symbol).map_or(x, |(a, by)| value(symbols, a, x).div_euclid(*by));
+                dim.constant + dim.terms.iter().map(|(product, c)| c * product.iter().map(of).product::<i64>()).sum::<i64>()
+            }
+            prop_assert_eq!(value(&symbols, &outer, x), ((a * x + b).div_euclid(m) + c).div_euclid(n));
+        }
+
         #[test]
         fn arithmetic_agrees_with_numbers(a in -20i64..20, b in -20i64..20, c in 1i64..20, x in 1i64..50) {
             let mut symbols = Symbols::default();

@@ -91,7 +91,7 @@ pub fn infer(graph: &Graph, axes: &BTreeMap<String, Option<usize>>) -> Inferred 
     };
     inferred.batch_axes = batch_axes(graph, axes);
     if inferred.batch_axes.iter().any(Option::is_some) {
-        inferred.batch = Some(inferred.symbols.named(&format!("batch{BATCH_MARK}")));
+        inferred.batch = Some(inferred.symbols.fresh(&format!("batch{BATCH_MARK}")));
     }
     for value in &graph.values {
         let known = match &value.source {
