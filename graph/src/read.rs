@@ -32,6 +32,9 @@ pub enum ReadError {
     /// Nodes have to come in an order in which they can be executed.
     #[error("\"{name}\" is read by {reader}, and nothing before it makes that value")]
     Unmade { name: String, reader: String },
+    /// Inputs, outputs and constants need names.
+    #[error("{role} has no name")]
+    Unnamed { role: &'static str },
     #[error("\"{name}\" is made twice, or made after it is read")]
     MadeTwice { name: String },
 }
@@ -101,6 +104,9 @@ fn read_graph(graph: proto::GraphProto) -> Result<(Graph, Vec<Free>), ReadError>
         reader.node(node)?;
     }
     for info in &graph.output {
+        if info.name().is_empty() {
+            return Err(ReadError::Unnamed { role: "an output" });
+        }
         let id = reader.resolve(info.name(), || "the graph's outputs".to_owned());
         reader.graph.outputs.push(id);
     }
@@ -116,6 +122,9 @@ fn read_graph(graph: proto::GraphProto) -> Result<(Graph, Vec<Free>), ReadError>
 
 impl Reader {
     fn make(&mut self, name: String, source: Source) -> Result<ValueId, ReadError> {
+        if name.is_empty() {
+            return Err(ReadError::Unnamed { role: "an input or constant" });
+        }
         let id = ValueId(self.graph.values.len() as u32);
         if self.names.insert(name.clone(), id).is_some() {
             return Err(ReadError::MadeTwice { name });

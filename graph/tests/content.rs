@@ -157,8 +157,13 @@ fn a_graph_in_a_node_is_hashed_with_what_it_takes_from_outside() {
 
 #[test]
 fn what_is_not_supported_is_said() {
-    let cases: [(&str, Vec<u8>); 4] = [
+    let cases: [(&str, Vec<u8>); 5] = [
         ("holds no graph", vec![]),
+        ("an output has no name", {
+            let mut sketch = Sketch::new("unnamed");
+            sketch.output("", &[-1], "n");
+            sketch.file()
+        }),
         ("\"nowhere\" is read by Relu", {
             let mut sketch = Sketch::new("unmade");
             sketch.node("Relu", &["nowhere"], "y", &[]);
