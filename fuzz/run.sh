@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")"
 seconds=${1:-60}
 [ $# -gt 0 ] && shift
-[ $# -gt 0 ] || set -- descriptors control
+[ $# -gt 0 ] || set -- descriptors control graph
 
 triple=x86_64-unknown-linux-gnu
 export CARGO_TARGET_DIR="$PWD/target"
@@ -16,6 +16,9 @@ RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 
 for target in "$@"; do
     mkdir -p "target/corpus/$target" artifacts
-    "target/$triple/release/$target" "target/corpus/$target" \
+    # Where there are good examples, what is learned starts from them.
+    examples=
+    [ "$target" != graph ] || examples=../device/tests/models
+    "target/$triple/release/$target" "target/corpus/$target" $examples \
         -max_total_time="$seconds" -artifact_prefix="artifacts/$target-" -print_final_stats=1 -timeout=10
 done

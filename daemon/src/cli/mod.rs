@@ -5,6 +5,7 @@ mod connection;
 mod demo;
 mod doctor;
 mod drain;
+mod graph;
 mod infer;
 mod load;
 mod models;
@@ -48,6 +49,7 @@ enum Verb {
     Profile(profile::Arguments),
     Plan(plan::Arguments),
     Sim(Box<sim::Arguments>),
+    Graph(graph::Arguments),
     Doctor(doctor::Arguments),
 }
 
@@ -74,6 +76,7 @@ pub fn main() -> ExitCode {
         Verb::Profile(arguments) => profile::run(arguments),
         Verb::Plan(arguments) => plan::run(arguments),
         Verb::Sim(arguments) => sim::run(&arguments),
+        Verb::Graph(arguments) => graph::run(&arguments),
         Verb::Doctor(arguments) => doctor::run(arguments),
     };
     outcome.unwrap_or_else(|error| {
