@@ -123,7 +123,7 @@ type Wrong = (fn(&mut Submission, &mut BlockHeader, &mut Vec<TensorRecord>), Rea
 fn every_wrong_field_of_a_request_is_answered_with_its_own_error() {
     let cases: &[Wrong] = &[
         (|s, _, _| s.op = 7, Reason::BadDescriptor, "operation 7 is unknown"),
-        (|s, _, _| s.flags = 1, Reason::BadDescriptor, "reserved field"),
+        (|s, _, _| s.priority = 4, Reason::BadDescriptor, "priority 4 is not below 4"),
         (|s, _, _| s.reserved0 = 1, Reason::BadDescriptor, "reserved field"),
         (|s, _, _| s.reserved[2] = 1, Reason::BadDescriptor, "reserved field"),
         (|s, _, _| s.query = 1, Reason::BadDescriptor, "queries are not supported"),

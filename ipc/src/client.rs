@@ -303,6 +303,7 @@ impl Client {
             block_bytes,
             tag: self.next_number,
             deadline_ns: link::deadline_ns(request.deadline),
+            priority: request.priority,
             ..Submission::default()
         };
         self.push(&submission)?;

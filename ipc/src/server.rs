@@ -8,7 +8,9 @@ pub use block::{BlockError, RequestBlock, Tensor};
 use crate::doorbell::{Doorbell, Peer};
 use crate::region::{Regions, State};
 use crate::ring::{ASLEEP, ASLEEP_ON_DOORBELL, Consumer, Descriptor, Producer};
-use crate::wire::{Completion, OP_CANCEL, OP_INFER, OUTPUTS_MAX, OutputRecord, RECORD_BYTES, Reason, Submission};
+use crate::wire::{
+    Completion, OP_CANCEL, OP_INFER, OUTPUTS_MAX, OutputRecord, PRIORITIES, RECORD_BYTES, Reason, Submission,
+};
 use memmap2::MmapRaw;
 use rustix::thread::futex;
 use std::io;
@@ -186,8 +188,13 @@ pub fn check_submission(submission: &Submission, slots: u32) -> Result<(), Block
         let text = format!("operation {} is unknown: {OP_INFER} infers, {OP_CANCEL} cancels", submission.op);
         return refuse(Reason::BadDescriptor, text);
     }
-    if submission.flags != 0 || submission.reserved0 != 0 || submission.reserved != [0; 3] {
-        return refuse(Reason::BadDescriptor, "a submission's flags and reserved fields must be zero".into());
+    let priorities = if submission.op == OP_INFER { PRIORITIES } else { 1 };
+    if submission.priority >= priorities {
+        let text = format!("priority {} is not below {priorities}", submission.priority);
+        return refuse(Reason::BadDescriptor, text);
+    }
+    if submission.reserved0 != 0 || submission.reserved != [0; 3] {
+        return refuse(Reason::BadDescriptor, "a submission's reserved fields must be zero".into());
     }
     if submission.slot >= slots {
         return refuse(Reason::BadSlot, format!("slot {} is not below {slots}", submission.slot));

@@ -33,7 +33,8 @@ pub const SLOTS_MAX: u32 = 4096;
 pub struct Submission {
     /// [`OP_INFER`] or [`OP_CANCEL`].
     pub op: u8,
-    pub flags: u8,
+    /// Below [`PRIORITIES`]; the higher, the more the request matters when there is not enough for all. 0 for a cancel.
+    pub priority: u8,
     /// Stage of `query`; 0 without one.
     pub stage: u16,
     /// The request slot: the client's number for this request, below the connection's `slots`, unused by any other
@@ -53,6 +54,9 @@ pub struct Submission {
 
 pub const OP_INFER: u8 = 1;
 pub const OP_CANCEL: u8 = 2;
+
+/// Priorities that a request can have: 0, which is usual, to this less one.
+pub const PRIORITIES: u8 = 4;
 
 /// One entry of the completion ring, from daemon to client.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, Default, PartialEq, Eq)]

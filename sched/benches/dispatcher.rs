@@ -8,6 +8,8 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rota_sched::*;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 const REQUESTS_MAX: u32 = 1 << 21;
@@ -117,7 +119,8 @@ fn round(host: Host, arrivals: &[(u64, SessionId)], leads: (Duration, Duration))
     let mut dispatcher = dispatcher(host, leads);
     let mut free: Vec<RequestId> = (0..REQUESTS_MAX).map(RequestId).collect();
     let mut actions = Vec::with_capacity(1024);
-    let mut executing: Vec<Option<(Instant, BatchId, Duration)>> = vec![None; host.devices as usize];
+    let mut executing: Vec<Option<(BatchId, Duration)>> = vec![None; host.devices as usize];
+    let mut ends = BinaryHeap::new();
     let mut behind: Vec<Option<BatchId>> = vec![None; host.devices as usize];
     let mut outcome = Outcome { in_batches: 0, batches: 0, dropped: 0, elapsed: Duration::ZERO };
     let latency = |dispatcher: &Dispatcher, batch| {
@@ -128,21 +131,29 @@ fn round(host: Host, arrivals: &[(u64, SessionId)], leads: (Duration, Duration))
     let mut arrivals = arrivals.iter().peekable();
     while let Some(&&(arrives, session)) = arrivals.peek() {
         let timeout = dispatcher.next_timeout().unwrap_or(Instant::MAX);
-        let ends = executing.iter().enumerate().filter_map(|(device, batch)| batch.map(|(ends, ..)| (ends, device)));
-        let (ends, device) = ends.min().unwrap_or((Instant::MAX, 0));
-        let now = ends.min(timeout).min(Instant(arrives));
-        if now == ends {
-            let (_, batch, took) = executing[device].take().expect("its end is due");
+        let next = ends.peek().map_or(Instant::MAX, |&Reverse((at, _))| at);
+        let now = next.min(timeout).min(Instant(arrives));
+        if now == next {
+            let Reverse((_, device)): Reverse<(Instant, usize)> = ends.pop().expect("it was peeked at");
+            let (batch, took) = executing[device].take().expect("its end is due");
             free.extend_from_slice(&dispatcher.batch(batch).requests);
             dispatcher.handle(Event::Finished { device: DeviceId(device as u32), batch, took }, now);
             executing[device] = behind[device].take().map(|next| {
                 let took = latency(&dispatcher, next);
-                (now + took, next, took)
+                ends.push(Reverse((now + took, device)));
+                (next, took)
             });
         } else if now == Instant(arrives) {
             arrivals.next();
             let request = free.pop().expect("fewer wait and run than requests_max");
-            let arrival = Arrival { request, session, class: ClassId(0), items: 1, deadline: now + slo(session.0) };
+            let arrival = Arrival {
+                request,
+                session,
+                class: ClassId(0),
+                items: 1,
+                deadline: now + slo(session.0),
+                priority: Priority::NORMAL,
+            };
             dispatcher.handle(Event::Arrived(arrival), now);
         }
         actions.clear();
@@ -159,7 +170,8 @@ fn round(host: Host, arrivals: &[(u64, SessionId)], leads: (Duration, Duration))
                         behind[device] = Some(batch);
                     } else {
                         let took = latency(&dispatcher, batch);
-                        executing[device] = Some((now + took, batch, took));
+                        ends.push(Reverse((now + took, device)));
+                        executing[device] = Some((batch, took));
                     }
                 }
                 Action::Drop { request, .. } => {

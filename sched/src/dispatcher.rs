@@ -22,7 +22,7 @@ use crate::time::nanos;
 use crate::{BatchId, ClassId, DeviceId, Instant, ModelId, Profile, RequestId, SessionId};
 use batches::Batches;
 use class::Classes;
-use device::{Behind, Device, Executing};
+use device::{Behind, Device, Devices, Executing};
 use queue::{Queue, QueueIndex, Waiting};
 use queues::Queues;
 use std::time::Duration;
@@ -53,6 +53,27 @@ pub struct SessionConfig {
     pub weight: f64,
 }
 
+/// How much a request matters among those of all sessions; the higher, the more. While there is enough for all it changes
+/// nothing. When there is not, a session's requests of one level are served as if they were a session of their own with
+/// [`Priority::weight`] times its weight; so levels do not share a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Priority(u8);
+
+impl Priority {
+    pub const NORMAL: Priority = Priority(0);
+    pub const LEVELS: usize = 4;
+
+    /// `None` for a level that is not below [`Priority::LEVELS`].
+    pub fn new(level: u8) -> Option<Priority> {
+        (usize::from(level) < Priority::LEVELS).then_some(Priority(level))
+    }
+
+    /// By which its session's weight is multiplied: four times for each level.
+    pub fn weight(self) -> f64 {
+        f64::from(1u32 << (2 * self.0))
+    }
+}
+
 /// A request that was admitted. Its tensors are none of the dispatcher's business.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
@@ -61,6 +82,7 @@ pub struct Arrival {
     pub class: ClassId,
     pub items: u32,
     pub deadline: Instant,
+    pub priority: Priority,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +156,7 @@ pub struct Dispatcher {
     sessions: Vec<Option<Session>>,
     queues: Queues,
     classes: Classes,
-    devices: Vec<Device>,
+    devices: Devices,
     batches: Batches,
     /// Turns of all devices so far.
     turns: u64,
@@ -161,9 +183,13 @@ enum Place {
 #[derive(Debug)]
 struct Session {
     config: SessionConfig,
-    /// By class id; `None` where no device serves the class.
-    queues: Vec<Option<QueueIndex>>,
+    /// By class id.
+    queues: Vec<Levels>,
 }
+
+/// A session's queues for a class, by priority. That of normal priority is there if a device serves the class, the others once
+/// they were needed.
+type Levels = [Option<QueueIndex>; Priority::LEVELS];
 
 impl Dispatcher {
     pub fn new(config: Config) -> Dispatcher {
@@ -172,7 +198,7 @@ impl Dispatcher {
             sessions: (0..config.sessions_max).map(|_| None).collect(),
             queues: Queues::new(),
             classes: Classes::default(),
-            devices: Vec::with_capacity(config.devices_max as usize),
+            devices: Devices::default(),
             batches: Batches::new(2 * config.devices_max),
             turns: 0,
             now: Instant(0),
@@ -186,7 +212,7 @@ impl Dispatcher {
     /// When there are `devices_max` already, or `start_lead` is longer than `prepare_lead`.
     pub fn add_device(&mut self, device: DeviceConfig) -> DeviceId {
         assert!(self.devices.len() < self.config.devices_max as usize, "more devices than devices_max");
-        self.devices.push(Device::new(&device));
+        self.devices.add(Device::new(&device));
         self.regroup = true;
         DeviceId(self.devices.len() as u32 - 1)
     }
@@ -205,7 +231,7 @@ impl Dispatcher {
         if opens {
             for id in 0..self.sessions.len() {
                 if self.sessions[id].as_ref().is_some_and(|session| session.config.model == model) {
-                    self.open_queue(SessionId(id as u32), class, index);
+                    self.open_queue(SessionId(id as u32), class, index, Priority::NORMAL);
                 }
             }
         }
@@ -219,7 +245,7 @@ impl Dispatcher {
         self.classes[index].clear();
         for queue in std::mem::take(&mut self.classes[index].queues) {
             let session = self.sessions[self.queues[queue].session.0 as usize].as_mut();
-            session.expect("an open queue has a session").queues[class.0 as usize] = None;
+            session.expect("an open queue has a session").queues[class.0 as usize] = Levels::default();
             self.queues.close(queue);
         }
         self.regroup = true;
@@ -233,7 +259,7 @@ impl Dispatcher {
         self.sessions[id.0 as usize] = Some(Session { config: session, queues: Vec::new() });
         for (class, index) in classes {
             if self.classes[index].is_served() {
-                self.open_queue(id, class, index);
+                self.open_queue(id, class, index, Priority::NORMAL);
             }
         }
         Some(id)
@@ -242,7 +268,7 @@ impl Dispatcher {
     /// Its waiting requests are dropped at the next step; batches that run go on.
     pub fn remove_session(&mut self, session: SessionId) {
         let Some(removed) = self.sessions.get_mut(session.0 as usize).and_then(Option::take) else { return };
-        for queue in removed.queues.into_iter().flatten() {
+        for queue in removed.queues.into_iter().flatten().flatten() {
             self.classes[self.queues[queue].class].queues.retain(|&other| other != queue);
             self.queues.close(queue);
         }
@@ -258,7 +284,7 @@ impl Dispatcher {
         self.entitle(promises);
         for &(session, rate) in promises {
             let queues: Vec<QueueIndex> = self.queues_of(session).collect();
-            // Of several classes nobody knows which the promise is for.
+            // Of several classes or priorities nobody knows which the promise is for.
             if let [index] = queues[..] {
                 self.queues[index].rate.expect(rate);
             }
@@ -272,7 +298,7 @@ impl Dispatcher {
     pub fn entitle(&mut self, promises: &[(SessionId, f64)]) {
         for &(session, rate) in promises {
             let queues = self.sessions.get(session.0 as usize).and_then(Option::as_ref).map(|session| &session.queues);
-            for index in queues.into_iter().flatten().copied().flatten() {
+            for index in queues.into_iter().flatten().filter_map(|levels| levels[0]) {
                 self.queues[index].promised = Some(rate);
             }
         }
@@ -314,15 +340,20 @@ impl Dispatcher {
         self.queues.aim_some(&self.classes, self.now);
         self.queues.rise(&self.classes, self.now);
         loop {
-            for device in 0..self.devices.len() {
+            let mut from = 0;
+            while let Some(device) = self.devices.free(from) {
                 self.resume(device, actions);
+                from = device + 1;
             }
             if !self.queues.rise_early(&self.classes) {
                 break;
             }
         }
-        for device in 0..self.devices.len() {
+        self.devices.advance(self.now);
+        let mut from = 0;
+        while let Some(device) = self.devices.due(from) {
             self.look_ahead(device, actions);
+            from = device + 1;
         }
     }
 
@@ -332,10 +363,8 @@ impl Dispatcher {
         if self.recorded {
             return Some(self.now);
         }
-        let waits = self.queues.any_waits();
-        let devices = self.devices.iter().flat_map(|device| [device.prepare_at().filter(|_| waits), device.start_at()]);
         // What was due and not done (nothing to prepare, or an overrun) waits for an event.
-        let due = devices.flatten().filter(|&at| at > self.now).min().unwrap_or(Instant::MAX);
+        let due = self.devices.next_due(self.queues.any_waits());
         Some(due.min(self.queues.rises_at()).min(self.queues.expiry.earliest())).filter(|&at| at < Instant::MAX)
     }
 
@@ -366,12 +395,12 @@ impl Dispatcher {
         self.queues_of(session).map(|index| self.queues[index].requests().len() as u32).sum()
     }
 
-    fn arrived(&mut self, Arrival { request, session, class, items, deadline }: Arrival) {
+    fn arrived(&mut self, Arrival { request, session, class, items, deadline, priority }: Arrival) {
         assert!(items > 0, "request {} has no items", request.0);
         let place = &mut self.places[request.0 as usize];
         assert!(matches!(place, Place::Unknown), "request {} arrived while it waits or runs", request.0);
-        let session = self.sessions.get(session.0 as usize).and_then(Option::as_ref);
-        let queue = session.and_then(|session| *session.queues.get(class.0 as usize)?).unwrap_or(Queues::REFUSED);
+        let queue = self.queue_for(session, class, priority).unwrap_or(Queues::REFUSED);
+        let place = &mut self.places[request.0 as usize];
         *place = Place::Waiting { queue, deadline };
         let waiting = Waiting { deadline, request, items };
         if queue == Queues::REFUSED {
@@ -394,7 +423,8 @@ impl Dispatcher {
     }
 
     fn finished(&mut self, device: usize, id: BatchId, took: u64) {
-        self.devices[device].finish(id);
+        let now = self.now;
+        self.devices.change(device, now, |device| device.finish(id));
         let (batch, made) = self.batches.close(id);
         for request in &batch.requests {
             self.places[request.0 as usize] = Place::Unknown;
@@ -402,7 +432,8 @@ impl Dispatcher {
         if self.classes[made.class].observe(device, batch.items, took, self.now) {
             self.settle(made.class);
         }
-        if let Some(Behind { batch, .. }) = self.devices[device].behind.take_if(|behind| behind.started) {
+        let started = |device: &mut Device| device.behind.take_if(|behind| behind.started);
+        if let Some(Behind { batch, .. }) = self.devices.change(device, now, started) {
             self.execute(device, batch);
         }
         if self.devices[device].is_idle() {
@@ -413,7 +444,7 @@ impl Dispatcher {
     /// `batch` begins to execute now.
     fn execute(&mut self, device: usize, batch: BatchId) {
         let ends = Instant(self.now.0.saturating_add(self.batches.latency(batch)));
-        self.devices[device].executing = Some(Executing { batch, ends });
+        self.devices.change(device, self.now, |device| device.executing = Some(Executing { batch, ends }));
     }
 
     fn drop_removed(&mut self, actions: &mut Vec<Action>) {
@@ -435,14 +466,10 @@ impl Dispatcher {
         }
     }
 
-    /// Starts the prepared batch of a device that is free, or gives an idle one its turn.
+    /// Starts the prepared batch of a device that executes nothing, or gives an idle one its turn.
     fn resume(&mut self, device: usize, actions: &mut Vec<Action>) {
-        let state = &mut self.devices[device];
-        if state.executing.is_some() {
-            return;
-        }
         let id = DeviceId(device as u32);
-        let batch = if let Some(behind) = state.behind.take() {
+        let batch = if let Some(behind) = self.devices.change(device, self.now, |device| device.behind.take()) {
             behind.batch
         } else {
             let Some(batch) = self.turn(device, self.now, actions) else { return };
@@ -463,26 +490,41 @@ impl Dispatcher {
             && let Some(batch) = self.turn(device, executing.ends, actions)
         {
             actions.push(Action::Prepare { device: id, batch });
-            self.devices[device].behind = Some(Behind { batch, started: false });
+            self.devices.change(device, now, |device| device.behind = Some(Behind { batch, started: false }));
         }
-        let state = &mut self.devices[device];
+        let state = &self.devices[device];
         if state.may(state.start_at(), now)
-            && let Some(behind) = &mut state.behind
+            && let Some(Behind { batch, .. }) = state.behind
         {
-            behind.started = true;
-            actions.push(Action::Start { device: id, batch: behind.batch });
+            self.devices.change(device, now, |device| device.behind = Some(Behind { batch, started: true }));
+            actions.push(Action::Start { device: id, batch });
         }
     }
 
-    fn open_queue(&mut self, id: SessionId, class: ClassId, index: class::ClassIndex) {
+    /// Where such requests wait; `None` when no device serves the class.
+    fn queue_for(&mut self, id: SessionId, class: ClassId, priority: Priority) -> Option<QueueIndex> {
+        let levels = self.sessions.get(id.0 as usize)?.as_ref()?.queues.get(class.0 as usize)?;
+        let normal = levels[0]?;
+        levels[usize::from(priority.0)]
+            .or_else(|| Some(self.open_queue(id, class, self.queues[normal].class, priority)))
+    }
+
+    fn open_queue(
+        &mut self,
+        id: SessionId,
+        class: ClassId,
+        index: class::ClassIndex,
+        priority: Priority,
+    ) -> QueueIndex {
         let session = self.sessions[id.0 as usize].as_mut().expect("queues are opened for open sessions");
         let config = &session.config;
-        let queue = Queue::new(id, index, nanos(config.slo), config.weight, self.now);
+        let queue = Queue::new(id, index, nanos(config.slo), config.weight * priority.weight(), self.now);
         let queue = self.queues.open(queue, &self.classes[index]);
         let by_class = &mut session.queues;
-        by_class.resize(by_class.len().max(class.0 as usize + 1), None);
-        by_class[class.0 as usize] = Some(queue);
+        by_class.resize(by_class.len().max(class.0 as usize + 1), Levels::default());
+        by_class[class.0 as usize][usize::from(priority.0)] = Some(queue);
         self.classes[index].queues.push(queue);
+        queue
     }
 
     /// Finds pools anew when what devices serve has changed.
@@ -513,6 +555,6 @@ impl Dispatcher {
 
     fn queues_of(&self, session: SessionId) -> impl Iterator<Item = QueueIndex> + '_ {
         let session = self.sessions.get(session.0 as usize).and_then(Option::as_ref);
-        session.into_iter().flat_map(|session| session.queues.iter().copied().flatten())
+        session.into_iter().flat_map(|session| session.queues.iter().flatten().copied().flatten())
     }
 }

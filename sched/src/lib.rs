@@ -7,7 +7,7 @@ pub mod profile;
 pub mod time;
 
 pub use dispatcher::{
-    Action, Arrival, Batch, Config, DeviceConfig, Dispatcher, DropReason, Event, SessionConfig, SessionRates,
+    Action, Arrival, Batch, Config, DeviceConfig, Dispatcher, DropReason, Event, Priority, SessionConfig, SessionRates,
 };
 pub use profile::{Profile, ProfileError};
 pub use time::Instant;

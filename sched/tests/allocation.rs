@@ -74,7 +74,7 @@ impl Host {
             let session = SessionId((mixed % u64::from(SESSIONS)) as u32);
             let items = 1 + u32::from(mixed.is_multiple_of(11)) * 3;
             let deadline = now + Duration::from_millis(10 + mixed % 31);
-            let arrival = Arrival { request, session, class: ClassId(0), items, deadline };
+            let arrival = Arrival { request, session, class: ClassId(0), items, deadline, priority: Priority::NORMAL };
             self.dispatcher.handle(Event::Arrived(arrival), now);
             if mixed.is_multiple_of(17) && self.dispatcher.handle(Event::Cancelled(request), now) {
                 self.free.push(request);

@@ -82,6 +82,7 @@ struct Request {
     class: ClassId,
     items: u32,
     deadline: Instant,
+    priority: Priority,
 }
 
 #[derive(Clone, Debug)]
@@ -155,7 +156,10 @@ impl World {
                 let known = self.sessions.get(session);
                 // A session that is not open: the caller may not have noticed yet.
                 let session = known.map_or(SessionId(SESSIONS as u32), |&(id, _)| id);
-                self.arrive(request, session, ClassId(class), items, self.now + Duration::from_micros(budget));
+                let deadline = self.now + Duration::from_micros(budget);
+                // Most are of normal priority.
+                let priority = Priority::new((request.0 % 7) as u8).unwrap_or_default();
+                self.arrive(request, session, ClassId(class), items, deadline, priority);
             }
             Operation::Cancel { nth } => {
                 let all = self.waiting.keys().chain(self.running.keys());
@@ -198,12 +202,20 @@ impl World {
         self.waiting.contains_key(&request) || self.running.contains_key(&request)
     }
 
-    fn arrive(&mut self, request: RequestId, session: SessionId, class: ClassId, items: u32, deadline: Instant) {
+    fn arrive(
+        &mut self,
+        request: RequestId,
+        session: SessionId,
+        class: ClassId,
+        items: u32,
+        deadline: Instant,
+        priority: Priority,
+    ) {
         let model = self.sessions.iter().find(|&&(id, _)| id == session).map(|&(_, model)| model);
         let model = model.filter(|&model| self.profiles(model, class).next().is_some());
-        let arrival = Arrival { request, session, class, items, deadline };
+        let arrival = Arrival { request, session, class, items, deadline, priority };
         assert!(!self.dispatcher.handle(Event::Arrived(arrival), self.now));
-        self.waiting.insert(request, Request { session, model, class, items, deadline });
+        self.waiting.insert(request, Request { session, model, class, items, deadline, priority });
         self.arrived += 1;
     }
 
@@ -256,6 +268,7 @@ impl World {
         assert_eq!(batch.items, requests.iter().map(|request| request.items).sum::<u32>());
         for request in &requests {
             assert_eq!((request.session, request.class), (first.session, first.class), "one session and class a batch");
+            assert_eq!(request.priority, first.priority, "one priority a batch");
             assert!(start + latency <= request.deadline, "{request:?} would be late");
         }
         machine.outstanding.push(Outstanding { batch: id, requests: batch.requests.clone(), latency, started: false });
@@ -426,11 +439,11 @@ proptest! {
             let room: Vec<_> = (1..REQUESTS).map(RequestId).filter(|id| !world.knows(*id)).take(3).collect();
             for request in room {
                 let deadline = world.now + Duration::from_millis(flood_slo);
-                world.arrive(request, flood, flood_class, flood_items, deadline);
+                world.arrive(request, flood, flood_class, flood_items, deadline, Priority::NORMAL);
             }
             if !world.knows(rare_request) {
                 let deadline = world.now + Duration::from_millis(rare_budget);
-                world.arrive(rare_request, rare, rare_class, 1, deadline);
+                world.arrive(rare_request, rare, rare_class, 1, deadline, Priority::NORMAL);
                 rare_arrivals += 1;
             }
             world.step();

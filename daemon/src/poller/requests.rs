@@ -1,7 +1,7 @@
 //! The requests that the daemon has accepted and not yet answered.
 
 use rota_device::Span;
-use rota_sched::{ClassId, Instant, ModelId, RequestId, SessionId};
+use rota_sched::{ClassId, Instant, ModelId, Priority, RequestId, SessionId};
 
 /// One accepted request.
 #[derive(Debug, Clone)]
@@ -17,6 +17,7 @@ pub struct Request {
     pub items: u32,
     pub arrival: Instant,
     pub deadline: Instant,
+    pub priority: Priority,
     /// Its client withdrew it while it ran, or died.
     pub cancelled: bool,
     /// One per input of the network, then one per output; checked to lie inside the client's arena.
@@ -43,6 +44,7 @@ impl Requests {
             items: 0,
             arrival: Instant(0),
             deadline: Instant(0),
+            priority: Priority::NORMAL,
             cancelled: false,
             spans: Vec::new(),
         };

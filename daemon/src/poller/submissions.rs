@@ -7,7 +7,7 @@ use super::messages::Notice;
 use super::{DRAIN_MAX, Poller};
 use rota_ipc::server::{Poisoned, check_submission};
 use rota_ipc::wire::{OP_CANCEL, Reason, Status, Submission};
-use rota_sched::{Arrival, ClassId, Event, Instant, ModelId, Profile, RequestId, SessionId};
+use rota_sched::{Arrival, ClassId, Event, Instant, ModelId, Priority, Profile, RequestId, SessionId};
 use std::time::Duration;
 
 impl Poller {
@@ -109,6 +109,7 @@ impl Poller {
         request.items = self.block.header.items;
         request.arrival = now;
         request.deadline = deadline;
+        request.priority = Priority::new(submission.priority).expect("a submission's priority was checked");
         request.cancelled = false;
         let admitted = match fitted {
             Ok(()) => self.classify(key, request_id, model_id, now),
@@ -139,6 +140,7 @@ impl Poller {
             class,
             items: request.items,
             deadline: request.deadline,
+            priority: request.priority,
         };
         self.model_mut(model_id).classes.enter(class);
         self.session_mut(arrival.session).stats.offered += 1;

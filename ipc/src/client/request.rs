@@ -19,6 +19,9 @@ pub struct Request {
     pub tag: u64,
     /// By when the answer is needed.
     pub deadline: Deadline,
+    /// 0, which is usual, to 3. When there is not enough for all, a session's requests of each level are served as if they were a
+    /// session of their own with four times the weight of the level below; they share no batch with other levels.
+    pub priority: u8,
     pub(super) session: Session,
     pub(super) arena: Arc<Arena>,
     /// By the model's inputs.
@@ -71,6 +74,7 @@ impl Request {
         Request {
             tag: 0,
             deadline: Deadline::Slo,
+            priority: 0,
             session,
             arena,
             inputs,

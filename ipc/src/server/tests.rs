@@ -1,5 +1,5 @@
 use super::*;
-use crate::wire::{BLOCK_BYTES, BlockHeader, DType, SESSIONS_MAX, TENSORS_MAX, TensorRecord};
+use crate::wire::{BLOCK_BYTES, BlockHeader, DType, PRIORITIES, SESSIONS_MAX, TENSORS_MAX, TensorRecord};
 
 /// The client's hand on the shared memory, as a hostile client has it.
 struct Client {
@@ -200,7 +200,8 @@ fn submission_with_an_unknown_operation_reserved_bits_or_slot_is_refused() {
     for (bad, reason) in [
         (Submission { op: 0, ..good }, Reason::BadDescriptor),
         (Submission { op: 3, ..good }, Reason::BadDescriptor),
-        (Submission { flags: 1, ..good }, Reason::BadDescriptor),
+        (Submission { priority: PRIORITIES, ..good }, Reason::BadDescriptor),
+        (Submission { op: OP_CANCEL, priority: 1, ..good }, Reason::BadDescriptor),
         (Submission { reserved0: 1, ..good }, Reason::BadDescriptor),
         (Submission { reserved: [0, 0, 1], ..good }, Reason::BadDescriptor),
         (Submission { slot: SLOTS, ..good }, Reason::BadSlot),

@@ -1,8 +1,10 @@
-//! What a device executes, and what it will execute next.
+//! What a device executes, and what it will execute next; of many devices, which have something to do.
 
 use super::DeviceConfig;
+use super::earliest::Earliest;
 use crate::time::nanos;
 use crate::{BatchId, Instant};
+use std::ops::Index;
 
 /// A device: at most one batch executes, and at most one is behind it.
 #[derive(Debug)]
@@ -70,5 +72,152 @@ impl Device {
     pub fn may(&self, at: Option<Instant>, now: Instant) -> bool {
         let overruns = self.executing.is_some_and(|executing| executing.ends < now);
         at.is_some_and(|at| at <= now) && !overruns
+    }
+}
+
+/// All devices, and those of them on which something may be done now or soon, so that a step looks at no others.
+///
+/// [`Devices::change`] is the only way to change one: it files the device anew, O(log devices).
+#[derive(Debug, Default)]
+pub struct Devices {
+    all: Vec<Device>,
+    /// On which nothing executes.
+    free: Members,
+    /// On which a batch may be prepared or started ahead now, or might be but for an overrun.
+    due: Members,
+    /// When that will be so, of those of which it is not yet.
+    prepares: Earliest,
+    starts: Earliest,
+}
+
+impl Devices {
+    pub fn add(&mut self, device: Device) {
+        self.all.push(device);
+        self.prepares.reserve(self.all.len());
+        self.starts.reserve(self.all.len());
+        self.free.set(self.all.len() - 1, true);
+        self.due.set(self.all.len() - 1, false);
+    }
+
+    pub fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Device> {
+        self.all.iter()
+    }
+
+    /// The first device from `from` on that executes nothing.
+    pub fn free(&self, from: usize) -> Option<usize> {
+        self.free.first(from)
+    }
+
+    /// The first device from `from` on that may be due for something to be done ahead; [`Device::may`] knows.
+    pub fn due(&self, from: usize) -> Option<usize> {
+        self.due.first(from)
+    }
+
+    /// Files those whose time comes at `now`.
+    pub fn advance(&mut self, now: Instant) {
+        for moments in [&mut self.prepares, &mut self.starts] {
+            while let Some(device) = moments.due(now) {
+                moments.set(device, Instant::MAX);
+                self.due.set(device, true);
+            }
+        }
+    }
+
+    /// When the next device comes due; `waits`: there are requests of which a batch could be prepared.
+    pub fn next_due(&self, waits: bool) -> Instant {
+        let prepares = if waits { self.prepares.earliest() } else { Instant::MAX };
+        prepares.min(self.starts.earliest())
+    }
+
+    pub fn change<R>(&mut self, device: usize, now: Instant, change: impl FnOnce(&mut Device) -> R) -> R {
+        let state = &mut self.all[device];
+        let result = change(state);
+        self.free.set(device, state.executing.is_none());
+        let mut due = false;
+        for (at, moments) in [(state.prepare_at(), &mut self.prepares), (state.start_at(), &mut self.starts)] {
+            due |= at.is_some_and(|at| at <= now);
+            moments.set(device, at.filter(|&at| at > now).unwrap_or(Instant::MAX));
+        }
+        self.due.set(device, due);
+        result
+    }
+}
+
+impl Index<usize> for Devices {
+    type Output = Device;
+    fn index(&self, device: usize) -> &Device {
+        &self.all[device]
+    }
+}
+
+/// A set of small indexes: a bit for each.
+#[derive(Debug, Default)]
+struct Members {
+    words: Vec<u64>,
+}
+
+impl Members {
+    fn set(&mut self, index: usize, is_member: bool) {
+        let (word, bit) = (index / 64, 1 << (index % 64));
+        if word == self.words.len() {
+            self.words.push(0);
+        }
+        if is_member {
+            self.words[word] |= bit;
+        } else {
+            self.words[word] &= !bit;
+        }
+    }
+
+    /// The first member from `from` on.
+    fn first(&self, from: usize) -> Option<usize> {
+        let mut mask = u64::MAX << (from % 64);
+        for (word, &bits) in self.words.iter().enumerate().skip(from / 64) {
+            if bits & mask != 0 {
+                return Some(64 * word + (bits & mask).trailing_zeros() as usize);
+            }
+            mask = u64::MAX;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_are_found_in_order() {
+        let mut members = Members::default();
+        (0..200).for_each(|index| members.set(index, index % 63 == 5));
+        members.set(68, false);
+        let mut found = Vec::new();
+        let mut from = 0;
+        while let Some(index) = members.first(from) {
+            found.push(index);
+            from = index + 1;
+        }
+        assert_eq!(found, [5, 131, 194]);
+    }
+
+    #[test]
+    fn a_device_is_due_from_its_lead_on_until_its_next_batch_is_there() {
+        let mut devices = Devices::default();
+        let lead = std::time::Duration::from_nanos(10);
+        devices.add(Device::new(&DeviceConfig { prepare_lead: lead, start_lead: lead }));
+        assert_eq!((devices.free(0), devices.due(0)), (Some(0), None));
+        let executing = Some(Executing { batch: BatchId(0), ends: Instant(100) });
+        devices.change(0, Instant(0), |device| device.executing = executing);
+        assert_eq!((devices.free(0), devices.due(0), devices.next_due(true)), (None, None, Instant(90)));
+        assert_eq!(devices.next_due(false), Instant::MAX);
+        devices.advance(Instant(90));
+        assert_eq!((devices.due(0), devices.next_due(true)), (Some(0), Instant::MAX));
+        let behind = Some(Behind { batch: BatchId(1), started: true });
+        devices.change(0, Instant(91), |device| device.behind = behind);
+        assert_eq!(devices.due(0), None);
     }
 }

@@ -49,7 +49,8 @@ impl Scene {
     fn arrive(&mut self, session: SessionId, items: u32, deadline: u64, now: u64) -> RequestId {
         let request = RequestId(self.next);
         self.next += 1;
-        let arrival = Arrival { request, session, class: CLASS, items, deadline: at(deadline) };
+        let arrival =
+            Arrival { request, session, class: CLASS, items, deadline: at(deadline), priority: Priority::NORMAL };
         assert!(!self.dispatcher.handle(Event::Arrived(arrival), at(now)));
         request
     }
@@ -344,7 +345,8 @@ fn rates_are_measured_over_all_classes() {
     for millis in 0..1000 {
         let request = RequestId(millis as u32);
         let class = ClassId(millis as u32 % 2);
-        let arrival = Arrival { request, session, class, items: 2, deadline: at(millis + 100) };
+        let arrival =
+            Arrival { request, session, class, items: 2, deadline: at(millis + 100), priority: Priority::NORMAL };
         scene.dispatcher.handle(Event::Arrived(arrival), at(millis));
     }
     let rates = scene.dispatcher.rates(session, at(1000));
@@ -360,4 +362,48 @@ fn finishing_what_does_not_execute_is_the_callers_bug() {
     let mut scene = Scene::new(&[(0, 0)]);
     scene.session(0, linear(1, 9, 8), 100);
     scene.finish(0, 0, 1, 1);
+}
+
+/// In overload a level of priority counts as a session of four times the weight: here it asks for less than that, and loses
+/// nothing. While there is enough for all, priority changes nothing.
+#[test]
+fn in_overload_requests_of_high_priority_are_served() {
+    let served = |gap: u64| {
+        let mut scene = Scene::new(&[(0, 0)]);
+        let session = scene.session(3, linear(1, 9, 1), 50);
+        let mut served = [0.0; 2];
+        let (mut asked, mut ends) = ([0.0; 2], None::<(u64, BatchId)>);
+        let mut levels = std::collections::BTreeMap::new();
+        for now in 0..20_000 {
+            if let Some((_, batch)) = ends.take_if(|&mut (end, _)| end == now) {
+                let requests = scene.dispatcher.batch(batch).requests.clone();
+                requests.iter().for_each(|request| served[levels[&request.0] as usize] += 1.0);
+                let finished = Event::Finished { device: DeviceId(0), batch, took: ms(10) };
+                scene.dispatcher.handle(finished, at(now));
+            }
+            if now % gap == 0 {
+                let request = scene.next % 1000;
+                scene.next += 1;
+                let level = u8::from(scene.next % 4 == 0);
+                levels.insert(request, level);
+                asked[level as usize] += 1.0;
+                let priority = Priority::new(level).expect("there are four");
+                let (request, deadline) = (RequestId(request), at(now + 50));
+                let arrival = Arrival { request, session, class: CLASS, items: 1, deadline, priority };
+                scene.dispatcher.handle(Event::Arrived(arrival), at(now));
+            }
+            let mut actions = Vec::new();
+            scene.dispatcher.step(at(now), &mut actions);
+            for action in actions {
+                if let Action::Start { batch, .. } = action {
+                    ends = Some((now + 10, batch));
+                }
+            }
+        }
+        [served[0] / asked[0], served[1] / asked[1]]
+    };
+    let [normal, high] = served(20);
+    assert!(normal > 0.99 && high > 0.99, "{normal} {high}");
+    let [normal, high] = served(5);
+    assert!((0.28..0.36).contains(&normal) && high > 0.95, "{normal} {high}");
 }

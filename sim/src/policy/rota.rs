@@ -5,8 +5,8 @@ use crate::engine::{Ended, Order, Policy, Run};
 use crate::load::Request;
 use crate::scenario::Scenario;
 use rota_sched::{
-    Action, Arrival, BatchId, ClassId, Config, DeviceConfig, DeviceId, Dispatcher, Event, Instant, ModelId, RequestId,
-    SessionConfig, SessionId,
+    Action, Arrival, BatchId, ClassId, Config, DeviceConfig, DeviceId, Dispatcher, Event, Instant, ModelId, Priority,
+    RequestId, SessionConfig, SessionId,
 };
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -63,6 +63,7 @@ impl Policy for Rota {
             class: ClassId(0),
             items: 1,
             deadline: Instant(request.deadline as u64),
+            priority: Priority::NORMAL,
         };
         self.dispatcher.handle(Event::Arrived(arrival), Instant(request.arrival as u64));
     }
