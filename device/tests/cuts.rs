@@ -246,7 +246,7 @@ fn real_models_cut_where_a_variant_leaves_them_answer_as_whole() {
             );
         }
     }
-    assert!(cut >= 2, "no model was cut");
+    assert!(cut >= 1, "no model was cut, not even one of those that are always there");
 }
 
 /// An output's name, batch axis, and the dimensions that are known to be numbers.
