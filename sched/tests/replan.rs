@@ -49,8 +49,14 @@ fn loads(replan: &Replan) -> usize {
     replan.moves.iter().filter(|step| step.change == Change::Load).count()
 }
 
+/// Few cases by default, for each plans twice and is played at length; `REPLAN_CASES=2000` and a release build search in
+/// earnest.
+fn cases() -> u32 {
+    std::env::var("REPLAN_CASES").map_or(6, |cases| cases.parse().expect("REPLAN_CASES is a number of cases"))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 6, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_changes_the_new_plan_is_valid_and_its_moves_lead_to_it(
