@@ -78,16 +78,30 @@ pub(super) struct Played {
     pub spares: Vec<u64>,
 }
 
+/// Periods of a pool's slowest session that is fast, for which evenly spaced requests are played through it before it is
+/// said to hold, and how many requests at most in a draw of their phases.
+const PERIODS: f64 = 200.0;
+const EVEN_MAX: f64 = 1e6;
+/// Draws of their phases.
+pub(super) const EVEN_DRAWS: u64 = 4;
+/// Requests of a pool's slowest session that are played by chance, if that takes no more than so many in all.
+const CHANCE_EACH: f64 = 2e3;
+const CHANCE_MAX: f64 = 5e5;
+/// By what part of the pool's mean ℓ a session's turn is brought forward at most.
+const FORWARD: f64 = 1.0 / 3.0;
 /// Thirty-one years, nanoseconds: what comes later is not played. Sums of two such times do not overflow.
 const HORIZON: u64 = 1_000_000_000_000_000_000;
 
 /// Devices on which every member may run.
 ///
 /// A session is *ready* when as many requests wait as its batch is meant to have, or when its oldest has little time left
-/// to wait (its margin before the latest start of a full batch). A free device runs the ready session whose latest start,
-/// the oldest request's deadline less ℓ(waiting), comes first, with as many requests as still end by then. Requests that
-/// not even a batch of one would answer in time are lost when their session's turn comes; no others are. At one moment,
-/// requests come first, then batches end, then sessions become ready, then batches start.
+/// to wait (its margin before the latest start of a full batch). A free device runs the ready session whose turn comes
+/// first, with as many requests as still end by the oldest's deadline. Its turn is its latest start, that deadline less
+/// ℓ(waiting), brought forward by half of what was left until then when it became ready, but at most by a third of the pool's
+/// mean ℓ: without that those that run one request at a time wait to the last, and have nothing to give when it gets
+/// late, where a larger batch would run with fewer. Requests that not even a batch of one would answer in time are lost
+/// when their session's turn comes; no others are. At one moment, requests come first, then batches end, then sessions
+/// become ready, then batches start.
 ///
 /// When a session will be ready is known as soon as its last batch has left: so what is played are batches, not requests.
 /// Cost: O(log members) for each batch, and O(1) for each session that is ready then, which are few.
@@ -105,6 +119,8 @@ struct Pool<'a> {
     /// By member: requests that are answered in time.
     in_time: Vec<u64>,
     spares: Vec<u64>,
+    /// By how much a turn is brought forward at most, nanoseconds.
+    forward_max: u64,
     lost: u64,
 }
 
@@ -113,8 +129,8 @@ struct Pool<'a> {
 struct Ready {
     member: u32,
     since: u64,
-    /// Latest start, as of when it was last looked at.
-    latest: u64,
+    /// Whose is earliest goes first; as of when it was last looked at.
+    turn: u64,
     /// From when on it may be earlier: another request comes. `u64::MAX` when its batch can't grow.
     grows: u64,
 }
@@ -129,15 +145,39 @@ pub(super) fn pool(
     requests: u64,
     lost_max: u64,
 ) -> Option<Played> {
-    let streams = streams(members, arrivals, seed, requests);
-    Pool::new(members, devices, streams).play(lost_max)
-}
-
-/// The requests of each member, about `requests` in all.
-fn streams(members: &[Member], arrivals: Arrivals, seed: u64, requests: u64) -> Vec<Stream> {
-    let mut random = Random::new(seed);
     let rate: f64 = members.iter().map(|member| member.rate).sum();
     let last = ((requests as f64 / rate * 1e9) as u64).min(HORIZON);
+    Pool::new(members, devices, streams(members, arrivals, seed, last)).play(lost_max)
+}
+
+/// The mean latency of the members' batches when all are full, nanoseconds.
+pub(super) fn mean_latency(members: &[Member]) -> f64 {
+    let started = |member: &Member| member.rate / f64::from(member.batch);
+    let busy = |member: &Member| started(member) * member.latency(member.batch as usize) as f64;
+    let (busy, started) = members.iter().fold((0.0, 0.0), |sum, m| (sum.0 + busy(m), sum.1 + started(m)));
+    busy / started
+}
+
+/// Requests in each draw of phases that are played through a pool of which none may be late.
+pub(super) fn even_requests(members: &[Member]) -> f64 {
+    let rates = || members.iter().map(|member| member.rate).filter(|&rate| rate > 0.0);
+    let fast = members.iter().filter(|member| !member.is_slow()).map(|member| member.rate);
+    // Where all are slow, the fastest of them stands for the slowest fast one.
+    let slowest = fast.reduce(f64::min).unwrap_or_else(|| rates().fold(0.0, f64::max));
+    (PERIODS * rates().sum::<f64>() / slowest).min(EVEN_MAX)
+}
+
+/// Requests that are played through a pool of which each member may miss one in a hundred.
+pub(super) fn chance_requests(members: &[Member]) -> f64 {
+    let rates = members.iter().map(|member| member.rate).filter(|&rate| rate > 0.0);
+    let (all, slowest) =
+        rates.fold((0.0, f64::INFINITY), |(all, slowest): (f64, f64), rate| (all + rate, slowest.min(rate)));
+    (CHANCE_EACH * all / slowest).min(CHANCE_MAX)
+}
+
+/// The requests of each member, until `last`.
+fn streams(members: &[Member], arrivals: Arrivals, seed: u64, last: u64) -> Vec<Stream> {
+    let mut random = Random::new(seed);
     let stream = |member: &Member| {
         let by_chance = match arrivals {
             Arrivals::Even => false,
@@ -162,6 +202,7 @@ impl<'a> Pool<'a> {
             idle: devices,
             in_time: vec![0; members.len()],
             spares: vec![u64::MAX; members.len()],
+            forward_max: (mean_latency(members) * FORWARD) as u64,
             lost: 0,
         }
     }
@@ -213,20 +254,21 @@ impl<'a> Pool<'a> {
     }
 
     fn enter(&mut self, member: u32, since: u64) {
-        let mut ready = Ready { member, since, latest: 0, grows: 0 };
+        let mut ready = Ready { member, since, turn: 0, grows: 0 };
         self.look(&mut ready, since);
         self.ready.push(ready);
     }
 
-    /// Its latest start, for what waits at `now`.
+    /// Its turn, for what waits at `now`.
     fn look(&mut self, ready: &mut Ready, now: u64) {
         let (member, stream) = (&self.members[ready.member as usize], &mut self.streams[ready.member as usize]);
         let waiting = stream.waiting(now);
-        ready.latest = stream.at(0).saturating_add(member.slo).saturating_sub(member.latency(waiting));
+        let latest = stream.at(0).saturating_add(member.slo).saturating_sub(member.latency(waiting));
+        ready.turn = latest - (latest.saturating_sub(ready.since) / 2).min(self.forward_max);
         ready.grows = if waiting < member.profile.max_batch() as usize { stream.at(waiting) } else { u64::MAX };
     }
 
-    /// Takes the ready member with the earliest latest start.
+    /// Takes the ready member whose turn comes first.
     fn first_ready(&mut self, now: u64) -> Option<Ready> {
         let mut first: Option<(u64, u32, usize)> = None;
         for place in 0..self.ready.len() {
@@ -235,9 +277,9 @@ impl<'a> Pool<'a> {
                 self.look(&mut ready, now);
                 self.ready[place] = ready;
             }
-            let Ready { latest, member, .. } = self.ready[place];
-            if first.is_none_or(|first| (latest, member) < (first.0, first.1)) {
-                first = Some((latest, member, place));
+            let Ready { turn, member, .. } = self.ready[place];
+            if first.is_none_or(|first| (turn, member) < (first.0, first.1)) {
+                first = Some((turn, member, place));
             }
         }
         first.map(|(_, _, place)| self.ready.swap_remove(place))
@@ -256,8 +298,12 @@ impl<'a> Pool<'a> {
             let waiting = stream.waiting(now);
             if waiting > 0 {
                 let left = stream.at(0).saturating_add(member.slo).saturating_sub(now);
-                let fits = member.profile.largest_within(Duration::from_nanos(left)) as usize;
-                let taken = waiting.min(fits);
+                let full = waiting.min(member.profile.max_batch() as usize);
+                // To look for what fits takes longer than all else here, and is rarely needed.
+                let taken = match member.latency(full) <= left {
+                    true => full,
+                    false => member.profile.largest_within(Duration::from_nanos(left)) as usize,
+                };
                 let (waited, spare) = (now - since, left - member.latency(1));
                 if waited > spare {
                     let least = &mut self.spares[index as usize];
@@ -383,12 +429,14 @@ mod tests {
                         since[index].get_or_insert(now);
                     }
                 }
-                let latest = |index: usize| {
+                let turn = |index: usize| {
                     let (member, waiting) = (&members[index], &waiting[index]);
-                    (waiting[0] + member.slo).saturating_sub(member.latency(waiting.len()))
+                    let latest = (waiting[0] + member.slo).saturating_sub(member.latency(waiting.len()));
+                    let left = latest.saturating_sub(since[index].expect("it is ready"));
+                    latest - (left / 2).min((mean_latency(members) / 3.0) as u64)
                 };
                 let ready = (0..members.len()).filter(|&index| since[index].is_some());
-                let Some(index) = ready.min_by_key(|&index| (latest(index), index)).filter(|_| idle > 0) else { break };
+                let Some(index) = ready.min_by_key(|&index| (turn(index), index)).filter(|_| idle > 0) else { break };
                 let (member, began) = (&members[index], since[index].take().expect("it is ready"));
                 waiting[index].retain(|came| came + member.slo >= now + member.latency(1));
                 let Some(&oldest) = waiting[index].first() else { continue };
@@ -422,7 +470,8 @@ mod tests {
             // From far too few to ample.
             let devices = 1 + random.below(8);
             for arrivals in [Arrivals::Even, Arrivals::SlowByChance, Arrivals::Poisson] {
-                let streams = streams(&members, arrivals, seed, 3_000);
+                let last = 5_000 * MS;
+                let streams = streams(&members, arrivals, seed, last);
                 let plain = plainly(&members, devices, streams.clone());
                 let played = Pool::new(&members, devices, streams).play(u64::MAX);
                 assert_eq!(played, Some(plain), "seed {seed}, {devices} devices, {arrivals:?}");
