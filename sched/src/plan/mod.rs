@@ -9,6 +9,7 @@ mod play;
 mod random;
 mod replan;
 mod rota;
+mod stream;
 
 pub mod bound;
 pub mod validity;

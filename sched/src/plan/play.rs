@@ -2,9 +2,10 @@
 
 use super::ArrivalProcess;
 use super::random::Random;
+use super::stream::Stream;
 use crate::Profile;
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 /// What became of a session's requests.
@@ -77,47 +78,65 @@ pub(super) struct Played {
     pub spares: Vec<u64>,
 }
 
+/// Periods of a pool's slowest session that is fast, for which evenly spaced requests are played through it before it is
+/// said to hold, and how many requests at most in a draw of their phases.
+const PERIODS: f64 = 200.0;
+const EVEN_MAX: f64 = 1e6;
+/// Draws of their phases.
+pub(super) const EVEN_DRAWS: u64 = 4;
+/// Requests of a pool's slowest session that are played by chance, if that takes no more than so many in all.
+const CHANCE_EACH: f64 = 2e3;
+const CHANCE_MAX: f64 = 5e5;
+/// By what part of the pool's mean ℓ a session's turn is brought forward at most.
+const FORWARD: f64 = 1.0 / 3.0;
 /// Thirty-one years, nanoseconds: what comes later is not played. Sums of two such times do not overflow.
 const HORIZON: u64 = 1_000_000_000_000_000_000;
-
-/// What waits of one session of a pool.
-#[derive(Clone, Debug, Default)]
-struct Waiting {
-    /// When they came, oldest first.
-    came: VecDeque<u64>,
-    /// Its key in the ready set, if it is there: its latest start.
-    ready: Option<u64>,
-    /// Since when it is ready, if it is.
-    since: u64,
-    /// When it becomes ready without another request; `u64::MAX` when it waits for nothing.
-    due: u64,
-}
 
 /// Devices on which every member may run.
 ///
 /// A session is *ready* when as many requests wait as its batch is meant to have, or when its oldest has little time left
-/// to wait (its margin before the latest start of a full batch). A free device runs the ready session whose latest start,
-/// the oldest request's deadline less ℓ(waiting), comes first, with as many requests as still end by then. Requests that
-/// not even a batch of one would answer in time are lost when their session's turn comes; no others are.
+/// to wait (its margin before the latest start of a full batch). A free device runs the ready session whose turn comes
+/// first, with as many requests as still end by the oldest's deadline. Its turn is its latest start, that deadline less
+/// ℓ(waiting), brought forward by half of what was left until then when it became ready, but at most by a third of the pool's
+/// mean ℓ: without that those that run one request at a time wait to the last, and have nothing to give when it gets
+/// late, where a larger batch would run with fewer. Requests that not even a batch of one would answer in time are lost
+/// when their session's turn comes; no others are. At one moment, requests come first, then batches end, then sessions
+/// become ready, then batches start.
 ///
-/// Cost: O(log members) for each request and batch.
+/// When a session will be ready is known as soon as its last batch has left: so what is played are batches, not requests.
+/// Cost: O(log members) for each batch, and O(1) for each session that is ready then, which are few.
 struct Pool<'a> {
     members: &'a [Member<'a>],
     /// By member.
     hastes: Vec<u64>,
-    waiting: Vec<Waiting>,
-    ready: BTreeSet<(u64, u32)>,
-    /// (due, member); out of date when the member's `due` is another.
+    streams: Vec<Stream>,
+    /// When members become ready that are not; one entry for each that has requests left.
     timers: BinaryHeap<Reverse<(u64, u32)>>,
+    ready: Vec<Ready>,
     /// When running batches end.
     ends: BinaryHeap<Reverse<u64>>,
     idle: usize,
-    tallies: Vec<Tally>,
+    /// By member: requests that are answered in time.
+    in_time: Vec<u64>,
     spares: Vec<u64>,
+    /// By how much a turn is brought forward at most, nanoseconds.
+    forward_max: u64,
     lost: u64,
 }
 
-/// Plays a pool until `requests` have come and all are answered or lost; `None` once more than `lost_max` are lost.
+/// A member that waits for a device.
+#[derive(Clone, Copy, Debug)]
+struct Ready {
+    member: u32,
+    since: u64,
+    /// Whose is earliest goes first; as of when it was last looked at.
+    turn: u64,
+    /// From when on it may be earlier: another request comes. `u64::MAX` when its batch can't grow.
+    grows: u64,
+}
+
+/// Plays a pool for as long as `requests` take to come, until all are answered or lost; `None` once more than `lost_max`
+/// are lost.
 pub(super) fn pool(
     members: &[Member],
     devices: usize,
@@ -126,184 +145,176 @@ pub(super) fn pool(
     requests: u64,
     lost_max: u64,
 ) -> Option<Played> {
-    let rates = members.iter().map(|member| member.rate);
-    let mut source = match arrivals {
-        Arrivals::Poisson => Source::poisson(rates, seed),
-        Arrivals::Even => Source::streams(rates, |_| false, seed),
-        Arrivals::SlowByChance => Source::streams(rates, |index| members[index].is_slow(), seed),
-    };
-    let mut pool = Pool {
-        members,
-        hastes: members.iter().map(Member::haste).collect(),
-        waiting: vec![Waiting { due: u64::MAX, ..Waiting::default() }; members.len()],
-        ready: BTreeSet::new(),
-        timers: BinaryHeap::new(),
-        ends: BinaryHeap::new(),
-        idle: devices,
-        tallies: vec![Tally::default(); members.len()],
-        spares: vec![u64::MAX; members.len()],
-        lost: 0,
-    };
-    for _ in 0..requests {
-        let Some((arrival, member)) = source.next() else { break };
-        pool.run_until(arrival);
-        pool.arrive(member, arrival);
-        if pool.lost > lost_max {
-            return None;
-        }
-    }
-    pool.run_until(u64::MAX);
-    (pool.lost <= lost_max).then_some(Played { tallies: pool.tallies, spares: pool.spares })
+    let rate: f64 = members.iter().map(|member| member.rate).sum();
+    let last = ((requests as f64 / rate * 1e9) as u64).min(HORIZON);
+    Pool::new(members, devices, streams(members, arrivals, seed, last)).play(lost_max)
 }
 
-impl Pool<'_> {
-    /// What happens up to and at `until`.
-    fn run_until(&mut self, until: u64) {
+/// The mean latency of the members' batches when all are full, nanoseconds.
+pub(super) fn mean_latency(members: &[Member]) -> f64 {
+    let started = |member: &Member| member.rate / f64::from(member.batch);
+    let busy = |member: &Member| started(member) * member.latency(member.batch as usize) as f64;
+    let (busy, started) = members.iter().fold((0.0, 0.0), |sum, m| (sum.0 + busy(m), sum.1 + started(m)));
+    busy / started
+}
+
+/// Requests in each draw of phases that are played through a pool of which none may be late.
+pub(super) fn even_requests(members: &[Member]) -> f64 {
+    let rates = || members.iter().map(|member| member.rate).filter(|&rate| rate > 0.0);
+    let fast = members.iter().filter(|member| !member.is_slow()).map(|member| member.rate);
+    // Where all are slow, the fastest of them stands for the slowest fast one.
+    let slowest = fast.reduce(f64::min).unwrap_or_else(|| rates().fold(0.0, f64::max));
+    (PERIODS * rates().sum::<f64>() / slowest).min(EVEN_MAX)
+}
+
+/// Requests that are played through a pool of which each member may miss one in a hundred.
+pub(super) fn chance_requests(members: &[Member]) -> f64 {
+    let rates = members.iter().map(|member| member.rate).filter(|&rate| rate > 0.0);
+    let (all, slowest) =
+        rates.fold((0.0, f64::INFINITY), |(all, slowest): (f64, f64), rate| (all + rate, slowest.min(rate)));
+    (CHANCE_EACH * all / slowest).min(CHANCE_MAX)
+}
+
+/// The requests of each member, until `last`.
+fn streams(members: &[Member], arrivals: Arrivals, seed: u64, last: u64) -> Vec<Stream> {
+    let mut random = Random::new(seed);
+    let stream = |member: &Member| {
+        let by_chance = match arrivals {
+            Arrivals::Even => false,
+            Arrivals::SlowByChance => member.is_slow(),
+            Arrivals::Poisson => true,
+        };
+        let draw = if by_chance { Stream::chance } else { Stream::even };
+        draw(member.rate, last, &mut random)
+    };
+    members.iter().map(stream).collect()
+}
+
+impl<'a> Pool<'a> {
+    fn new(members: &'a [Member<'a>], devices: usize, streams: Vec<Stream>) -> Pool<'a> {
+        Pool {
+            members,
+            hastes: members.iter().map(Member::haste).collect(),
+            streams,
+            timers: BinaryHeap::with_capacity(members.len()),
+            ready: Vec::with_capacity(members.len()),
+            ends: BinaryHeap::with_capacity(devices),
+            idle: devices,
+            in_time: vec![0; members.len()],
+            spares: vec![u64::MAX; members.len()],
+            forward_max: (mean_latency(members) * FORWARD) as u64,
+            lost: 0,
+        }
+    }
+
+    fn play(mut self, lost_max: u64) -> Option<Played> {
+        for member in 0..self.members.len() as u32 {
+            self.consider(member, 0);
+        }
+        let first = |at: Option<u64>| at.unwrap_or(u64::MAX);
         loop {
-            let ends = self.ends.peek().map_or(u64::MAX, |Reverse(at)| *at);
-            let due = self.timers.peek().map_or(u64::MAX, |Reverse((at, _))| *at);
-            let now = ends.min(due);
-            if now > until || now == u64::MAX {
-                return;
+            let ends = first(self.ends.peek().map(|Reverse(at)| *at));
+            let now = ends.min(first(self.timers.peek().map(|Reverse((at, _))| *at)));
+            if now == u64::MAX && self.ready.is_empty() {
+                break;
             }
-            if ends <= due {
+            while self.ends.peek().is_some_and(|&Reverse(at)| at == now) {
                 self.ends.pop();
                 self.idle += 1;
-            } else if let Some(Reverse((_, member))) = self.timers.pop() {
-                let waiting = &mut self.waiting[member as usize];
-                if waiting.due == now {
-                    waiting.due = u64::MAX;
-                    self.enter(member, now);
-                }
+            }
+            while let Some(&Reverse((at, member))) = self.timers.peek()
+                && at == now
+            {
+                self.timers.pop();
+                self.enter(member, now);
             }
             self.start(now);
-        }
-    }
-
-    fn arrive(&mut self, member: u32, now: u64) {
-        self.tallies[member as usize].arrived += 1;
-        let waiting = &mut self.waiting[member as usize];
-        waiting.came.push_back(now);
-        match waiting.ready {
-            Some(key) => {
-                self.ready.remove(&(key, member));
-                let since = waiting.since;
-                self.enter(member, since);
+            if self.lost > lost_max {
+                return None;
             }
-            None => self.consider(member, now),
         }
-        self.start(now);
-    }
-
-    /// Into the ready set, by its latest start.
-    fn enter(&mut self, member: u32, since: u64) {
-        let waiting = &mut self.waiting[member as usize];
-        let Member { slo, .. } = self.members[member as usize];
-        let deadline = waiting.came[0].saturating_add(slo);
-        let latest = deadline.saturating_sub(self.members[member as usize].latency(waiting.came.len()));
-        (waiting.ready, waiting.since, waiting.due) = (Some(latest), since, u64::MAX);
-        self.ready.insert((latest, member));
+        let tally = |(stream, &in_time): (&Stream, &u64)| Tally { arrived: stream.arrived(), in_time };
+        Some(Played { tallies: self.streams.iter().zip(&self.in_time).map(tally).collect(), spares: self.spares })
     }
 
     /// Ready now, or a timer for when it will be.
     fn consider(&mut self, index: u32, now: u64) {
-        let (member, waiting) = (&self.members[index as usize], &mut self.waiting[index as usize]);
-        let Some(&oldest) = waiting.came.front() else { return };
-        let due = oldest.saturating_add(member.slo).saturating_sub(self.hastes[index as usize]);
-        if waiting.came.len() >= member.batch as usize || due <= now {
-            self.enter(index, now);
-        } else if waiting.due != due {
-            waiting.due = due;
-            self.timers.push(Reverse((due, index)));
+        let (member, stream) = (&self.members[index as usize], &mut self.streams[index as usize]);
+        let oldest = stream.at(0);
+        if oldest == u64::MAX {
+            return;
         }
+        let due = oldest.saturating_add(member.slo).saturating_sub(self.hastes[index as usize]);
+        let ready = due.min(stream.at(member.batch as usize - 1)).max(oldest);
+        if ready <= now {
+            self.enter(index, now);
+        } else {
+            self.timers.push(Reverse((ready, index)));
+        }
+    }
+
+    fn enter(&mut self, member: u32, since: u64) {
+        let mut ready = Ready { member, since, turn: 0, grows: 0 };
+        self.look(&mut ready, since);
+        self.ready.push(ready);
+    }
+
+    /// Its turn, for what waits at `now`.
+    fn look(&mut self, ready: &mut Ready, now: u64) {
+        let (member, stream) = (&self.members[ready.member as usize], &mut self.streams[ready.member as usize]);
+        let waiting = stream.waiting(now);
+        let latest = stream.at(0).saturating_add(member.slo).saturating_sub(member.latency(waiting));
+        ready.turn = latest - (latest.saturating_sub(ready.since) / 2).min(self.forward_max);
+        ready.grows = if waiting < member.profile.max_batch() as usize { stream.at(waiting) } else { u64::MAX };
+    }
+
+    /// Takes the ready member whose turn comes first.
+    fn first_ready(&mut self, now: u64) -> Option<Ready> {
+        let mut first: Option<(u64, u32, usize)> = None;
+        for place in 0..self.ready.len() {
+            if self.ready[place].grows <= now {
+                let mut ready = self.ready[place];
+                self.look(&mut ready, now);
+                self.ready[place] = ready;
+            }
+            let Ready { turn, member, .. } = self.ready[place];
+            if first.is_none_or(|first| (turn, member) < (first.0, first.1)) {
+                first = Some((turn, member, place));
+            }
+        }
+        first.map(|(_, _, place)| self.ready.swap_remove(place))
     }
 
     /// Batches on devices that are idle.
     fn start(&mut self, now: u64) {
         while self.idle > 0 {
-            let Some((_, index)) = self.ready.pop_first() else { return };
-            let (member, waiting) = (&self.members[index as usize], &mut self.waiting[index as usize]);
-            waiting.ready = None;
+            let Some(Ready { member: index, since, .. }) = self.first_ready(now) else { return };
+            let (member, stream) = (&self.members[index as usize], &mut self.streams[index as usize]);
             let ends = now.saturating_add(member.latency(1));
-            while waiting.came.pop_front_if(|oldest| oldest.saturating_add(member.slo) < ends).is_some() {
+            while stream.at(0) <= now && stream.at(0).saturating_add(member.slo) < ends {
+                stream.take(1);
                 self.lost += 1;
             }
-            if let Some(&oldest) = waiting.came.front() {
-                let left = oldest.saturating_add(member.slo).saturating_sub(now);
-                let fits = member.profile.largest_within(Duration::from_nanos(left)) as usize;
-                let taken = waiting.came.len().min(fits);
-                let (waited, spare) = (now - waiting.since, left - member.latency(1));
+            let waiting = stream.waiting(now);
+            if waiting > 0 {
+                let left = stream.at(0).saturating_add(member.slo).saturating_sub(now);
+                let full = waiting.min(member.profile.max_batch() as usize);
+                // To look for what fits takes longer than all else here, and is rarely needed.
+                let taken = match member.latency(full) <= left {
+                    true => full,
+                    false => member.profile.largest_within(Duration::from_nanos(left)) as usize,
+                };
+                let (waited, spare) = (now - since, left - member.latency(1));
                 if waited > spare {
                     let least = &mut self.spares[index as usize];
                     *least = spare.min(*least);
                 }
-                waiting.came.drain(..taken);
-                self.tallies[index as usize].in_time += taken as u64;
+                stream.take(taken);
+                self.in_time[index as usize] += taken as u64;
                 self.ends.push(Reverse(now.saturating_add(member.latency(taken))));
                 self.idle -= 1;
-                self.consider(index, now);
             }
-        }
-    }
-}
-
-/// When requests come, nanoseconds, and whose they are.
-enum Source {
-    /// All streams are one, of which each request belongs to a session by chance.
-    Poisson {
-        random: Random,
-        /// Sums of the rates up to each session's.
-        cumulative: Vec<f64>,
-        at: f64,
-    },
-    /// A stream of each session.
-    Streams {
-        random: Random,
-        /// Nanoseconds between requests, and whether that is only their mean, by session.
-        spacings: Vec<(u64, bool)>,
-        next: BinaryHeap<Reverse<(u64, u32)>>,
-    },
-}
-
-impl Source {
-    fn poisson(rates: impl Iterator<Item = f64>, seed: u64) -> Source {
-        let sums = rates.scan(0.0, |sum, rate| {
-            *sum += rate;
-            Some(*sum)
-        });
-        Source::Poisson { random: Random::new(seed), cumulative: sums.collect(), at: 0.0 }
-    }
-
-    /// Evenly spaced but for those that come `by_chance`.
-    fn streams(rates: impl Iterator<Item = f64>, by_chance: impl Fn(usize) -> bool, seed: u64) -> Source {
-        let mut random = Random::new(seed);
-        let spacings = rates.enumerate().map(|(index, rate)| ((1e9 / rate) as u64, by_chance(index)));
-        let spacings: Vec<(u64, bool)> = spacings.collect();
-        let first = |(index, &(spacing, _)): (usize, &(u64, bool))| {
-            Reverse(((random.unit() * spacing as f64) as u64, index as u32))
-        };
-        let next = spacings.iter().enumerate().map(first).collect();
-        Source::Streams { random, spacings, next }
-    }
-
-    /// `None` when nothing comes before the horizon.
-    fn next(&mut self) -> Option<(u64, u32)> {
-        match self {
-            Source::Poisson { random, cumulative, at } => {
-                let all = cumulative.last().copied().filter(|&all| all > 0.0)?;
-                *at += random.exponential(1e9 / all);
-                let pick = random.unit() * all;
-                let index = cumulative.partition_point(|&sum| sum <= pick).min(cumulative.len() - 1);
-                (*at < HORIZON as f64).then_some((*at as u64, index as u32))
-            }
-            Source::Streams { random, spacings, next } => {
-                let mut first = next.peek_mut().filter(|first| first.0.0 < HORIZON)?;
-                let Reverse((at, index)) = *first;
-                let (spacing, by_chance) = spacings[index as usize];
-                let after = if by_chance { random.exponential(spacing as f64) as u64 } else { spacing };
-                *first = Reverse((at.saturating_add(after), index));
-                Some((at, index))
-            }
+            self.consider(index, now);
         }
     }
 }
@@ -320,46 +331,43 @@ pub(super) struct OwnSlot<'a> {
 /// Plays a session's `slots`, by start, with Poisson arrivals. Each runs one batch when it starts; a request that would
 /// make the batch too small for those behind it is dropped, for they have no other turn before the next slot.
 pub(super) fn own(slots: &[OwnSlot], period: u64, rate: f64, slo: u64, seed: u64, requests: u64) -> Tally {
-    let mut source = Source::poisson(std::iter::once(rate), seed);
-    let mut tally = Tally::default();
-    let mut waiting = VecDeque::new();
+    let last = ((requests as f64 / rate * 1e9) as u64).min(HORIZON);
+    let mut stream = Stream::chance(rate, last, &mut Random::new(seed));
+    let mut in_time = 0;
     let (mut cycle, mut at) = (0u64, 0usize);
-    let mut next = source.next();
-    while tally.arrived < requests || !waiting.is_empty() {
-        let now = cycle.saturating_mul(period).saturating_add(slots[at].start);
-        if let Some((came, _)) = next.filter(|&(came, _)| came <= now && tally.arrived < requests) {
-            tally.arrived += 1;
-            waiting.push_back(came);
-            next = source.next();
-            continue;
+    loop {
+        let oldest = stream.at(0);
+        if oldest == u64::MAX {
+            return Tally { arrived: stream.arrived(), in_time };
         }
-        if waiting.is_empty() {
-            // On to the first slot after the next arrival.
-            let Some((came, _)) = next else { break };
-            cycle = came / period;
-            at = slots.partition_point(|slot| slot.start < came % period);
+        let now = cycle.saturating_mul(period).saturating_add(slots[at].start);
+        if oldest > now {
+            // On to the first slot at which it waits.
+            cycle = oldest / period;
+            at = slots.partition_point(|slot| slot.start < oldest % period);
         } else {
-            tally.in_time += batch_of(&mut waiting, &slots[at], slo, now);
+            in_time += batch_of(&mut stream, &slots[at], slo, now);
             at += 1;
         }
         if at == slots.len() {
             (cycle, at) = (cycle + 1, 0);
         }
     }
-    tally
 }
 
 /// Takes a batch; returns how many.
-fn batch_of(waiting: &mut VecDeque<u64>, slot: &OwnSlot, slo: u64, now: u64) -> u64 {
-    let ends = |count: usize| {
-        let batch = slot.batch.min(count as u32);
+fn batch_of(stream: &mut Stream, slot: &OwnSlot, slo: u64, now: u64) -> u64 {
+    let ends = |waiting: usize| {
+        let batch = slot.batch.min(waiting as u32);
         now.saturating_add(slot.profile.nanos(batch).expect("a slot's batch is within the profile"))
     };
-    while waiting.front().is_some_and(|&came| came.saturating_add(slo) < ends(waiting.len())) {
-        waiting.pop_front();
+    let mut waiting = stream.waiting(now);
+    while waiting > 0 && stream.at(0).saturating_add(slo) < ends(waiting) {
+        stream.take(1);
+        waiting -= 1;
     }
-    let taken = waiting.len().min(slot.batch as usize);
-    waiting.drain(..taken);
+    let taken = waiting.min(slot.batch as usize);
+    stream.take(taken);
     taken as u64
 }
 
@@ -388,6 +396,89 @@ mod tests {
         assert!(tallies.iter().all(|tally| tally.arrived >= 9_999));
     }
 
+    /// The rule as it is told, moment by moment and request by request.
+    fn plainly(members: &[Member], devices: usize, mut streams: Vec<Stream>) -> Played {
+        let mut waiting: Vec<Vec<u64>> = vec![Vec::new(); members.len()];
+        let mut since: Vec<Option<u64>> = vec![None; members.len()];
+        let (mut ends, mut idle) = (Vec::new(), devices);
+        let mut tallies = vec![Tally::default(); members.len()];
+        let mut spares = vec![u64::MAX; members.len()];
+        let due = |member: &Member, oldest: u64| (oldest + member.slo).saturating_sub(member.haste());
+        loop {
+            let comes = streams.iter_mut().map(|stream| stream.at(0)).min().expect("there are members");
+            let dues = members.iter().zip(&waiting).zip(&since).filter(|(_, since)| since.is_none());
+            let dues = dues.filter_map(|((member, waiting), _)| Some(due(member, *waiting.first()?)));
+            let now = dues.chain(ends.iter().copied()).fold(comes, u64::min);
+            if now == u64::MAX {
+                return Played { tallies, spares };
+            }
+            for (index, stream) in streams.iter_mut().enumerate() {
+                while stream.at(0) == now {
+                    stream.take(1);
+                    waiting[index].push(now);
+                    tallies[index].arrived += 1;
+                }
+            }
+            let running = ends.len();
+            ends.retain(|&end| end > now);
+            idle += running - ends.len();
+            loop {
+                for (index, member) in members.iter().enumerate() {
+                    let Some(&oldest) = waiting[index].first() else { continue };
+                    if waiting[index].len() >= member.batch as usize || due(member, oldest) <= now {
+                        since[index].get_or_insert(now);
+                    }
+                }
+                let turn = |index: usize| {
+                    let (member, waiting) = (&members[index], &waiting[index]);
+                    let latest = (waiting[0] + member.slo).saturating_sub(member.latency(waiting.len()));
+                    let left = latest.saturating_sub(since[index].expect("it is ready"));
+                    latest - (left / 2).min((mean_latency(members) / 3.0) as u64)
+                };
+                let ready = (0..members.len()).filter(|&index| since[index].is_some());
+                let Some(index) = ready.min_by_key(|&index| (turn(index), index)).filter(|_| idle > 0) else { break };
+                let (member, began) = (&members[index], since[index].take().expect("it is ready"));
+                waiting[index].retain(|came| came + member.slo >= now + member.latency(1));
+                let Some(&oldest) = waiting[index].first() else { continue };
+                let left = oldest + member.slo - now;
+                let taken = (1..=waiting[index].len().min(member.profile.max_batch() as usize))
+                    .take_while(|&batch| member.latency(batch) <= left)
+                    .count();
+                if now - began > left - member.latency(1) {
+                    spares[index] = spares[index].min(left - member.latency(1));
+                }
+                waiting[index].drain(..taken);
+                tallies[index].in_time += taken as u64;
+                ends.push(now + member.latency(taken));
+                idle -= 1;
+            }
+        }
+    }
+
+    #[test]
+    fn playing_batches_comes_to_the_same_as_playing_every_request() {
+        for seed in 0..200u64 {
+            let mut random = Random::new(seed);
+            let profiles: Vec<Profile> =
+                (0..8).map(|_| profile(random.below(6) as u64, 1 + random.below(30) as u64)).collect();
+            let member = |profile| {
+                let slo = (40.0 + 400.0 * random.unit()) * MS as f64;
+                let rate = [1.0, 5.0, 20.0, 60.0, 200.0, 500.0][random.below(6)] * (0.5 + random.unit());
+                Member { rate, slo: slo as u64, profile, batch: 1 + random.below(12) as u32 }
+            };
+            let members: Vec<Member> = profiles.iter().map(member).collect();
+            // From far too few to ample.
+            let devices = 1 + random.below(8);
+            for arrivals in [Arrivals::Even, Arrivals::SlowByChance, Arrivals::Poisson] {
+                let last = 5_000 * MS;
+                let streams = streams(&members, arrivals, seed, last);
+                let plain = plainly(&members, devices, streams.clone());
+                let played = Pool::new(&members, devices, streams).play(u64::MAX);
+                assert_eq!(played, Some(plain), "seed {seed}, {devices} devices, {arrivals:?}");
+            }
+        }
+    }
+
     #[test]
     fn too_few_devices_lose_what_exceeds_them_and_playing_stops_there() {
         let profile = profile(1, 0);
@@ -404,10 +495,10 @@ mod tests {
         // Once in 100 ms, at most 12, of which 10 are expected: in a fifth of the periods more come, and those are late.
         let slot = OwnSlot { start: 0, batch: 12, profile: &profile };
         let tally = own(&[slot], 100 * MS, 100.0, 121 * MS, 1, 20_000);
-        assert_eq!(tally.arrived, 20_000);
-        assert!((200..2_000).contains(&(20_000 - tally.in_time)), "{tally:?}");
+        assert!((19_000..21_000).contains(&tally.arrived), "{tally:?}");
+        assert!((200..2_000).contains(&(tally.arrived - tally.in_time)), "{tally:?}");
         // One request in ten thousand periods: the periods without any are not walked through.
         let slow = own(&[slot], 100 * MS, 1e-3, 150 * MS, 1, 20_000);
-        assert_eq!(slow, Tally { arrived: 20_000, in_time: 20_000 });
+        assert!(slow.arrived > 19_000 && slow.in_time == slow.arrived, "{slow:?}");
     }
 }

@@ -203,6 +203,9 @@ impl Replan {
     fn new(demand: &Demand, before: &Demand, running: &Plan, plan: Plan, continues: Vec<Option<usize>>) -> Replan {
         let (mut moves, mut load_time) = (Vec::new(), Duration::ZERO);
         for (device, (timetable, from)) in plan.devices.iter().zip(&continues).enumerate() {
+            if from.is_some_and(|from| alike(demand, timetable, before, &running.devices[from])) {
+                continue;
+            }
             let wanted = models(demand, timetable);
             let held = from.map(|from| models(before, &running.devices[from])).unwrap_or_default();
             let kind: &DeviceKind = &demand.kinds[timetable.kind];
@@ -214,6 +217,14 @@ impl Replan {
         }
         Replan { plan, continues, moves, load_time }
     }
+}
+
+/// Whether two timetables serve the models in the same places: seen sooner than that their sets are equal.
+fn alike(demand: &Demand, timetable: &Timetable, before: &Demand, running: &Timetable) -> bool {
+    let shares = timetable.slots.iter().flat_map(|slot| &slot.shares);
+    let others = running.slots.iter().flat_map(|slot| &slot.shares);
+    let models = shares.map(|share| demand.sessions[share.session].model);
+    models.eq(others.map(|share| before.sessions[share.session].model))
 }
 
 /// The models that a device holds for its timetable.

@@ -63,16 +63,8 @@ pub enum Violation {
 pub const CYCLES: u64 = 256;
 /// Phases of the arrivals, evenly spread, at which it is played.
 pub const PHASES: u32 = 16;
-/// Periods of a pool's slowest session that is fast, for which evenly spaced requests are played through it, and how many
-/// requests at most in a draw of their phases.
-const PLAYED_PERIODS: f64 = 200.0;
-const PLAYED_EVEN_MAX: f64 = 1e6;
 /// Draws of phases that no planner plays.
-const EVEN_SEEDS: std::ops::Range<u64> = 0x5eed_0000..0x5eed_0004;
-/// Requests that are played through a pool by chance, at most.
-const PLAYED_MAX: f64 = 5e5;
-/// Requests of a pool's slowest session that are played if that many do.
-const PLAYED_EACH: f64 = 2e3;
+const EVEN_SEEDS: std::ops::Range<u64> = 0x5eed_0000..0x5eed_0000 + play::EVEN_DRAWS;
 
 /// Everything that `plan` does not keep; empty for a valid plan.
 pub fn violations(demand: &Demand, plan: &Plan) -> Vec<Violation> {
@@ -359,11 +351,7 @@ fn misses(demand: &Demand, pool: &Pool) -> Vec<Violation> {
 
 /// Sessions of which any request is late in their pool when they are evenly spaced.
 fn late(pool: &Pool, members: &[Member]) -> Vec<Violation> {
-    let rates = || members.iter().map(|member| member.rate).filter(|&rate| rate > 0.0);
-    let fast = members.iter().filter(|member| !member.is_slow()).map(|member| member.rate);
-    // Where all are slow, the fastest of them stands for the slowest fast one.
-    let slowest = fast.reduce(f64::min).unwrap_or_else(|| rates().fold(0.0, f64::max));
-    let requests = (PLAYED_PERIODS * rates().sum::<f64>() / slowest).min(PLAYED_EVEN_MAX) as u64;
+    let requests = play::even_requests(members) as u64;
     let mut sums = vec![Tally::default(); members.len()];
     for seed in EVEN_SEEDS {
         let tallies = play::pool(members, pool.devices, Arrivals::Even, seed, requests, u64::MAX);
@@ -381,10 +369,7 @@ fn late(pool: &Pool, members: &[Member]) -> Vec<Violation> {
 /// Sessions that miss too often in their pool: more than one request in a hundred by three deviations, twice in a row. When
 /// only the slow ones' requests come by chance, only they are judged.
 fn too_many(pool: &Pool, members: &[Member], arrivals: Arrivals) -> Vec<Violation> {
-    let rates = members.iter().map(|member| member.rate).filter(|&rate| rate > 0.0);
-    let (all, slowest) =
-        rates.fold((0.0, f64::INFINITY), |(all, slowest): (f64, f64), rate| (all + rate, slowest.min(rate)));
-    let requests = (PLAYED_EACH * all / slowest).min(PLAYED_MAX) as u64;
+    let requests = play::chance_requests(members) as u64;
     let play = |seed: u64, requests: u64| {
         play::pool(members, pool.devices, arrivals, seed, requests, u64::MAX).expect("any number may be lost").tallies
     };

@@ -1,9 +1,10 @@
 //! Pools of a plan that runs, made to fit what has changed.
 
 use super::super::load::Load;
-use super::super::{ArrivalProcess, Steps, Timetable, bound};
-use super::pool::{ANY, EVEN, Length, Pool, SPARE, Trial};
+use super::super::{Steps, Timetable, bound};
+use super::pool::{Pool, SPARE};
 use super::timetables;
+use super::trial::{Length, Trial};
 
 /// A pool that runs.
 #[derive(Clone, Debug)]
@@ -84,13 +85,15 @@ fn settled(loads: &[Load], kind: usize, pool: Mended) -> Vec<(Timetable, Option<
     let mut devices = pool.devices.clone();
     let timetable = if pool.stale {
         let work = pool.work(loads);
-        let ample = (work + 2.0 * SPARE).ceil() as usize;
+        let ample = (work * AMPLE + 3.0 * SPARE).ceil() as usize;
         let from = if ample < devices.len() { ample } else { devices.len().max(work.ceil() as usize) };
-        let even = loads.iter().all(|load| load.arrivals == ArrivalProcess::Even);
-        // Shorter than for a plan from scratch, since it is done while others wait.
-        let (arrivals, length) = if even { (EVEN, Length::Quick) } else { (ANY, Length::Brief) };
-        let trial = Trial { arrivals, length };
-        let pool = Pool::from(loads, pool.members, from, trial);
+        let before = (from == devices.len()).then(|| continued(loads, &pool)).flatten();
+        let brief = Trial::of(loads, Length::Brief);
+        let adapted = before.and_then(|before| {
+            let mut more = (0..=FURTHER).map(|more| Pool { devices: before.devices + more, ..before.clone() });
+            more.find_map(|mut pool| pool.adapt(loads, brief).then_some(pool))
+        });
+        let pool = adapted.unwrap_or_else(|| Pool::from(loads, pool.members, from, Trial::of(loads, Length::Thorough)));
         devices.resize(pool.devices, None);
         timetables::shared(loads, kind, &pool)
     } else {
@@ -98,3 +101,34 @@ fn settled(loads: &[Load], kind: usize, pool: Mended) -> Vec<(Timetable, Option<
     };
     devices.into_iter().map(|device| (timetable.clone(), device)).collect()
 }
+
+/// The pool as it runs: each member waits for the batch that it waits for now, or, when its rate is another, for the largest
+/// that leaves it as much of its SLO. `None` when somebody joins it, or more than a little changes.
+///
+/// What was found out about the pool at length is then true of it still, so that little playing has to confirm it.
+fn continued(loads: &[Load], pool: &Mended) -> Option<Pool> {
+    let shares = &pool.timetable.slots.first()?.shares;
+    let (mut batches, mut changed) = (Vec::with_capacity(pool.members.len()), 0.0);
+    for &index in &pool.members {
+        let load = &loads[index];
+        let share = shares[shares.binary_search_by_key(&load.session, |share| share.session).ok()?];
+        let rate = share.rate * pool.devices.len() as f64;
+        changed += bound::devices(load) * (1.0 - rate / load.rate).abs();
+        let left =
+            |rate: f64, batch: u32| load.slo as f64 - f64::from(batch - 1) / rate * 1e9 - load.latency(batch) as f64;
+        let least = left(rate, share.batch) * (1.0 - 1e-9);
+        let mut batches_down = (1..=load.profile.max_batch()).rev();
+        let batch = if load.rate > rate { batches_down.find(|&batch| left(load.rate, batch) >= least) } else { None };
+        batches.push(batch.unwrap_or(share.batch));
+    }
+    let continued = Pool { members: pool.members.clone(), batches, devices: pool.devices.len() };
+    (changed <= CHANGED_MAX * pool.work(loads)).then_some(continued)
+}
+
+/// Devices that a pool which continues as it was may get.
+const FURTHER: usize = 2;
+/// Part of a pool's work that may change for it to continue as it was.
+const CHANGED_MAX: f64 = 0.05;
+/// Times its work, and somewhat more, is what a pool has at most before it is planned as if new to give devices up: that costs
+/// more time than all else.
+const AMPLE: f64 = 1.03;

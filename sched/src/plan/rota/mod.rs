@@ -12,14 +12,16 @@ mod mend;
 mod pool;
 mod search;
 mod timetables;
+mod trial;
 mod unit;
 
 use super::load::Load;
 use super::play::Arrivals;
 use super::random::Random;
-use super::{ArrivalProcess, Steps, Timetable, bound};
+use super::{Steps, Timetable, bound};
 pub(super) use mend::{Mended, mend};
-use pool::{ANY, EVEN, Length, Pool, Trial};
+use pool::Pool;
+use trial::{Length, Trial};
 use unit::{Builder, Unit};
 
 /// Devices by what they do.
@@ -60,20 +62,19 @@ pub(super) fn pack(
 ) -> Option<Vec<Timetable>> {
     let mut builder = Builder::new(loads, memory);
     let work: f64 = loads.iter().map(bound::devices).sum();
-    let mut best = pooled(&mut builder, loads, memory, ANY, devices_max);
-    let even = loads.iter().all(|load| load.arrivals == ArrivalProcess::Even);
+    let trial = Trial::of(loads, Length::Thorough);
+    let mut best = pooled(&mut builder, loads, memory, Trial { by_chance: Arrivals::Poisson, ..trial }, devices_max);
     let over = |best: &Option<Packing>, enough: f64| {
         best.as_ref().is_none_or(|best| best.devices() > (work * enough).ceil() as usize)
     };
-    let arrivals = if even { EVEN } else { ANY };
-    if even && over(&best, ENOUGH) {
+    if trial.by_chance != Arrivals::Poisson && over(&best, ENOUGH) {
         let most = best.as_ref().map_or(devices_max, Packing::devices);
-        let pools = pooled(&mut builder, loads, memory, EVEN, most);
+        let pools = pooled(&mut builder, loads, memory, trial, most);
         best = best.into_iter().chain(pools).min_by_key(Packing::devices);
     }
     if over(&best, ENOUGH_POOLED) {
         let most = best.as_ref().map_or(devices_max, Packing::devices);
-        let units = bordered(&mut builder, loads, memory, budget, arrivals, most);
+        let units = bordered(&mut builder, loads, memory, budget, most);
         best = best.into_iter().chain(units).min_by_key(Packing::devices);
     }
     best.filter(|best| best.devices() <= devices_max).map(|best| timetables::timetables(loads, kind, &best))
@@ -84,7 +85,7 @@ fn pooled(
     builder: &mut Builder,
     loads: &[Load],
     memory: Option<u64>,
-    arrivals: &'static [Arrivals],
+    trial: Trial,
     devices_max: usize,
 ) -> Option<Packing> {
     let (sessions, mut alone): (Vec<usize>, Vec<usize>) =
@@ -94,7 +95,7 @@ fn pooled(
         if members.len() == 1 {
             alone.extend(members);
         } else {
-            pools.push(Pool::sized(loads, members, devices_max, Trial { arrivals, length: Length::Thorough })?);
+            pools.push(Pool::sized(loads, members, devices_max, trial)?);
         }
     }
     Some(Packing { units: construct::construct(builder, loads, alone, None), pools })
@@ -106,10 +107,10 @@ fn bordered(
     loads: &[Load],
     memory: Option<u64>,
     budget: Steps,
-    arrivals: &'static [Arrivals],
     devices_max: usize,
 ) -> Option<Packing> {
     let pools: Vec<f64> = loads.iter().map(pool::devices).collect();
+    let (quick, sure) = (Trial::of(loads, Length::Quick), Trial::of(loads, Length::Thorough));
     let mut tried: Vec<Packing> = Vec::with_capacity(BORDERS.len());
     for border in BORDERS {
         let (slow, mut fast): (Vec<usize>, Vec<usize>) = (0..loads.len())
@@ -118,7 +119,6 @@ fn bordered(
             pool::divide(loads, slow, memory).into_iter().partition(|group| group.len() > 1);
         fast.extend(alone.into_iter().flatten());
         let units = construct::construct(builder, loads, fast, None);
-        let quick = Trial { arrivals, length: Length::Quick };
         let built: usize = units.iter().map(|unit| unit.devices.len()).sum();
         let room = devices_max.saturating_sub(built);
         let pools = groups.into_iter().map(|members| Pool::sized(loads, members, room, quick));
@@ -133,7 +133,6 @@ fn bordered(
         let steps = budget.0 / SEARCHED as u32;
         search::search(builder, loads, &mut packing.units, steps, &mut random);
         let pools = std::mem::take(&mut packing.pools).into_iter();
-        let sure = Trial { arrivals, length: Length::Thorough };
         packing.pools =
             pools.map(|pool| Pool::sized(loads, pool.members, usize::MAX, sure).expect("there is no limit")).collect();
     }

@@ -10,9 +10,10 @@
 //! A member's model lies on every device of its pool. With limited memory the pools are as many as it takes for their
 //! models to fit.
 
+use super::super::bound;
 use super::super::load::Load;
-use super::super::play::{self, Arrivals, Member, Played, Tally};
-use super::super::{ArrivalProcess, bound};
+use super::super::play::Member;
+use super::trial::Trial;
 use crate::ModelId;
 use std::collections::BTreeSet;
 
@@ -26,46 +27,6 @@ pub(super) struct Pool {
     pub devices: usize,
 }
 
-/// How surely a pool has to be large enough.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Trial {
-    pub arrivals: &'static [Arrivals],
-    pub length: Length,
-}
-
-/// How long a pool is played.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Length {
-    /// To mend a plan that runs.
-    Brief,
-    /// To compare plans.
-    Quick,
-    /// To hand one out.
-    Thorough,
-}
-
-/// What holds for any arrivals: the ones that fail first come first.
-pub(super) const ANY: &[Arrivals] = &[Arrivals::Even, Arrivals::Even, Arrivals::Even, Arrivals::Poisson];
-/// Evenly spaced ones, at several draws of their phases: a session may meet others again and again. Of slow sessions that
-/// says little, so they have to hold by chance as well.
-pub(super) const EVEN: &[Arrivals] = &[Arrivals::Even, Arrivals::Even, Arrivals::Even, Arrivals::SlowByChance];
-
-impl Length {
-    /// In times of the longest SLO among the members, so that a queue that grows has time to show.
-    fn slos(self) -> f64 {
-        match self {
-            Length::Brief => 6.0,
-            Length::Quick => 12.0,
-            Length::Thorough => 30.0,
-        }
-    }
-
-    /// Requests of each member that are played, if that takes no more than [`REQUESTS_EACH_MAX`] in all.
-    fn requests_each(self) -> f64 {
-        if self == Length::Thorough { 1e3 } else { 0.0 }
-    }
-}
-
 /// Devices of a pool, about, unless one member alone takes more: larger ones gain little, and every model is on each.
 const DEVICES: std::ops::Range<f64> = 96.0..160.0;
 /// What a pool takes beyond its work, about: how sessions are divided rests on it.
@@ -74,35 +35,21 @@ pub(super) const SPARE: f64 = 1.3;
 const SPARE_FROM: f64 = 4.0;
 const SPARE_MIN: f64 = 0.4;
 /// The same where no request may be late.
-const SPARE_MIN_EVERY: f64 = 1.0;
+const SPARE_MIN_EVERY: f64 = 0.5;
 /// What the time of a member that misses too much is worth then, in times of what it was.
 const URGENCY: f64 = 8.0;
-/// Part of the requests whose loss can't be mended by other batches.
-const HOPELESS: f64 = 0.02;
-/// The same where none may be lost.
-const HOPELESS_EVERY: f64 = 0.002;
-/// What has to be left to a batch that waits for a device, where none may be late, as a part of the mean latency of the
-/// batches. Longer waits are rarer, so that longer playing in other phases finds none that is too long.
-const SPARE_LATENCY: f64 = 0.125;
 /// A session with more work than this many devices loses less by itself.
 const WORK_MAX: f64 = 40.0;
 /// Requests of a session that may come within its SLO, at most: beyond, batches are what the profile allows.
 const WAITING_MAX: f64 = 1e4;
-/// Requests that are played at least.
-const REQUESTS_MIN: f64 = 1e4;
-const REQUESTS_EACH_MAX: f64 = 2e5;
-/// Requests that are played at most.
-const REQUESTS_MAX: f64 = 5e5;
 /// Means up to which e^(−mean) is a number to reckon with.
 const EXACT_MAX: f64 = 500.0;
-/// What members may miss in the playing: less than one in a hundred, so that the plan holds for other arrivals too.
-const MISSES: f64 = 0.003;
-/// Requests over which misses are counted together, of members that are alike.
-const PLAYED_ALIKE: u64 = 1_500;
 /// How fast the cost of a batch that leaves little time falls with that time, in mean batches over devices.
 const TIME_SCALE: f64 = 2.0;
 /// Up to what part the devices are planned, one after another: about all, since batches grow when devices are short.
-const FULL: [f64; 3] = [1.02, 1.0, 1.06];
+const FULL: [f64; 5] = [1.02, 1.0, 1.06, 1.02, 1.0];
+/// How often a running pool's batches are tried, a little smaller each time.
+const ADAPTED: u32 = 4;
 /// Halvings of the interval in which the price of time lies, by ratio.
 const HALVINGS: u32 = 24;
 
@@ -208,9 +155,8 @@ impl Pool {
         assert!(members.len() > 1, "a pool of {} members shares nothing", members.len());
         let work: f64 = members.iter().map(|&index| bound::devices(&loads[index])).sum();
         // Never fewer than plans need that answer all, though one request in a hundred may be lost.
-        let every = loads.iter().all(|load| load.arrivals == ArrivalProcess::Even);
         let spare = match work > SPARE_FROM {
-            true if every => SPARE_MIN_EVERY,
+            true if trial.every => SPARE_MIN_EVERY,
             true => SPARE_MIN,
             false => 0.0,
         };
@@ -223,6 +169,21 @@ impl Pool {
         let mut pool = Pool { members, batches: Vec::new(), devices };
         pool.grow(loads, usize::MAX, trial);
         pool
+    }
+
+    /// Makes its batches fit its devices by small steps: members that come too close to missing wait for a little less. False
+    /// when a few steps do not do.
+    pub(super) fn adapt(&mut self, loads: &[Load], trial: Trial) -> bool {
+        for _ in 0..ADAPTED {
+            match self.short_of_time(loads, trial) {
+                Some(short) if short.is_empty() => return true,
+                Some(short) => short
+                    .iter()
+                    .for_each(|&at| self.batches[at] -= self.batches[at].div_ceil(10).min(self.batches[at] - 1)),
+                None => return false,
+            }
+        }
+        false
     }
 
     /// Until its devices suffice; false when that takes more than `devices_max`.
@@ -243,11 +204,7 @@ impl Pool {
         let mut urgency = vec![1.0; self.members.len()];
         for full in FULL {
             self.batches = batches(loads, &self.members, choices, &urgency, full * self.devices as f64);
-            let mut missing = self.play(loads, Trial { length: trial.length.min(Length::Quick), ..trial });
-            if missing.as_ref().is_some_and(Vec::is_empty) && trial.length == Length::Thorough {
-                missing = self.play(loads, trial);
-            }
-            let Some(missing) = missing else { continue };
+            let Some(missing) = self.short_of_time(loads, trial) else { continue };
             if missing.is_empty() {
                 return true;
             }
@@ -256,79 +213,15 @@ impl Pool {
         false
     }
 
-    /// Positions of members that miss too much with any of the arrivals; `None` when the pool is hopelessly small.
-    fn play(&self, loads: &[Load], trial: Trial) -> Option<Vec<usize>> {
+    /// Positions of members that miss too much, or come too close to it; `None` when the pool is hopelessly small.
+    fn short_of_time(&self, loads: &[Load], trial: Trial) -> Option<Vec<usize>> {
         let member = |(&index, &batch): (&usize, &u32)| {
             let load = &loads[index];
             Member { rate: load.rate, slo: load.slo, profile: load.profile, batch }
         };
         let members: Vec<Member> = self.members.iter().zip(&self.batches).map(member).collect();
-        let rate: f64 = members.iter().map(|member| member.rate).sum();
-        let longest = members.iter().map(|member| member.slo).max().unwrap_or(0) as f64 / 1e9;
-        let slowest = members.iter().map(|member| member.rate).fold(rate, f64::min);
-        let each = (trial.length.requests_each() * rate / slowest).min(REQUESTS_EACH_MAX);
-        let requests = (rate * longest * trial.length.slos()).max(each).clamp(REQUESTS_MIN, REQUESTS_MAX);
-        // For evenly spaced requests a plan promises all, otherwise 99 %.
-        let all = loads.iter().all(|load| load.arrivals == ArrivalProcess::Even);
-        let spare_min = SPARE_LATENCY * latency(&members);
-        let mut missing = Vec::new();
-        for (seed, &arrivals) in (self.devices as u64..).zip(trial.arrivals) {
-            let every = all && arrivals == Arrivals::Even;
-            let lost_max = requests * if every { HOPELESS_EVERY } else { HOPELESS };
-            let played = play::pool(&members, self.devices, arrivals, seed, requests as u64, lost_max as u64)?;
-            missing = if every { too_close(&played, spare_min) } else { missing_too_much(&members, &played.tallies) };
-            if arrivals == Arrivals::SlowByChance {
-                missing.retain(|&position| members[position].is_slow());
-            }
-            if !missing.is_empty() {
-                break;
-            }
-        }
-        missing.sort_unstable();
-        missing.dedup();
-        Some(missing)
+        trial.short_of_time(&members, self.devices)
     }
-}
-
-/// Members of which a request was late, or a batch so nearly that in other phases one may be.
-fn too_close(played: &Played, spare_min: f64) -> Vec<usize> {
-    let late = |position: &usize| {
-        let Tally { arrived, in_time } = played.tallies[*position];
-        in_time < arrived || (played.spares[*position] as f64) < spare_min
-    };
-    (0..played.spares.len()).filter(late).collect()
-}
-
-/// The mean latency of the members' batches, nanoseconds.
-fn latency(members: &[Member]) -> f64 {
-    let started = |member: &Member| member.rate / f64::from(member.batch);
-    let busy = |member: &Member| started(member) * member.latency(member.batch as usize) as f64;
-    let (busy, started) = members.iter().fold((0.0, 0.0), |sum, m| (sum.0 + busy(m), sum.1 + started(m)));
-    busy / started
-}
-
-/// Members that miss too much: each alone, or, since some have few requests, together with those of about the same slack.
-fn missing_too_much(members: &[Member], tallies: &[Tally]) -> Vec<usize> {
-    let misses = |tally: &Tally| (tally.arrived - tally.in_time) as f64;
-    // Alone a member is given a deviation.
-    let allowed = |tally: &Tally| tally.arrived as f64 * MISSES;
-    let excess = |tally: &Tally| misses(tally) > allowed(tally) + allowed(tally).sqrt().max(1.0);
-    let mut found: Vec<usize> = (0..members.len()).filter(|&position| excess(&tallies[position])).collect();
-    let mut alike: Vec<usize> = (0..members.len()).collect();
-    let slack = |member: &Member| member.slo - member.profile.nanos(1).expect("every profile has a batch of one");
-    alike.sort_by_key(|&position| (slack(&members[position]), position));
-    let (mut sum, mut first) = (Tally::default(), 0);
-    for (rank, &position) in alike.iter().enumerate() {
-        sum.arrived += tallies[position].arrived;
-        sum.in_time += tallies[position].in_time;
-        if sum.arrived >= PLAYED_ALIKE || rank + 1 == alike.len() {
-            if misses(&sum) > MISSES * sum.arrived.max(PLAYED_ALIKE) as f64 {
-                found.extend(alike[first..=rank].iter().filter(|&&position| misses(&tallies[position]) > 0.0));
-            }
-            (sum, first) = (Tally::default(), rank + 1);
-        }
-    }
-    found
 }
 
 /// A batch that a member may wait for.
