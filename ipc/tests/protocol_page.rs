@@ -42,7 +42,7 @@ macro_rules! check_offsets {
 
 #[test]
 fn fields_lie_where_the_page_says() {
-    check_offsets!("### Submission", Submission: op, flags, stage, slot, block_bytes, tag, deadline_ns, query);
+    check_offsets!("### Submission", Submission: op, priority, stage, slot, block_bytes, tag, deadline_ns, query);
     check_offsets!("| header |", BlockHeader: inputs, outputs, sessions, items, session);
     check_offsets!("| tensor record |", TensorRecord: offset, bytes, dtype, rank, tensor, session, dims);
     check_offsets!("### Completion", Completion: tag, slot, status, reason, outputs, arrival_ns, queued_ns);
