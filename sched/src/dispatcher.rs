@@ -177,7 +177,11 @@ enum Place {
         queue: QueueIndex,
         deadline: Instant,
     },
-    InBatch,
+    /// Of this queue when it was taken, which may serve another session since.
+    InBatch {
+        queue: QueueIndex,
+        deadline: Instant,
+    },
 }
 
 #[derive(Debug)]
@@ -426,8 +430,17 @@ impl Dispatcher {
         let now = self.now;
         self.devices.change(device, now, |device| device.finish(id));
         let (batch, made) = self.batches.close(id);
+        let (mut late, mut from) = (0, None);
         for request in &batch.requests {
-            self.places[request.0 as usize] = Place::Unknown;
+            let place = std::mem::replace(&mut self.places[request.0 as usize], Place::Unknown);
+            if let Place::InBatch { queue, deadline } = place {
+                (late, from) = (late + u32::from(deadline < now), Some(queue));
+            }
+        }
+        if let Some(queue) = from.filter(|_| late > 0) {
+            // They may differ in items; which were how large is not known any more.
+            let items = (u64::from(late) * u64::from(batch.items) / batch.requests.len() as u64) as u32;
+            self.queues.count_late(queue, made.class, items);
         }
         if self.classes[made.class].observe(device, batch.items, took, self.now) {
             self.settle(made.class);

@@ -231,6 +231,14 @@ impl Queues {
         self.waiting -= usize::from(self[index].head().is_none());
     }
 
+    /// Accounts for items of a batch that ended after their deadlines: its execution took longer than was expected.
+    pub fn count_late(&mut self, index: QueueIndex, class: ClassIndex, items: u32) {
+        let queue = &mut self[index];
+        if queue.is_open() && queue.class == class {
+            queue.standing.count(items, true, queue.paced);
+        }
+    }
+
     /// Removes requests that are hopeless at `now`, into `drop`.
     pub fn take_hopeless(&mut self, index: QueueIndex, class: &Class, now: Instant, mut drop: impl FnMut(&Waiting)) {
         let queue = &mut self[index];

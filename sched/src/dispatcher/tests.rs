@@ -384,7 +384,7 @@ fn in_overload_requests_of_high_priority_are_served() {
             if now % gap == 0 {
                 let request = scene.next % 1000;
                 scene.next += 1;
-                let level = u8::from(scene.next % 4 == 0);
+                let level = u8::from(scene.next.is_multiple_of(4));
                 levels.insert(request, level);
                 asked[level as usize] += 1.0;
                 let priority = Priority::new(level).expect("there are four");

@@ -81,8 +81,9 @@ impl Dispatcher {
         let made = Made { class: queue.class, latency };
         let requests = queue.requests().range(window.first..window.first + window.count).map(|waiting| waiting.request);
         let (batch, opened) = self.batches.open(made, window.items, requests);
-        for request in &opened.requests {
-            places[request.0 as usize] = Place::InBatch;
+        let taken = queue.requests().range(window.first..window.first + window.count);
+        for (request, waiting) in opened.requests.iter().zip(taken) {
+            places[request.0 as usize] = Place::InBatch { queue: index, deadline: waiting.deadline };
         }
         let window_ends = Instant(start.0.saturating_add(class.least(window.items).unwrap_or(u64::MAX)));
         let here = u32::from(devices[device].is_idle());
