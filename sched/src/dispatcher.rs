@@ -354,9 +354,14 @@ impl Dispatcher {
             }
         }
         self.devices.advance(self.now);
+        let mut from = if self.queues.any_ready() { 0 } else { self.devices.len() };
+        while let Some(device) = self.devices.preparing(from) {
+            self.prepare_ahead(device, actions);
+            from = device + 1;
+        }
         let mut from = 0;
-        while let Some(device) = self.devices.due(from) {
-            self.look_ahead(device, actions);
+        while let Some(device) = self.devices.starting(from) {
+            self.start_ahead(device, actions);
             from = device + 1;
         }
     }
@@ -494,24 +499,23 @@ impl Dispatcher {
         self.execute(device, batch);
     }
 
-    /// Prepares, and starts, what comes behind the batch that executes.
-    fn look_ahead(&mut self, device: usize, actions: &mut Vec<Action>) {
-        let (now, id) = (self.now, DeviceId(device as u32));
+    /// Prepares what comes behind the batch that executes.
+    fn prepare_ahead(&mut self, device: usize, actions: &mut Vec<Action>) {
         let state = &self.devices[device];
-        let Some(executing) = state.executing else { return };
-        if state.may(state.prepare_at(), now)
-            && let Some(batch) = self.turn(device, executing.ends, actions)
-        {
-            actions.push(Action::Prepare { device: id, batch });
-            self.devices.change(device, now, |device| device.behind = Some(Behind { batch, started: false }));
-        }
+        let Some(executing) = state.executing.filter(|_| state.may(state.prepare_at(), self.now)) else { return };
+        let Some(batch) = self.turn(device, executing.ends, actions) else { return };
+        actions.push(Action::Prepare { device: DeviceId(device as u32), batch });
+        let behind = Behind { batch, started: false };
+        self.devices.change(device, self.now, |device| device.behind = Some(behind));
+    }
+
+    /// Starts it while the other still executes.
+    fn start_ahead(&mut self, device: usize, actions: &mut Vec<Action>) {
         let state = &self.devices[device];
-        if state.may(state.start_at(), now)
-            && let Some(Behind { batch, .. }) = state.behind
-        {
-            self.devices.change(device, now, |device| device.behind = Some(Behind { batch, started: true }));
-            actions.push(Action::Start { device: id, batch });
-        }
+        let Some(Behind { batch, .. }) = state.behind.filter(|_| state.may(state.start_at(), self.now)) else { return };
+        let behind = Behind { batch, started: true };
+        self.devices.change(device, self.now, |device| device.behind = Some(behind));
+        actions.push(Action::Start { device: DeviceId(device as u32), batch });
     }
 
     /// Where such requests wait; `None` when no device serves the class.

@@ -75,6 +75,34 @@ impl Device {
     }
 }
 
+/// When something may be done with each device.
+#[derive(Debug, Default)]
+struct Schedule {
+    /// Now, or it might be but for an overrun.
+    due: Members,
+    /// Of the others, when.
+    later: Earliest,
+}
+
+impl Schedule {
+    fn reserve(&mut self, devices: usize) {
+        self.later.reserve(devices);
+        self.due.set(devices - 1, false);
+    }
+
+    fn set(&mut self, device: usize, at: Option<Instant>, now: Instant) {
+        self.due.set(device, at.is_some_and(|at| at <= now));
+        self.later.set(device, at.filter(|&at| at > now).unwrap_or(Instant::MAX));
+    }
+
+    fn advance(&mut self, now: Instant) {
+        while let Some(device) = self.later.due(now) {
+            self.later.set(device, Instant::MAX);
+            self.due.set(device, true);
+        }
+    }
+}
+
 /// All devices, and those of them on which something may be done now or soon, so that a step looks at no others.
 ///
 /// [`Devices::change`] is the only way to change one: it files the device anew, O(log devices).
@@ -83,11 +111,9 @@ pub struct Devices {
     all: Vec<Device>,
     /// On which nothing executes.
     free: Members,
-    /// On which a batch may be prepared or started ahead now, or might be but for an overrun.
-    due: Members,
-    /// When that will be so, of those of which it is not yet.
-    prepares: Earliest,
-    starts: Earliest,
+    /// For which a batch may be prepared ahead; and on which the prepared one may be started ahead.
+    prepares: Schedule,
+    starts: Schedule,
 }
 
 impl Devices {
@@ -96,7 +122,6 @@ impl Devices {
         self.prepares.reserve(self.all.len());
         self.starts.reserve(self.all.len());
         self.free.set(self.all.len() - 1, true);
-        self.due.set(self.all.len() - 1, false);
     }
 
     pub fn len(&self) -> usize {
@@ -112,37 +137,34 @@ impl Devices {
         self.free.first(from)
     }
 
-    /// The first device from `from` on that may be due for something to be done ahead; [`Device::may`] knows.
-    pub fn due(&self, from: usize) -> Option<usize> {
-        self.due.first(from)
+    /// The first device from `from` on for which the next batch may be due to be prepared; [`Device::may`] knows.
+    pub fn preparing(&self, from: usize) -> Option<usize> {
+        self.prepares.due.first(from)
+    }
+
+    /// The first device from `from` on on which the next batch may be due to be started; [`Device::may`] knows.
+    pub fn starting(&self, from: usize) -> Option<usize> {
+        self.starts.due.first(from)
     }
 
     /// Files those whose time comes at `now`.
     pub fn advance(&mut self, now: Instant) {
-        for moments in [&mut self.prepares, &mut self.starts] {
-            while let Some(device) = moments.due(now) {
-                moments.set(device, Instant::MAX);
-                self.due.set(device, true);
-            }
-        }
+        self.prepares.advance(now);
+        self.starts.advance(now);
     }
 
     /// When the next device comes due; `waits`: there are requests of which a batch could be prepared.
     pub fn next_due(&self, waits: bool) -> Instant {
-        let prepares = if waits { self.prepares.earliest() } else { Instant::MAX };
-        prepares.min(self.starts.earliest())
+        let prepares = if waits { self.prepares.later.earliest() } else { Instant::MAX };
+        prepares.min(self.starts.later.earliest())
     }
 
     pub fn change<R>(&mut self, device: usize, now: Instant, change: impl FnOnce(&mut Device) -> R) -> R {
         let state = &mut self.all[device];
         let result = change(state);
         self.free.set(device, state.executing.is_none());
-        let mut due = false;
-        for (at, moments) in [(state.prepare_at(), &mut self.prepares), (state.start_at(), &mut self.starts)] {
-            due |= at.is_some_and(|at| at <= now);
-            moments.set(device, at.filter(|&at| at > now).unwrap_or(Instant::MAX));
-        }
-        self.due.set(device, due);
+        self.prepares.set(device, state.prepare_at(), now);
+        self.starts.set(device, state.start_at(), now);
         result
     }
 }
@@ -209,15 +231,15 @@ mod tests {
         let mut devices = Devices::default();
         let lead = std::time::Duration::from_nanos(10);
         devices.add(Device::new(&DeviceConfig { prepare_lead: lead, start_lead: lead }));
-        assert_eq!((devices.free(0), devices.due(0)), (Some(0), None));
+        assert_eq!((devices.free(0), devices.preparing(0)), (Some(0), None));
         let executing = Some(Executing { batch: BatchId(0), ends: Instant(100) });
         devices.change(0, Instant(0), |device| device.executing = executing);
-        assert_eq!((devices.free(0), devices.due(0), devices.next_due(true)), (None, None, Instant(90)));
+        assert_eq!((devices.free(0), devices.preparing(0), devices.next_due(true)), (None, None, Instant(90)));
         assert_eq!(devices.next_due(false), Instant::MAX);
         devices.advance(Instant(90));
-        assert_eq!((devices.due(0), devices.next_due(true)), (Some(0), Instant::MAX));
-        let behind = Some(Behind { batch: BatchId(1), started: true });
+        assert_eq!((devices.preparing(0), devices.next_due(true)), (Some(0), Instant::MAX));
+        let behind = Some(Behind { batch: BatchId(1), started: false });
         devices.change(0, Instant(91), |device| device.behind = behind);
-        assert_eq!(devices.due(0), None);
+        assert_eq!((devices.preparing(0), devices.starting(0)), (None, Some(0)));
     }
 }

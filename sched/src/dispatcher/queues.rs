@@ -172,11 +172,14 @@ impl Queues {
         let interval_ended = queue.rate.count(waiting.items, now);
         let (ready, full) =
             (queue.ready != NOT_READY, queue.items() - u64::from(waiting.items) >= u64::from(queue.aim.batch));
-        let hopeless_at = class.hopeless_at(waiting.deadline, waiting.items);
-        self.waiting += usize::from(first);
-        if hopeless_at < self.expiry.of(index.0 as usize) {
-            self.expiry.set(index.0 as usize, hopeless_at);
+        // Behind a head with no fewer items nobody is hopeless before it is.
+        if place == 0 || queue.head().is_some_and(|head| head.items < waiting.items) {
+            let hopeless_at = class.hopeless_at(waiting.deadline, waiting.items);
+            if hopeless_at < self.expiry.of(index.0 as usize) {
+                self.expiry.set(index.0 as usize, hopeless_at);
+            }
         }
+        self.waiting += usize::from(first);
         // A full batch gains nothing by a request more, unless that is the most urgent.
         if place == 0 || !(ready && full) {
             self.stand(index, class, now);
@@ -348,6 +351,11 @@ impl Queues {
     /// Whether any queue holds requests and may have turns.
     pub fn any_waits(&self) -> bool {
         self.waiting > 0
+    }
+
+    /// Whether any queue is ready for a turn.
+    pub fn any_ready(&self) -> bool {
+        self.pools.iter().any(|pool| !pool.ready().is_empty())
     }
 
     /// Goes on with the round of aiming: at most [`AIMED_PER_STEP`] queues.
