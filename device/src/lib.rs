@@ -14,10 +14,12 @@ pub mod emulated;
 pub mod engine;
 pub mod host;
 pub mod npy;
+pub mod parts;
 pub mod profile;
 pub mod sample;
 mod strided;
 pub mod tensor;
+mod view;
 
 pub use batch::{Batch, BatchId, Outcome, Request, ShapeClass, Span, Written};
 pub use cpu::{CpuDevice, CpuOptions};
@@ -79,12 +81,9 @@ pub enum RunError {
     /// The caller's inputs are not what the signature asks for.
     #[error("{0}")]
     Inputs(String),
-    /// The engine refused: its own words.
+    /// The engine refused, or panicked, which is a bug of it: its own words.
     #[error("{0}")]
     Engine(String),
-    /// The engine panicked: a bug of the engine.
-    #[error("the engine panicked: {0}")]
-    Panicked(String),
 }
 
 /// Wakes the thread that polls the devices. Called from device threads; must be cheap and must not block.
