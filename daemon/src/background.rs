@@ -122,10 +122,11 @@ impl Loader {
         }
     }
 
-    /// A bug of ours, or of an engine, in what is only faster leaves models served whole.
     fn group(&mut self, ready: &[Arc<Model>], ids: Vec<ModelId>) -> Grouped {
         let Some(sharing) = &mut self.sharing else { return Grouped { unused: ids, ..Grouped::default() } };
-        sharing.group(ready, ids, &self.devices, &self.store)
+        let grouped = sharing.group(ready, ids, &self.devices, &self.store);
+        rota_device::cpu::release_memory();
+        grouped
     }
 
     fn load_source(&mut self, id: ModelId, source: &Source) -> Loaded {

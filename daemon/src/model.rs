@@ -94,6 +94,14 @@ impl Model {
         self.group.as_ref()?.members.iter().find(|member| member.model.id == model)
     }
 
+    /// Which outputs are those of the model at place `member` in this group; all where it is none.
+    pub fn outputs_of(&self, member: u16) -> Range<usize> {
+        match &self.group {
+            Some(group) => group.members[usize::from(member)].outputs.clone(),
+            None => 0..self.signature.outputs.len(),
+        }
+    }
+
     /// "digits" or, of another version than the first, "digits:2".
     pub fn label(&self) -> String {
         match self.version {

@@ -35,6 +35,9 @@ impl Runner for Box<dyn Runner> {
     }
 }
 
+/// Who hears of requests that are done before their batch has ended.
+type Done<'a> = &'a mut dyn FnMut(&mut Batch, usize);
+
 /// A network of one or more parts ([`crate::parts`]).
 pub(crate) struct Batched<R> {
     signature: Signature,
@@ -81,15 +84,15 @@ impl<R: Runner> Batched<R> {
     }
 
     /// Runs the requests `group` as one batch. After an error those that are still pending have no outputs.
-    fn run_group(&mut self, batch: &mut Batch, group: &[usize]) -> Result<(), String> {
+    fn run_group(&mut self, batch: &mut Batch, group: &[usize], done: Done<'_>) -> Result<(), String> {
         self.gather(batch, group)?;
-        let result = self.run_parts(batch);
+        let result = self.run_parts(batch, done);
         self.parts.iter_mut().for_each(|part| part.runner.release());
         result
     }
 
     /// Runs every part that somebody wants. When one that nobody goes on from fails, the others run all the same.
-    fn run_parts(&mut self, batch: &mut Batch) -> Result<(), String> {
+    fn run_parts(&mut self, batch: &mut Batch, done: Done<'_>) -> Result<(), String> {
         let (inputs, outputs) = (self.signature.inputs.len(), self.signature.outputs.len());
         let mut result = Ok(());
         for index in 0..self.parts.len() {
@@ -106,6 +109,7 @@ impl<R: Runner> Batched<R> {
             let last = self.parts[index].is_last();
             match ran.and_then(|()| if last { self.scatter(batch, index) } else { Ok(()) }) {
                 Err(text) if last => result = Err(text),
+                Ok(()) if last => self.tell(batch, index, done),
                 ended => ended?,
             }
             if last {
@@ -120,6 +124,25 @@ impl<R: Runner> Batched<R> {
             }
         }
         Ok(())
+    }
+
+    /// Part `index` has given its outputs: tells of the requests that want none of a later one. The last parts come in the order
+    /// of the outputs.
+    fn tell(&self, batch: &mut Batch, index: usize, done: Done<'_>) {
+        if index + 1 == self.parts.len() {
+            return;
+        }
+        let (inputs, outputs) = (self.signature.inputs.len(), self.signature.outputs.len());
+        let part = &self.parts[index];
+        for row in &part.rows {
+            let first = row.request * (inputs + outputs) + inputs;
+            let spans = &batch.spans[first + part.outputs.end..first + outputs];
+            let waits = spans.iter().any(|span| span.offset != crate::Span::UNWANTED);
+            if !waits && batch.requests[row.request].outcome == Outcome::Pending {
+                batch.requests[row.request].outcome = Outcome::Done;
+                done(batch, row.request);
+            }
+        }
     }
 
     /// Fills the batch buffers, and notes who lies where.
@@ -315,6 +338,10 @@ impl<R: Runner> Network for Batched<R> {
     }
 
     fn execute(&mut self, batch: &mut Batch) {
+        self.execute_telling(batch, &mut |_, _| {});
+    }
+
+    fn execute_telling(&mut self, batch: &mut Batch, done: Done<'_>) {
         let begin = Instant::now();
         batch.started = Some(begin);
         batch.written.clear();
@@ -338,13 +365,13 @@ impl<R: Runner> Network for Batched<R> {
         if self.parts.len() > 1 {
             self.sort(batch, &mut sound);
         }
-        let together = sound.len() > 1 && self.shares(batch) && self.run_group(batch, &sound).is_ok();
+        let together = sound.len() > 1 && self.shares(batch) && self.run_group(batch, &sound, done).is_ok();
         if !together {
             for request in &sound {
                 if batch.requests[*request].outcome != Outcome::Pending {
                     continue;
                 }
-                if let Err(text) = self.run_group(batch, std::slice::from_ref(request)) {
+                if let Err(text) = self.run_group(batch, std::slice::from_ref(request), done) {
                     batch.requests[*request].outcome = Outcome::Failed(text);
                 }
             }

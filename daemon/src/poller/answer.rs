@@ -4,7 +4,7 @@ use super::Poller;
 use super::admission::Refusal;
 use crate::clock::nanos;
 use crate::model::{Model, wire_dtype};
-use rota_device::{Batch, Outcome, Span, Written};
+use rota_device::{Batch, Early, Outcome, Span, Written};
 use rota_ipc::server::Record;
 use rota_ipc::wire::{Completion, OutputRecord, RANK_MAX, Reason, Status, Submission};
 use rota_sched::{DeviceId, DropReason, Event, Instant, RequestId, SessionId};
@@ -16,12 +16,42 @@ impl Poller {
     pub(super) fn take_finished(&mut self) -> bool {
         let mut worked = false;
         for device in 0..self.devices.len() {
-            while let Some(batch) = self.devices[device].device.poll() {
+            loop {
+                let ended = self.devices[device].device.poll();
+                // Looked at after that: what was done early was said before.
+                while let Some(early) = self.devices[device].device.poll_early() {
+                    self.take_early(DeviceId(device as u32), &early);
+                    worked = true;
+                }
+                let Some(batch) = ended else { break };
                 self.finish(DeviceId(device as u32), batch);
                 worked = true;
             }
         }
         worked
+    }
+
+    /// Notes an output of a request whose batch still executes; with the last one the request is answered.
+    fn take_early(&mut self, device: DeviceId, early: &Early) {
+        let id = RequestId(early.key);
+        let unit = &self.models[self.requests[id].unit.0 as usize].as_ref().expect("its requests run").model;
+        let owner = self.requests[id].asked.iter().find_map(|asked| {
+            let outputs = unit.outputs_of(asked.member);
+            outputs.contains(&early.output).then(|| (asked.place, early.output - outputs.start))
+        });
+        if let Some((place, tensor)) = owner {
+            let dtype = wire_dtype(unit.signature.outputs[early.output].dtype);
+            self.early.push(output_record(tensor, place, dtype, &early.written));
+        }
+        if early.last {
+            std::mem::swap(&mut self.early, &mut self.records);
+            self.early.clear();
+            let run =
+                Run { device, started: self.clock.place(early.started), took: early.took, items: early.items };
+            self.requests[id].told = true;
+            let now = self.clock.now();
+            self.answer_ran(id, run, None, now);
+        }
     }
 
     fn finish(&mut self, device: DeviceId, mut batch: Box<Batch>) {
@@ -47,6 +77,7 @@ impl Poller {
                     let text = format!("output \"{name}\" needs {needed} bytes and has room for {room}");
                     self.answer_ran(id, run, Some((Reason::OutputTooSmall, &text)), now);
                 }
+                Outcome::Told => self.forget_told(id),
                 Outcome::Failed(text) => self.answer_ran(id, run, Some((Reason::Engine, text)), now),
                 Outcome::Pending => {
                     self.answer_ran(id, run, Some((Reason::DeviceLost, "the device gave it back unexecuted")), now);
@@ -98,11 +129,7 @@ impl Poller {
         let request = &self.requests[id];
         let mut spans = request.spans[request.shapes.len()..].iter();
         for asked in &request.asked {
-            let own = match &unit.group {
-                Some(group) => group.members[usize::from(asked.member)].outputs.clone(),
-                None => 0..unit.signature.outputs.len(),
-            };
-            for (tensor, output) in own.enumerate() {
+            for (tensor, output) in unit.outputs_of(asked.member).enumerate() {
                 let wanted = spans.next().is_some_and(|span| span.offset != Span::UNWANTED);
                 if wanted {
                     let dtype = wire_dtype(unit.signature.outputs[output].dtype);
@@ -187,10 +214,11 @@ impl Poller {
         if self.requests[first].pieces.left.is_empty() {
             self.complete(key, completion, record);
         } else {
-            if !self.requests[first].pieces.end(id, (status, reason), completion, record, &self.records) {
-                if id != first {
-                    self.requests.release(id);
-                }
+            let was_last = self.requests[first].pieces.end(id, (status, reason), completion, record, &self.records);
+            if id != first {
+                self.let_go(id);
+            }
+            if !was_last {
                 return;
             }
             let pieces = std::mem::take(&mut self.requests[first].pieces);
@@ -200,13 +228,25 @@ impl Poller {
             };
             self.complete(key, pieces.completion, record);
             self.requests[first].pieces = pieces;
-            if id != first {
-                self.requests.release(id);
-            }
         }
         self.clients.release(key, slot);
-        self.requests.release(first);
+        self.let_go(first);
         self.remove_if_ended(key);
+    }
+
+    /// Frees a request that was answered, unless its batch still executes: then its number is the batch's until that ends.
+    fn let_go(&mut self, id: RequestId) {
+        if !self.requests[id].told {
+            self.requests.release(id);
+        }
+    }
+
+    /// The batch of a request that was answered early has ended. One that stands for others which have not ended stays.
+    fn forget_told(&mut self, id: RequestId) {
+        self.requests[id].told = false;
+        if self.requests[id].pieces.left.is_empty() {
+            self.requests.release(id);
+        }
     }
 
     /// Writes a completion; an empty `Record::Outputs` stands for `self.records`.

@@ -87,6 +87,8 @@ pub struct Poller {
     candidate: Candidate,
     actions: Vec<Action>,
     records: Vec<OutputRecord>,
+    /// Outputs of a request that is done early, until its last one.
+    early: Vec<OutputRecord>,
     dirty: Vec<usize>,
     /// What a submission asks.
     asked: Vec<Asked>,
@@ -171,6 +173,7 @@ impl Poller {
             candidate: Candidate::default(),
             actions: Vec::new(),
             records: Vec::new(),
+            early: Vec::new(),
             dirty: Vec::new(),
             asked: Vec::new(),
             pieces: Vec::new(),

@@ -23,6 +23,8 @@ pub struct Request {
     pub deadline: Instant,
     /// Its client withdrew it while it ran, or died.
     pub cancelled: bool,
+    /// It was answered, and its batch still executes.
+    pub told: bool,
     /// Whose outputs it wants; never empty, no model twice.
     pub asked: Vec<Asked>,
     /// One per input as the models list them, the batch axis holding 0.
@@ -121,6 +123,7 @@ impl Requests {
             arrival: Instant(0),
             deadline: Instant(0),
             cancelled: false,
+            told: false,
             asked: Vec::new(),
             shapes: Vec::new(),
             spans: Vec::new(),

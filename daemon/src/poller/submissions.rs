@@ -154,7 +154,7 @@ impl Poller {
                     request.items = self.block.header.items;
                     request.arrival = now;
                     request.deadline = deadline;
-                    request.cancelled = false;
+                    (request.cancelled, request.told) = (false, false);
                     request.first = pieces[0];
                     let (unit, queue) = self.served_by(asked);
                     (self.requests[id].unit, self.requests[id].queue) = (unit, queue);
