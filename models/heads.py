@@ -127,7 +127,7 @@ def main():
         (folder / "1").mkdir(parents=True, exist_ok=True)
         (folder / "1/model.onnx").write_bytes(with_head(photo, *read_head(head)))
         labels = HEADS / f"{head.stem}.txt"
-        (folder / "model.toml").write_text(f"# Classes: {', '.join(labels.read_text().split())}.\nslo_ms = 400.0\nmax_batch = 16\n")
+        (folder / "model.toml").write_text(f"# Classes: {', '.join(labels.read_text().split())}.\nslo_ms = 400.0\nmax_batch = 8\n")
         print(f"heads: {folder}")
 
 

@@ -144,11 +144,7 @@ fn every_wrong_field_of_a_request_is_answered_with_its_own_error() {
         (|_, h, _| h.sessions = 0, Reason::BadBlock, "0 sessions"),
         (|_, h, _| h.sessions = 9, Reason::BadBlock, "9 sessions"),
         (|_, h, _| h.sessions = 2, Reason::BadBlock, "model \"echo\" is asked twice"),
-        (
-            |_, h, _| (h.sessions, h.session[1]) = (2, 99),
-            Reason::UnknownSession,
-            "session 99 is not open",
-        ),
+        (|_, h, _| (h.sessions, h.session[1]) = (2, 99), Reason::UnknownSession, "session 99 is not open"),
         (|_, h, _| h.session[0] = 99, Reason::UnknownSession, "session 99 is not open"),
         (|_, h, _| h.session[0] = u32::MAX, Reason::UnknownSession, "is not open"),
         (|_, _, t| t[0].dtype = 0, Reason::WrongDtype, "unknown element type 0"),

@@ -11,6 +11,9 @@ use rota_ipc::client::{Answer, Open, Request, Session, Ticket};
 use rota_ipc::wire::{Reason, Status};
 use rota_ipc::{Client, ClientOptions};
 use serde_json::Value;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 use support::{Daemon, Folder, PATIENCE, PATIENT, stdout};
 
@@ -343,4 +346,59 @@ fn without_prefixes_every_model_is_served_whole() {
     assert!(groups(&daemon).iter().all(|(_, _, levels)| levels.is_empty()));
     let help = stdout(&support::rota().args(["serve", "--help"]).output().unwrap());
     assert!(help.contains("--no-prefix"), "{help}");
+}
+
+/// The heads that `models/heads.py` puts on the fetched trunk, three of them and the trunk's own model.
+#[test]
+fn trained_heads_on_a_real_trunk_answer_as_whole() {
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/fetched");
+    let names = ["digit", "fashion", "garment-or-digit", "photo"];
+    let file = |name: &str| {
+        let folder = if name == "photo" { "repository" } else { "heads" };
+        fetched.join(format!("{folder}/{name}/1/model.onnx"))
+    };
+    if !names.iter().all(|name| file(name).exists()) {
+        // Past the test harness, which keeps what a passing test prints to itself.
+        let _ = writeln!(std::io::stderr(), "skipped the trained heads: run models/fetch.py and models/heads.py");
+        return;
+    }
+    let folder = Folder::new("heads");
+    for name in names {
+        folder.write(&format!("repository/{name}/1/model.onnx"), fs::read(file(name)).unwrap());
+        folder.write(&format!("repository/{name}/model.toml"), "max_batch = 4\n");
+    }
+    let daemon = start(&folder, "");
+    let found = groups(&daemon);
+    let all = vec![names.map(String::from).to_vec()];
+    assert!(found.iter().all(|(_, _, levels)| *levels == all), "{found:?}\n{}", daemon.log());
+    let engine = engine::open(&EngineChoice::Auto).unwrap().engine;
+    let options = CompileOptions { threads: 1, ..CompileOptions::default() };
+    let mut wholes: Vec<_> = names.map(|name| engine.compile(&file(name), &options).unwrap()).into();
+    let mut client = daemon.client_with(ClientOptions { slots: 64, ..ClientOptions::default() });
+    let sessions: Vec<Session> = names.iter().map(|name| client.open(name, PATIENT).unwrap()).collect();
+    let dims = [1, 3, 224, 224];
+    let picture = |seed: u64| noise(seed, 3 * 224 * 224);
+    let choices: [&[usize]; 6] = [&[0], &[1], &[2], &[3], &[0, 1, 2, 3], &[1, 3]];
+    let tickets: Vec<_> = choices
+        .iter()
+        .enumerate()
+        .map(|(seed, choice)| {
+            let chosen: Vec<Session> = choice.iter().map(|&of| sessions[of].clone()).collect();
+            let mut request = client.request_of(&chosen).unwrap();
+            request.input::<f32>("image", &dims).unwrap().copy_from_slice(&picture(seed as u64));
+            (client.submit(request).unwrap(), choice, seed as u64)
+        })
+        .collect();
+    for (ticket, choice, seed) in tickets {
+        let answer = take(&mut client, ticket);
+        assert_eq!(answer.status, Status::Ok, "{}", answer.message());
+        for (place, &of) in choice.iter().enumerate() {
+            let input = HostTensor::from_elements(&dims, &picture(seed)).unwrap();
+            let expected = wholes[of].run(&[input]).unwrap();
+            let found = answer.output_of::<f32>(place, 0).unwrap();
+            let found = HostTensor::from_elements(found.dims, found.data).unwrap();
+            let apart = rota_device::check::apart(&found, &expected[0]);
+            assert!(apart <= 1e-3, "{}: {apart}", names[of]);
+        }
+    }
 }

@@ -85,7 +85,10 @@ pub fn run(
     let mut comparisons =
         throughput("answers, a request for each model and input", &different, &names, Ask::One, rounds, length)?;
     progress("the same inputs");
-    let same = [("each model whole, a request for each", &whole, Ask::One), ("together, one request for all", &together, Ask::All)];
+    let same = [
+        ("each model whole, a request for each", &whole, Ask::One),
+        ("together, one request for all", &together, Ask::All),
+    ];
     let mut contenders = Vec::new();
     for (name, daemon, ask) in same {
         contenders.push(contender(name, daemon, &names, ask, length)?);
@@ -94,23 +97,28 @@ pub fn run(
     drop(contenders);
     progress("memory");
     throughput("", &[("one model", &one)], &names[..1], Ask::One, 1, length)?;
-    let base = empty.resident_bytes()?;
-    let above = |daemon: &Daemon| -> Result<f64, Failure> {
-        Ok((daemon.resident_bytes()? as f64 - base as f64) / 1e6)
-    };
-    let of_one = above(&one)?;
-    let mut memory = Vec::new();
-    for (name, daemon) in [("no model", &empty), ("one model", &one), ("each model whole", &whole), ("together", &together)] {
-        let above_empty_mb = above(daemon)?;
-        let resident_mb = daemon.resident_bytes()? as f64 / 1e6;
-        memory.push(Memory { name: name.into(), resident_mb, above_empty_mb, ratio: above_empty_mb / of_one });
-    }
+    let daemons = [("no model", &empty), ("one model", &one), ("each model whole", &whole), ("together", &together)];
+    let memory = memory(&daemons)?;
     Ok(Measured { models: names, memory, comparisons })
+}
+
+/// Of daemons of which the first has no model and the second one.
+fn memory(daemons: &[(&str, &Daemon)]) -> Result<Vec<Memory>, Failure> {
+    let resident: Vec<u64> = daemons.iter().map(|(_, daemon)| daemon.resident_bytes()).collect::<Result<_, _>>()?;
+    let above = |bytes: u64| (bytes as f64 - resident[0] as f64) / 1e6;
+    let row = |((name, _), &bytes): (&(&str, &Daemon), &u64)| Memory {
+        name: name.to_string(),
+        resident_mb: bytes as f64 / 1e6,
+        above_empty_mb: above(bytes),
+        ratio: above(bytes) / above(resident[1]),
+    };
+    Ok(daemons.iter().zip(&resident).map(row).collect())
 }
 
 fn models(repository: &Path, count: usize) -> Result<Vec<PathBuf>, Failure> {
     let hint = "make them with models/fetch.py and models/heads.py, or name a --repository";
-    let entries = std::fs::read_dir(repository).map_err(|error| format!("{}: {error}; {hint}", repository.display()))?;
+    let entries =
+        std::fs::read_dir(repository).map_err(|error| format!("{}: {error}; {hint}", repository.display()))?;
     let mut models = Vec::new();
     for entry in entries {
         let path = entry?.path().canonicalize()?;
@@ -146,7 +154,8 @@ fn require_group(daemon: &Daemon, names: &[String]) -> Result<(), Failure> {
     if models.len() == names.len() && alone.is_empty() {
         return Ok(());
     }
-    Err(format!("{} of {} models are served, and these share nothing: {}", models.len(), names.len(), alone.join(", ")).into())
+    Err(format!("{} of {} models are served, and these share nothing: {}", models.len(), names.len(), alone.join(", "))
+        .into())
 }
 
 /// How requests are made.

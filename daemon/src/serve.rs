@@ -115,14 +115,7 @@ impl Daemon {
             default_slo: Duration::from_secs_f64(config.default_slo_ms / 1e3),
             sharing: config.prefix.then(Sharing::new),
         };
-        let options = control::Options {
-            socket: socket_path.clone(),
-            repository: config.repository.clone(),
-            problems,
-            limits: config.limits,
-            prefix: config.prefix,
-            uid: rustix::process::getuid().as_raw(),
-        };
+        let options = control_options(config, &socket_path, problems);
         let mut control = Control::new(options, poll, listener, inbox, to_poller, wake, to_loader)
             .map_err(system("the socket can't be watched"))?;
         for source in sources {
@@ -168,6 +161,17 @@ impl Daemon {
             }
         }
         Ok(())
+    }
+}
+
+fn control_options(config: &Config, socket: &Path, problems: Vec<Problem>) -> control::Options {
+    control::Options {
+        socket: socket.to_path_buf(),
+        repository: config.repository.clone(),
+        problems,
+        limits: config.limits,
+        prefix: config.prefix,
+        uid: rustix::process::getuid().as_raw(),
     }
 }
 

@@ -121,7 +121,7 @@ impl Family {
                 let each = whole.signature().outputs.iter().map(|_| members.contains(&member).then_some(1 << 16));
                 room.extend(each);
             }
-            let one = sample::lay_out_some(NetworkId(0), &signature, &[taken.clone()], &room).unwrap();
+            let one = sample::lay_out_some(NetworkId(0), &signature, std::slice::from_ref(&taken), &room).unwrap();
             match &mut batch {
                 None => batch = Some(one),
                 Some(batch) => {
@@ -175,6 +175,41 @@ fn requests_of_any_members_share_a_batch_and_get_what_each_model_gives() {
         }
         assert!(checked >= 3, "{checked} families share something on {}", engine.describe());
     }
+}
+
+#[test]
+fn a_request_is_told_of_when_its_own_parts_have_run() {
+    let folder = Folder::new("told");
+    let engine = engines().remove(0);
+    let mut family = (0..12).find_map(|seed| Family::new(&*engine, &folder, &examples::family(seed, 3).files)).unwrap();
+    let signature = family.joined.signature().clone();
+    let outputs: Vec<usize> = family.wholes.iter().map(|whole| whole.signature().outputs.len()).collect();
+    let mut batch = None;
+    // Who wants the last member's outputs is done when the batch is.
+    for (members, seed) in [(&[2][..], 0), (&[0], 1), (&[0, 1], 2), (&[0, 2], 3)] {
+        let own = inputs(family.wholes[0].signature(), 1, &Hints::default(), seed);
+        let taken = family.taken[0].iter().map(|&input| own[input].clone()).collect();
+        let room = outputs.iter().enumerate();
+        let room = room.flat_map(|(member, &count)| vec![members.contains(&member).then_some(1 << 16); count]);
+        let one = sample::lay_out_some(NetworkId(0), &signature, &[taken], &room.collect::<Vec<_>>()).unwrap();
+        match &mut batch {
+            None => batch = Some(one),
+            Some(batch) => {
+                batch.requests.extend(one.requests);
+                batch.spans.extend(one.spans);
+            }
+        }
+    }
+    let (mut batch, mut told) = (batch.unwrap(), Vec::new());
+    family.joined.execute_telling(&mut batch, &mut |batch, request| {
+        assert_eq!(batch.requests[request].outcome, Outcome::Done);
+        batch.requests[request].outcome = Outcome::Told;
+        assert!(sample::outputs(batch, &signature, request)[..outputs[0]].iter().all(Option::is_some));
+        told.push(request);
+    });
+    assert_eq!(told, [1, 2]);
+    let ends: Vec<&Outcome> = batch.requests.iter().map(|request| &request.outcome).collect();
+    assert_eq!(ends, [&Outcome::Done, &Outcome::Told, &Outcome::Told, &Outcome::Done]);
 }
 
 #[test]

@@ -46,8 +46,7 @@ impl Poller {
         if early.last {
             std::mem::swap(&mut self.early, &mut self.records);
             self.early.clear();
-            let run =
-                Run { device, started: self.clock.place(early.started), took: early.took, items: early.items };
+            let run = Run { device, started: self.clock.place(early.started), took: early.took, items: early.items };
             self.requests[id].told = true;
             let now = self.clock.now();
             self.answer_ran(id, run, None, now);
