@@ -317,6 +317,35 @@ fn models_come_and_go_while_requests_are_in_flight() {
 }
 
 #[test]
+fn a_group_is_planned_as_one_and_its_slots_name_the_members() {
+    let folder = Folder::new("planned");
+    for (name, head) in [("a", 100), ("b", 110)] {
+        add(&folder, name, 1, &model(&[1, 2], head, 3));
+    }
+    let daemon = start(&folder, "plan_interval_ms = 100\n");
+    let mut client = client(&daemon);
+    let open = |slo| Open { slo: Some(Duration::from_secs(slo)), ..PATIENT };
+    let sessions = [client.open("a", open(60)).unwrap(), client.open("b", open(90)).unwrap()];
+    let begin = std::time::Instant::now();
+    let members = loop {
+        for session in &sessions {
+            client.infer(request(&client, std::slice::from_ref(session), &values(1, 1))).unwrap();
+        }
+        let status = daemon.status();
+        let slot = &status["plan"]["devices"][0]["slots"][0];
+        if let Some(members) = slot["sessions"][0]["members"].as_array().filter(|members| !members.is_empty()) {
+            assert_eq!(slot["sessions"].as_array().unwrap().len(), 1, "{slot}");
+            break members.clone();
+        }
+        assert!(begin.elapsed() < PATIENCE, "{status}");
+    };
+    let found: Vec<_> =
+        members.iter().map(|m| (m["session"]["model"].as_str(), m["session"]["slo_ms"].as_f64())).collect();
+    assert_eq!(found, [(Some("a"), Some(60_000.0)), (Some("b"), Some(90_000.0))]);
+    assert!(members.iter().all(|m| m["rate"].as_f64() > Some(0.0) && m["batch"].as_f64() > Some(0.0)), "{members:?}");
+}
+
+#[test]
 fn of_two_versions_only_the_one_that_shares_is_in_the_group() {
     let folder = Folder::new("versions");
     let files = [model(&[1, 2], 100, 3), model(&[5, 6], 100, 3), model(&[1, 2], 110, 3)];

@@ -66,7 +66,8 @@ impl Sharing {
 
     /// Takes in a model that was just loaded, if it could share at all.
     pub fn note(&mut self, model: &Arc<Model>, entry: &Entry, checked: &Checked, network: &mut dyn Network) {
-        if checked.finding.is_some() || !checked.signature.batches() {
+        // One that is to run alone runs alone.
+        if checked.finding.is_some() || !checked.signature.batches() || model.max_batch == 1 {
             return;
         }
         let outline = match graph(entry, model) {
