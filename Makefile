@@ -15,7 +15,7 @@ demo: models
 # The published models and ONNX Runtime, pinned by hash, into ignored folders. Without pip there are the small models of
 # models/tiny and the engine that is built in: fetch.py says so and exits with 3.
 models:
-	@$(PYTHON) models/fetch.py || [ $$? -eq 3 ]
+	@$(PYTHON) models/fetch.py && $(PYTHON) models/heads.py || [ $$? -eq 3 ]
 
 test: models
 	$(PYTHON) -m unittest discover -q -s models
@@ -40,3 +40,4 @@ bench: models
 	./target/release/rota-bench ipc
 	./target/release/rota-bench daemon
 	./target/release/rota-bench engine
+	./target/release/rota-bench prefix

@@ -229,6 +229,8 @@ fn sigterm_answers_all_that_was_accepted_and_leaves_nothing_behind() {
     }
     wait_for_load(&mut daemon, 20, 19);
     let socket = daemon.socket().to_path_buf();
+    // Made now: a client that has noticed the daemon's end has no memory for a new one.
+    let late = ask(&client, &session, &[1.0; 4]);
     daemon.terminate();
     let mut served = 0;
     for _ in 0..20 {
@@ -245,7 +247,7 @@ fn sigterm_answers_all_that_was_accepted_and_leaves_nothing_behind() {
     let status = daemon.wait();
     assert!(status.success(), "{status}: {}", daemon.log());
     assert!(!socket.exists() && !socket.with_extension("sock.lock").exists());
-    let error = client.infer(ask(&client, &session, &[1.0; 4])).unwrap_err();
+    let error = client.infer(late).unwrap_err();
     assert!(matches!(error, Error::Disconnected { .. }), "{error}");
     let error = client.reconnect().unwrap_err();
     assert!(matches!(error, Error::NoDaemon { .. }), "{error}");

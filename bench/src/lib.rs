@@ -13,6 +13,7 @@ pub mod ipc;
 pub mod load;
 pub mod npy;
 pub mod numbers;
+pub mod prefix;
 pub mod process;
 pub mod rounds;
 pub mod scheduler;

@@ -65,6 +65,17 @@ impl Daemon {
         Ok(Duration::from_nanos(nanoseconds))
     }
 
+    /// Memory that it holds, without what it shares with its clients.
+    pub fn resident_bytes(&self) -> Result<u64, Failure> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+            kilobytes.map(|kilobytes| kilobytes << 10).ok_or_else(|| format!("no {name} in a process's status"))
+        };
+        Ok(field("RssAnon")? + field("RssFile")?)
+    }
+
     /// The end of its log.
     fn last_words(&self) -> String {
         let log = fs::read_to_string(self.folder.join(LOG)).unwrap_or_default();

@@ -1,9 +1,11 @@
-//! Whatever takes long: loading a model on every device, checking how it batches, profiling it; planning.
+//! Whatever takes long: loading a model on every device, checking how it batches, profiling it; finding what models share;
+//! planning.
 
 use crate::model::Model;
 use crate::planning::{self, Asked, Planned};
 use crate::profiles::{Key, Store};
 use crate::repository::{self, Entry, Settings};
+use crate::sharing::{Grouped, Sharing};
 use rota_device::check::{self, Checked};
 use rota_device::emulated::{EmulatedNetwork, EmulatedProfile};
 use rota_device::{CompileOptions, Engine, Hints, Network, Shape, Signature, TensorSpec, profile, sample};
@@ -19,12 +21,19 @@ pub enum Job {
         id: ModelId,
         source: Source,
     },
+    /// What the models that are served share.
+    Group {
+        ready: Vec<Arc<Model>>,
+        /// Numbers for new groups, half as many as models.
+        ids: Vec<ModelId>,
+    },
     Plan(Asked),
 }
 
 /// A job that was done.
 pub enum Done {
     Loaded(Loaded),
+    Grouped(Grouped),
     Planned(Planned),
 }
 
@@ -59,7 +68,10 @@ pub struct Loaded {
     pub result: Result<Ready, String>,
 }
 
-pub type Ready = (Arc<Model>, Vec<Option<Box<dyn Network>>>);
+/// By device index; `None` where the device does not serve it.
+pub type Networks = Vec<Option<Box<dyn Network>>>;
+
+pub type Ready = (Arc<Model>, Networks);
 
 /// What loading needs to know of a device.
 #[derive(Clone)]
@@ -81,6 +93,8 @@ pub struct Loader {
     pub store: Store,
     /// SLO of models that name none; zero: from ℓ(1).
     pub default_slo: Duration,
+    /// What models share; `None`: each is served whole.
+    pub sharing: Option<Sharing>,
 }
 
 /// Batches are profiled up to this size when `model.toml` gives none.
@@ -95,10 +109,11 @@ const PLANNING: i32 = 10;
 
 impl Loader {
     /// Works until nobody can send a job any more.
-    pub fn run(self, jobs: Receiver<Job>, done: impl Fn(Done)) {
+    pub fn run(mut self, jobs: Receiver<Job>, done: impl Fn(Done)) {
         for job in jobs {
             done(match job {
                 Job::Load { id, source } => Done::Loaded(self.load_source(id, &source)),
+                Job::Group { ready, ids } => Done::Grouped(self.group(&ready, ids)),
                 Job::Plan(asked) => {
                     let planned = with_niceness(PLANNING, || planning::plan(&asked, self.devices.len()));
                     Done::Planned(planned.expect("a planner that panics is caught, and makes no plan"))
@@ -107,7 +122,14 @@ impl Loader {
         }
     }
 
-    fn load_source(&self, id: ModelId, source: &Source) -> Loaded {
+    fn group(&mut self, ready: &[Arc<Model>], ids: Vec<ModelId>) -> Grouped {
+        let Some(sharing) = &mut self.sharing else { return Grouped { unused: ids, ..Grouped::default() } };
+        let grouped = sharing.group(ready, ids, &self.devices, &self.store);
+        rota_device::cpu::release_memory();
+        grouped
+    }
+
+    fn load_source(&mut self, id: ModelId, source: &Source) -> Loaded {
         let result = match source {
             Source::Repository(entry) => self.load(id, entry),
             Source::Emulated(profile) => self.load_emulated(id, profile),
@@ -115,7 +137,7 @@ impl Loader {
         Loaded { name: source.name().to_string(), version: source.version(), result }
     }
 
-    fn load(&self, id: ModelId, entry: &Entry) -> Result<Ready, String> {
+    fn load(&mut self, id: ModelId, entry: &Entry) -> Result<Ready, String> {
         let digest = repository::digest(&entry.file).map_err(|error| format!("{}: {error}", entry.file.display()))?;
         let mut networks: Vec<Option<Box<dyn Network>>> = Vec::new();
         let mut profiles = Vec::new();
@@ -152,8 +174,12 @@ impl Loader {
         }
         let shapes = profiled_shapes(&checked);
         let memory_bytes = networks.iter().flatten().map(|n| n.memory_bytes()).max().unwrap_or(0);
-        let model = self.model(id, entry, digest, checked.signature, shapes, profiles, memory_bytes);
-        Ok((Arc::new(model), networks))
+        let signature = checked.signature.clone();
+        let model = Arc::new(self.model(id, entry, digest, signature, shapes, profiles, memory_bytes));
+        if let (Some(sharing), Some(network)) = (&mut self.sharing, networks.iter_mut().flatten().next()) {
+            sharing.note(&model, entry, &checked, &mut **network);
+        }
+        Ok((model, networks))
     }
 
     #[expect(clippy::too_many_arguments, reason = "each is a field of the model, and this is its one constructor")]
@@ -181,6 +207,7 @@ impl Loader {
             profiled,
             profile_scales: true,
             profiles,
+            group: None,
         };
         model.default_slo = match entry.settings.slo_ms {
             Some(ms) => Duration::from_secs_f64(ms / 1e3),
@@ -203,7 +230,8 @@ impl Loader {
             Some(points) => points,
             None => {
                 tracing::info!(model = %entry.name, version = entry.version, max_batch = most, "profiling");
-                let measured = measure(network, checked, most).map_err(|e| format!("{}: {e}", entry.file.display()))?;
+                let measured = measure(network, &checked.hints, most, profile::Budget::default());
+                let measured = measured.map_err(|e| format!("{}: {e}", entry.file.display()))?;
                 if let Err(error) = self.store.write(key, most, &measured) {
                     tracing::warn!(%error, "the profile can't be kept; it will be measured again at the next start");
                 }
@@ -266,9 +294,15 @@ fn profiled_shapes(checked: &Checked) -> Vec<Shape> {
     checked.signature.inputs.iter().map(shape).collect()
 }
 
-fn measure(network: &mut dyn Network, checked: &Checked, most: u32) -> Result<Vec<(u32, Duration)>, String> {
+/// ℓ(b) of 1, 2, 4 … `most` items, measured at no cost to those that are served.
+pub(crate) fn measure(
+    network: &mut dyn Network,
+    hints: &Hints,
+    most: u32,
+    budget: profile::Budget,
+) -> Result<Vec<(u32, Duration)>, String> {
     let sizes = profile::doubling(most);
-    let measuring = || profile::measure(network, &checked.hints, &sizes, profile::Budget::default(), &mut |_| {});
+    let measuring = || profile::measure(network, hints, &sizes, budget, &mut |_| {});
     let points =
         with_niceness(PROFILING, measuring).map_err(|_| "the engine panicked while it was profiled".to_string())?;
     Ok(points.map_err(|e| e.to_string())?.into_iter().map(|p| (p.batch, p.latency)).collect())

@@ -27,6 +27,8 @@ pub struct Config {
     pub start_lead_us: u64,
     /// Because demand changed a plan is made at most once in this time; zero: never, only when models come and go.
     pub plan_interval_ms: u64,
+    /// Models that share a leading part run it once for all of them.
+    pub prefix: bool,
     pub limits: Limits,
     /// Default: one cpu device on all cores but the first.
     pub device: Vec<DeviceSettings>,
@@ -111,6 +113,7 @@ impl Default for Config {
             prepare_lead_us: 200,
             start_lead_us: 100,
             plan_interval_ms: 3000,
+            prefix: true,
             limits: Limits::default(),
             device: Vec::new(),
         }

@@ -15,6 +15,7 @@ pub mod poller;
 pub mod profiles;
 pub mod repository;
 pub mod serve;
+pub mod sharing;
 pub mod stats;
 pub mod triton;
 pub mod wake;

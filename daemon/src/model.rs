@@ -1,9 +1,11 @@
 //! A model that is served, as the daemon's threads share it.
 
 use rota_device::{DType, Dim, NetworkId, Shape, Signature, TensorSpec};
-use rota_ipc::control::{DimInfo, ModelInfo, TensorInfo};
+use rota_ipc::control::{DimInfo, GroupInfo, ModelInfo, SharedInfo, TensorInfo};
 use rota_ipc::wire;
 use rota_sched::{ModelId, Profile};
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One version of one model, loaded and checked.
@@ -28,6 +30,42 @@ pub struct Model {
     pub profile_scales: bool,
     /// ℓ(b) of that class by device index; `None` where the device does not serve it.
     pub profiles: Vec<Option<Profile>>,
+    /// What it stands for, when it is no model of its own but several that share a leading part.
+    pub group: Option<Group>,
+}
+
+/// Models whose shared part runs once for all their requests. Towards dispatcher, planner and devices a group is one model: its
+/// inputs are those of the shared part, its outputs those of all members, one after the other.
+#[derive(Debug)]
+pub struct Group {
+    pub members: Vec<Member>,
+    /// What is shared, the widest level first.
+    pub levels: Vec<Level>,
+    /// Share of a batch of one's time that the parts which several members share take.
+    pub shared_time: f64,
+}
+
+/// A model of a group.
+#[derive(Debug)]
+pub struct Member {
+    pub model: Arc<Model>,
+    /// By input of the group: which input of the model it is.
+    pub inputs: Vec<usize>,
+    /// Which of the group's outputs are the model's.
+    pub outputs: Range<usize>,
+    /// Bytes of the weights that it has for itself.
+    pub own_bytes: u64,
+}
+
+/// A part that several members share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Level {
+    /// Which members share it.
+    pub members: Range<usize>,
+    pub nodes: usize,
+    pub weight_bytes: u64,
+    /// What it hands on: name, type and dimensions.
+    pub ports: Vec<String>,
 }
 
 impl Model {
@@ -46,6 +84,32 @@ impl Model {
         self.signature.batches() && input.batch_axis.is_none()
     }
 
+    /// Whether it stands for several models.
+    pub fn is_group(&self) -> bool {
+        self.group.is_some()
+    }
+
+    /// Which member `model` is of this group.
+    pub fn member(&self, model: ModelId) -> Option<&Member> {
+        self.group.as_ref()?.members.iter().find(|member| member.model.id == model)
+    }
+
+    /// Which outputs are those of the model at place `member` in this group; all where it is none.
+    pub fn outputs_of(&self, member: u16) -> Range<usize> {
+        match &self.group {
+            Some(group) => group.members[usize::from(member)].outputs.clone(),
+            None => 0..self.signature.outputs.len(),
+        }
+    }
+
+    /// "digits" or, of another version than the first, "digits:2".
+    pub fn label(&self) -> String {
+        match self.version {
+            1 => self.name.clone(),
+            version => format!("{}:{version}", self.name),
+        }
+    }
+
     pub fn info(&self) -> ModelInfo {
         ModelInfo {
             name: self.name.clone(),
@@ -55,7 +119,26 @@ impl Model {
             max_batch: self.max_batch,
             default_slo_ms: crate::clock::millis(self.default_slo),
             batch_of_one_ms: crate::clock::millis(self.batch_of_one()),
+            group: None,
         }
+    }
+
+    /// What clients are told of the group that `model` is served in.
+    pub fn group_info(&self, model: ModelId) -> Option<GroupInfo> {
+        let group = self.group.as_ref()?;
+        let place = group.members.iter().position(|member| member.model.id == model)?;
+        let level = |level: &Level| SharedInfo {
+            models: group.members[level.members.clone()].iter().map(|member| member.model.label()).collect(),
+            nodes: level.nodes as u64,
+            weight_bytes: level.weight_bytes,
+            cut: level.ports.clone(),
+        };
+        Some(GroupInfo {
+            id: self.id.0,
+            shared: group.levels.iter().filter(|level| level.members.contains(&place)).map(level).collect(),
+            shared_time: group.shared_time,
+            own_bytes: group.members[place].own_bytes,
+        })
     }
 }
 

@@ -36,11 +36,31 @@ pub struct SessionDemand {
     pub slo: Duration,
     /// Items per second; zero while nothing came.
     pub rate: f64,
+    /// Whose requests it stands for, when models are served together: their sessions, each with its own SLO and rate.
+    pub members: Vec<MemberDemand>,
+}
+
+/// A session of a model that is served together with others.
+#[derive(Clone)]
+pub struct MemberDemand {
+    pub id: SessionId,
+    pub name: SessionName,
+    /// Items per second: asked for, or of a promise, given.
+    pub rate: f64,
+}
+
+impl SessionDemand {
+    /// What each member gets of `rate`: as much as its part in what is asked for.
+    fn shares(&self, rate: f64) -> impl Iterator<Item = MemberDemand> + '_ {
+        let all: f64 = self.members.iter().map(|member| member.rate).sum();
+        let part = move |member: &MemberDemand| if all > 0.0 { member.rate / all } else { 0.0 };
+        self.members.iter().map(move |member| MemberDemand { rate: rate * part(member), ..member.clone() })
+    }
 }
 
 /// What a plan gives a session. The number of a session may be another's by the time the plan is made: then model and SLO
 /// differ, or a model was loaded meanwhile and the next plan is on its way.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct Promise {
     pub session: SessionId,
     pub model: ModelId,
@@ -51,6 +71,8 @@ pub struct Promise {
     /// only the devices were too few. Who then gets less is for the dispatcher to decide, by device time and weight: a plan
     /// keeps room for chance that is there to be used, and cuts everybody in proportion, also those who ask for little.
     pub entitled: f64,
+    /// Of a group: what each member's session gets of `rate`.
+    pub members: Vec<MemberDemand>,
 }
 
 /// A plan that was made, or why there is none.
@@ -92,6 +114,18 @@ pub struct SlotReport {
 pub struct ShareReport {
     #[serde(flatten)]
     pub session: SessionName,
+    /// Items per second.
+    pub rate: f64,
+    /// Whom it stands for, when it is several models that are served together.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<MemberReport>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct MemberReport {
+    pub session: SessionName,
+    /// Items of the slot's batch, on average.
+    pub batch: f64,
     /// Items per second.
     pub rate: f64,
 }
@@ -202,6 +236,7 @@ fn promises(sessions: &[SessionDemand], plan: &Plan) -> Vec<Promise> {
         slo: session.slo,
         rate,
         entitled,
+        members: session.shares(rate).collect(),
     };
     asking.map(promise).collect()
 }
@@ -209,11 +244,23 @@ fn promises(sessions: &[SessionDemand], plan: &Plan) -> Vec<Promise> {
 impl PlanReport {
     fn of(plan: &Plan, sessions: &[SessionDemand]) -> PlanReport {
         let name = |session: usize| SessionName::of(&sessions[session]);
+        let share = |share: &rota_sched::plan::Share| ShareReport {
+            session: name(share.session),
+            rate: share.rate,
+            members: sessions[share.session]
+                .shares(share.rate)
+                .map(|member| MemberReport {
+                    session: member.name,
+                    batch: f64::from(share.batch) * member.rate / share.rate.max(f64::MIN_POSITIVE),
+                    rate: member.rate,
+                })
+                .collect(),
+        };
         let slot = |slot: &rota_sched::plan::Slot| SlotReport {
             offset_ms: millis(slot.offset),
             batch: slot.batch,
             exec_ms: millis(slot.execution),
-            sessions: slot.shares.iter().map(|s| ShareReport { session: name(s.session), rate: s.rate }).collect(),
+            sessions: slot.shares.iter().map(share).collect(),
         };
         let device = |(device, timetable): (usize, &rota_sched::plan::Timetable)| TimetableReport {
             device,
@@ -264,8 +311,9 @@ mod tests {
             profiled: Vec::new(),
             profile_scales: false,
             profiles: served.iter().map(|served| served.then(|| profile.clone())).collect(),
+            group: None,
         };
-        SessionDemand { id: SessionId(id), model: Arc::new(model), slo: ms(slo_ms), rate }
+        SessionDemand { id: SessionId(id), model: Arc::new(model), slo: ms(slo_ms), rate, members: Vec::new() }
     }
 
     fn planned(sessions: Vec<SessionDemand>, devices: usize) -> Planned {

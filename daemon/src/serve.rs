@@ -7,6 +7,7 @@ use crate::control::{self, Control, INBOX, Message};
 use crate::poller::{self, Poller};
 use crate::profiles::Store;
 use crate::repository::{self, Problem};
+use crate::sharing::Sharing;
 use crate::wake::Wake;
 use rota_device::cpu::{CpuDevice, CpuOptions};
 use rota_device::emulated::{self, EmulatedOptions, ProfileFileError};
@@ -112,14 +113,9 @@ impl Daemon {
             devices: roles,
             store: Store { folder: profile_cache(config) },
             default_slo: Duration::from_secs_f64(config.default_slo_ms / 1e3),
+            sharing: config.prefix.then(Sharing::new),
         };
-        let options = control::Options {
-            socket: socket_path.clone(),
-            repository: config.repository.clone(),
-            problems,
-            limits: config.limits,
-            uid: rustix::process::getuid().as_raw(),
-        };
+        let options = control_options(config, &socket_path, problems);
         let mut control = Control::new(options, poll, listener, inbox, to_poller, wake, to_loader)
             .map_err(system("the socket can't be watched"))?;
         for source in sources {
@@ -165,6 +161,17 @@ impl Daemon {
             }
         }
         Ok(())
+    }
+}
+
+fn control_options(config: &Config, socket: &Path, problems: Vec<Problem>) -> control::Options {
+    control::Options {
+        socket: socket.to_path_buf(),
+        repository: config.repository.clone(),
+        problems,
+        limits: config.limits,
+        prefix: config.prefix,
+        uid: rustix::process::getuid().as_raw(),
     }
 }
 

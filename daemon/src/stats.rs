@@ -15,10 +15,15 @@ pub struct SessionStats {
     pub dropped: u64,
     pub cancelled: u64,
     pub failed: u64,
+    /// Batches with requests of it, and its items in them.
     pub batches: u64,
     pub batched_items: u64,
-    /// Time that devices spent on this session.
+    /// Number of the last of those batches among all.
+    pub last_batch: u64,
+    /// Time that devices spent on this session; of a batch for several, in proportion to their items.
     pub busy: Duration,
+    /// Items asked for.
+    pub asked: RecentRate,
     /// Items answered in time.
     pub good: RecentRate,
     /// Nanoseconds; answered requests only (ok and late).
@@ -44,6 +49,8 @@ impl SessionStats {
             batches: 0,
             batched_items: 0,
             busy: Duration::ZERO,
+            last_batch: 0,
+            asked: RecentRate::new(now),
             good: RecentRate::new(now),
             queued: histogram(),
             executing: histogram(),

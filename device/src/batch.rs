@@ -47,6 +47,8 @@ pub enum Outcome {
     Pending,
     /// Every output that it asked for is written.
     Done,
+    /// As `Done`, and its maker has heard of it already: [`Early`].
+    Told,
     /// Output `output` needs `needed` bytes and the request has room for `room`.
     OutputTooSmall { output: usize, needed: usize, room: usize },
     /// The engine failed on this request, executed alone.
@@ -70,6 +72,22 @@ impl Span {
 pub struct Written {
     pub bytes: usize,
     pub shape: Shape,
+}
+
+/// An output that is written while others of the batch are still computed.
+#[derive(Debug, Clone, Copy)]
+pub struct Early {
+    /// The request's [`Request::key`].
+    pub key: u32,
+    /// Index among the network's outputs.
+    pub output: usize,
+    pub written: Written,
+    /// The request's last: it is done.
+    pub last: bool,
+    /// As of the batch: when it began, for how long it has executed, and the items in it.
+    pub started: Instant,
+    pub took: Duration,
+    pub items: u32,
 }
 
 /// What requests must have in common to share a batch: every input's dimensions but for the batch axis, and the whole

@@ -5,54 +5,69 @@
 //! buffer, and the engine's output to arena. Buffers are kept and grown on demand, so that a network that runs allocates
 //! nothing of ours.
 
+use crate::parts::{Feed, Part, Row, run_part};
 use crate::strided::Strided;
-use crate::{Batch, DType, Dim, HostTensor, Network, Outcome, RunError, Shape, Signature, TensorSpec, Written};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use crate::view::{Inputs, View};
+use crate::{Batch, DType, Dim, HostTensor, Network, Outcome, RunError, Signature, TensorSpec, Written};
 use std::time::Instant;
 
 /// What executes one batch of tensors: an engine's session, or the emulated echo.
 pub(crate) trait Runner: Send {
     /// Runs on `inputs`, in the order of the signature, and keeps the outputs until [`Runner::release`] or the next run.
-    fn run(&mut self, inputs: &[HostTensor]) -> Result<(), String>;
+    fn run(&mut self, inputs: &dyn Inputs) -> Result<(), String>;
     /// Output `index` of the last run that succeeded.
-    fn output(&self, index: usize) -> Result<Output<'_>, String>;
+    fn output(&self, index: usize) -> Result<View<'_>, String>;
     /// Frees the outputs.
     fn release(&mut self);
 }
 
-/// An output where the runner keeps it.
-#[derive(Clone, Copy)]
-pub(crate) struct Output<'a> {
-    pub(crate) dtype: DType,
-    pub(crate) shape: Shape,
-    /// As many as the shape and dtype ask for.
-    pub(crate) bytes: &'a [u8],
+impl Runner for Box<dyn Runner> {
+    fn run(&mut self, inputs: &dyn Inputs) -> Result<(), String> {
+        (**self).run(inputs)
+    }
+
+    fn output(&self, index: usize) -> Result<View<'_>, String> {
+        (**self).output(index)
+    }
+
+    fn release(&mut self) {
+        (**self).release();
+    }
 }
 
-/// A network on a runner.
+/// Who hears of requests that are done before their batch has ended.
+type Done<'a> = &'a mut dyn FnMut(&mut Batch, usize);
+
+/// A network of one or more parts ([`crate::parts`]).
 pub(crate) struct Batched<R> {
     signature: Signature,
     memory_bytes: u64,
-    runner: R,
+    /// Each behind those that it goes on from; the first runs for every request.
+    parts: Vec<Part<R>>,
     /// The batch buffers, one per input.
     gathered: Vec<HostTensor>,
     /// Requests of the current batch that can run, by index.
     sound: Vec<usize>,
+    /// Where the items of the requests that run together lie in the batch buffers.
+    rows: Vec<Row>,
 }
 
 impl<R: Runner> Batched<R> {
     pub(crate) fn new(signature: Signature, memory_bytes: u64, runner: R) -> Batched<R> {
-        let gathered = signature
-            .inputs
-            .iter()
-            .map(|input| HostTensor { dtype: input.dtype, shape: Shape::default(), bytes: Default::default() })
-            .collect();
-        Batched { signature, memory_bytes, runner, gathered, sound: Vec::new() }
+        let feeds = (0..signature.inputs.len()).map(Feed::Input).collect();
+        let part = Part::new(runner, feeds, Vec::new(), 0..signature.outputs.len());
+        Batched::of_parts(signature, memory_bytes, vec![part])
+    }
+
+    pub(crate) fn of_parts(signature: Signature, memory_bytes: u64, parts: Vec<Part<R>>) -> Batched<R> {
+        let gathered = signature.inputs.iter().map(|_| HostTensor::default()).collect();
+        Batched { signature, memory_bytes, parts, gathered, sound: Vec::new(), rows: Vec::new() }
     }
 
     /// Makes the batch buffers large enough for `items` items, where every other dimension is fixed.
     pub(crate) fn reserve(&mut self, items: u32) {
         for (spec, into) in self.signature.inputs.iter().zip(&mut self.gathered) {
+            into.dtype = spec.dtype;
             let dims = spec.dims.iter().enumerate().map(|(axis, dim)| match dim {
                 Dim::Fixed(size) => Some(*size),
                 Dim::Dynamic(_) => (spec.batch_axis == Some(axis)).then_some(items),
@@ -63,30 +78,88 @@ impl<R: Runner> Batched<R> {
         }
     }
 
+    /// The runner of its one part.
     pub(crate) fn runner_mut(&mut self) -> &mut R {
-        &mut self.runner
+        &mut self.parts[0].runner
     }
 
-    /// Runs the requests `group` as one batch.
-    fn run_group(&mut self, batch: &mut Batch, group: &[usize]) -> Result<(), String> {
-        let total = self.gather(batch, group)?;
-        let run = catch_unwind(AssertUnwindSafe(|| self.runner.run(&self.gathered)));
-        let result = match run {
-            Ok(Ok(())) => self.scatter(batch, group, total),
-            Ok(Err(text)) => Err(text),
-            Err(panic) => Err(format!("the engine panicked: {}", panic_text(&*panic))),
-        };
-        self.runner.release();
+    /// Runs the requests `group` as one batch. After an error those that are still pending have no outputs.
+    fn run_group(&mut self, batch: &mut Batch, group: &[usize], done: Done<'_>) -> Result<(), String> {
+        self.gather(batch, group)?;
+        let result = self.run_parts(batch, done);
+        self.parts.iter_mut().for_each(|part| part.runner.release());
         result
     }
 
-    /// Fills the batch buffers; returns how many items they hold.
-    fn gather(&mut self, batch: &Batch, group: &[usize]) -> Result<usize, String> {
+    /// Runs every part that somebody wants. When one that nobody goes on from fails, the others run all the same.
+    fn run_parts(&mut self, batch: &mut Batch, done: Done<'_>) -> Result<(), String> {
+        let (inputs, outputs) = (self.signature.inputs.len(), self.signature.outputs.len());
+        let mut result = Ok(());
+        for index in 0..self.parts.len() {
+            let wanted = self.parts[index].outputs.clone();
+            let wants = |row: &&Row| {
+                let spans = &batch.spans[row.request * (inputs + outputs) + inputs..][wanted.clone()];
+                index == 0 || spans.iter().any(|span| span.offset != crate::Span::UNWANTED)
+            };
+            self.parts[index].choose(self.rows.iter().filter(wants).map(|row| (row.request, row.items)));
+            if self.parts[index].rows.is_empty() {
+                continue;
+            }
+            let ran = run_part(&mut self.parts, index, &self.gathered, &self.signature.inputs, &self.rows);
+            let last = self.parts[index].is_last();
+            match ran.and_then(|()| if last { self.scatter(batch, index) } else { Ok(()) }) {
+                Err(text) if last => result = Err(text),
+                Ok(()) if last => self.tell(batch, index, done),
+                ended => ended?,
+            }
+            if last {
+                self.parts[index].runner.release();
+            }
+        }
+        result?;
+        for row in &self.rows {
+            let request = &mut batch.requests[row.request];
+            if request.outcome == Outcome::Pending {
+                request.outcome = Outcome::Done;
+            }
+        }
+        Ok(())
+    }
+
+    /// Part `index` has given its outputs: tells of the requests that want none of a later one. The last parts come in the order
+    /// of the outputs.
+    fn tell(&self, batch: &mut Batch, index: usize, done: Done<'_>) {
+        if index + 1 == self.parts.len() {
+            return;
+        }
+        let (inputs, outputs) = (self.signature.inputs.len(), self.signature.outputs.len());
+        let part = &self.parts[index];
+        for row in &part.rows {
+            let first = row.request * (inputs + outputs) + inputs;
+            let spans = &batch.spans[first + part.outputs.end..first + outputs];
+            let waits = spans.iter().any(|span| span.offset != crate::Span::UNWANTED);
+            if !waits && batch.requests[row.request].outcome == Outcome::Pending {
+                batch.requests[row.request].outcome = Outcome::Done;
+                done(batch, row.request);
+            }
+        }
+    }
+
+    /// Fills the batch buffers, and notes who lies where.
+    fn gather(&mut self, batch: &Batch, group: &[usize]) -> Result<(), String> {
         let total = group.iter().try_fold(0u32, |n, &r| n.checked_add(batch.requests[r].items));
         let total = total.ok_or("the batch has more than 2^32 items")?;
         let stride = self.stride();
+        self.rows.clear();
+        let mut first = 0;
+        for &request in group {
+            let items = batch.requests[request].items as usize;
+            self.rows.push(Row { request, first, items });
+            first += items;
+        }
         for (index, spec) in self.signature.inputs.iter().enumerate() {
             let into = &mut self.gathered[index];
+            into.dtype = spec.dtype;
             into.shape = batch.class.inputs[index];
             let items = match spec.batch_axis {
                 Some(axis) => {
@@ -127,43 +200,39 @@ impl<R: Runner> Batched<R> {
                 into.bytes.iter_mut().for_each(|byte| *byte = u8::from(*byte != 0));
             }
         }
-        Ok(total as usize)
+        Ok(())
     }
 
-    /// Writes every output to the requests that asked for it, and sets their outcomes.
-    fn scatter(&mut self, batch: &mut Batch, group: &[usize], total: usize) -> Result<(), String> {
+    /// Writes the outputs of a part to the requests that asked for them.
+    fn scatter(&self, batch: &mut Batch, part: usize) -> Result<(), String> {
         let (inputs, outputs) = (self.signature.inputs.len(), self.signature.outputs.len());
-        for (index, spec) in self.signature.outputs.iter().enumerate() {
-            check_output(spec, &self.runner.output(index)?, total)?;
+        let part = &self.parts[part];
+        for (output, index) in part.outputs.clone().enumerate() {
+            check_output(&self.signature.outputs[index], &part.runner.output(output)?, part.items)?;
         }
-        for &request in group {
-            batch.requests[request].outcome = Outcome::Done;
-        }
-        for (index, spec) in self.signature.outputs.iter().enumerate() {
-            let output = self.runner.output(index)?;
+        for (output, index) in part.outputs.clone().enumerate() {
+            let spec = &self.signature.outputs[index];
+            let output = part.runner.output(output)?;
             let strided = Strided::new(output.shape.dims(), spec.batch_axis, spec.dtype)
                 .ok_or_else(|| format!("output '{}' is too large", spec.name))?;
-            let mut first = 0;
-            for &request in group {
+            for &Row { request, first, items } in &part.rows {
                 let span = batch.spans[request * (inputs + outputs) + inputs + index];
                 let entry = &mut batch.requests[request];
                 let mut shape = output.shape;
-                let (own, all) = match spec.batch_axis {
+                let (place, own, all) = match spec.batch_axis {
                     Some(axis) => {
                         shape.dims_mut()[axis] = entry.items;
-                        (entry.items as usize, total)
+                        (first, items, part.items)
                     }
-                    None => (1, 1),
+                    None => (0, 1, 1),
                 };
-                let place = first;
-                first += if spec.batch_axis.is_some() { own } else { 0 };
                 if span.offset == crate::Span::UNWANTED {
                     continue;
                 }
                 // It cannot overflow: the whole output, which is at least as large, is in memory.
                 let needed = strided.bytes(own).unwrap_or(usize::MAX);
                 if needed > span.bytes {
-                    if entry.outcome == Outcome::Done {
+                    if entry.outcome == Outcome::Pending {
                         entry.outcome = Outcome::OutputTooSmall { output: index, needed, room: span.bytes };
                     }
                     continue;
@@ -178,6 +247,16 @@ impl<R: Runner> Batched<R> {
             }
         }
         Ok(())
+    }
+
+    /// Orders requests so that those that want the same lie side by side.
+    fn sort(&self, batch: &Batch, requests: &mut [usize]) {
+        let inputs = self.signature.inputs.len();
+        let wanted = |request: usize| {
+            let outputs = &batch.spans[request * self.stride() + inputs..][..self.signature.outputs.len()];
+            outputs.iter().map(|span| span.offset == crate::Span::UNWANTED)
+        };
+        requests.sort_unstable_by(|&a, &b| wanted(a).cmp(wanted(b)).then(a.cmp(&b)));
     }
 
     /// Spans per request.
@@ -259,6 +338,10 @@ impl<R: Runner> Network for Batched<R> {
     }
 
     fn execute(&mut self, batch: &mut Batch) {
+        self.execute_telling(batch, &mut |_, _| {});
+    }
+
+    fn execute_telling(&mut self, batch: &mut Batch, done: Done<'_>) {
         let begin = Instant::now();
         batch.started = Some(begin);
         batch.written.clear();
@@ -276,10 +359,19 @@ impl<R: Runner> Network for Batched<R> {
             }
             Err(text) => batch.requests.iter_mut().for_each(|r| r.outcome = Outcome::Failed(text.clone())),
         }
-        let together = sound.len() > 1 && self.shares(batch) && self.run_group(batch, &sound).is_ok();
+        for &request in &sound {
+            batch.requests[request].outcome = Outcome::Pending;
+        }
+        if self.parts.len() > 1 {
+            self.sort(batch, &mut sound);
+        }
+        let together = sound.len() > 1 && self.shares(batch) && self.run_group(batch, &sound, done).is_ok();
         if !together {
             for request in &sound {
-                if let Err(text) = self.run_group(batch, std::slice::from_ref(request)) {
+                if batch.requests[*request].outcome != Outcome::Pending {
+                    continue;
+                }
+                if let Err(text) = self.run_group(batch, std::slice::from_ref(request), done) {
                     batch.requests[*request].outcome = Outcome::Failed(text);
                 }
             }
@@ -290,17 +382,22 @@ impl<R: Runner> Network for Batched<R> {
 
     fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError> {
         check_inputs(&self.signature, inputs)?;
-        match catch_unwind(AssertUnwindSafe(|| self.runner.run(inputs))) {
-            Ok(result) => result.map_err(RunError::Engine)?,
-            Err(panic) => return Err(RunError::Panicked(panic_text(&*panic))),
-        }
+        let axes = self.signature.inputs.iter().zip(inputs);
+        let items = axes.filter_map(|(spec, input)| Some(input.shape.dims()[spec.batch_axis?])).next().unwrap_or(1);
+        let all = [Row { request: 0, first: 0, items: items as usize }];
         let mut outputs = Vec::with_capacity(self.signature.outputs.len());
-        for (index, spec) in self.signature.outputs.iter().enumerate() {
-            let output = self.runner.output(index).map_err(RunError::Engine)?;
-            let tensor = HostTensor::from_bytes(output.dtype, output.shape, output.bytes);
-            outputs.push(tensor.ok_or_else(|| RunError::Engine(format!("output '{}' is not dense", spec.name)))?);
+        for index in 0..self.parts.len() {
+            self.parts[index].choose([(0, items as usize)].into_iter());
+            run_part(&mut self.parts, index, inputs, &self.signature.inputs, &all).map_err(RunError::Engine)?;
+            let part = &self.parts[index];
+            for (output, index) in part.outputs.clone().enumerate().filter(|_| part.is_last()) {
+                let output = part.runner.output(output).map_err(RunError::Engine)?;
+                let tensor = HostTensor::from_bytes(output.dtype, output.shape, output.bytes);
+                let spec = &self.signature.outputs[index];
+                outputs.push(tensor.ok_or_else(|| RunError::Engine(format!("output '{}' is not dense", spec.name)))?);
+            }
         }
-        self.runner.release();
+        self.parts.iter_mut().for_each(|part| part.runner.release());
         Ok(outputs)
     }
 }
@@ -310,7 +407,7 @@ fn input_layout(batch: &Batch, spec: &TensorSpec, index: usize) -> Result<Stride
         .ok_or_else(|| format!("input '{}' can't have shape {}", spec.name, batch.class.inputs[index]))
 }
 
-fn check_output(spec: &TensorSpec, output: &Output<'_>, total: usize) -> Result<(), String> {
+fn check_output(spec: &TensorSpec, output: &View<'_>, total: usize) -> Result<(), String> {
     if output.dtype != spec.dtype {
         return Err(format!("output '{}' came as {}, the network declares {}", spec.name, output.dtype, spec.dtype));
     }
@@ -354,7 +451,7 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 mod tests {
     use super::*;
     use crate::sample;
-    use crate::{Dim, NetworkId};
+    use crate::{NetworkId, Shape};
 
     /// Gives its input back, but for what the input asks for.
     struct Moody {
@@ -368,13 +465,14 @@ mod tests {
     const LOSE: u8 = 252;
 
     impl Runner for Moody {
-        fn run(&mut self, inputs: &[HostTensor]) -> Result<(), String> {
+        fn run(&mut self, inputs: &dyn Inputs) -> Result<(), String> {
             self.runs += 1;
-            assert!(!inputs[0].bytes.contains(&PANIC), "asked to");
-            if inputs[0].bytes.contains(&FAIL) {
+            let input = inputs.get(0);
+            assert!(!input.bytes.contains(&PANIC), "asked to");
+            if input.bytes.contains(&FAIL) {
                 return Err("refused".into());
             }
-            let mut output = inputs[0].clone();
+            let mut output = HostTensor::from_bytes(input.dtype, input.shape, input.bytes).unwrap();
             if output.bytes.contains(&LOSE) {
                 output.shape.dims_mut()[0] -= 1;
                 output.bytes.resize(output.bytes.len() - 2);
@@ -383,9 +481,8 @@ mod tests {
             Ok(())
         }
 
-        fn output(&self, _index: usize) -> Result<Output<'_>, String> {
-            let HostTensor { dtype, shape, bytes } = self.output.as_ref().ok_or("no output")?;
-            Ok(Output { dtype: *dtype, shape: *shape, bytes })
+        fn output(&self, _index: usize) -> Result<View<'_>, String> {
+            Ok(self.output.as_ref().ok_or("no output")?.view())
         }
 
         fn release(&mut self) {
@@ -424,9 +521,9 @@ mod tests {
             let mut network = network();
             let outcomes = outcomes(&mut network, &[[1, 2], [3, byte], [5, 6]]);
             assert_eq!(outcomes, [Outcome::Done, Outcome::Failed(text.into()), Outcome::Done]);
-            assert_eq!(network.runner.runs, 4, "once together, then each alone");
+            assert_eq!(network.runner_mut().runs, 4, "once together, then each alone");
             assert_eq!(self::outcomes(&mut network, &[[1, 2], [3, 4]]), [Outcome::Done, Outcome::Done]);
-            assert_eq!(network.runner.runs, 5, "sound requests run together");
+            assert_eq!(network.runner_mut().runs, 5, "sound requests run together");
         }
     }
 

@@ -300,6 +300,17 @@ fn distance(one: &HostTensor, other: &HostTensor, range: f64) -> f64 {
     numbers(one).into_iter().zip(numbers(other)).map(apart).fold(0.0, f64::max)
 }
 
+/// How far an output is from what was expected, as a part of the expected one's range; infinite where they can't be compared or,
+/// for other than floating-point numbers, differ at all.
+pub fn apart(found: &HostTensor, expected: &HostTensor) -> f64 {
+    difference(None, &[expected], &[found])
+}
+
+/// By how much answers that were computed together with others may be [`apart`] from those computed alone.
+pub fn tolerance(checked: &Checked) -> f64 {
+    if checked.remark.is_some() { ROUNDING_TOLERANCE } else { TOLERANCE }
+}
+
 /// A floating-point tensor's values; nothing for other types, which are compared as bytes.
 fn numbers(tensor: &HostTensor) -> Vec<f64> {
     let bytes = &tensor.bytes;

@@ -4,7 +4,7 @@
 //! thread spins on its ring for a while and then parks. On one set of cores nothing of a batch can overlap the one before it,
 //! so a prepared batch waits as it is, and its inputs are gathered when it executes.
 
-use crate::{Batch, BatchId, Device, Network, NetworkId, Outcome, Waker};
+use crate::{Batch, BatchId, Device, Early, Network, NetworkId, Outcome, Span, Waker};
 use rtrb::{Consumer, Producer, RingBuffer};
 use rustix::thread::CpuSet;
 use std::collections::VecDeque;
@@ -36,12 +36,15 @@ pub struct CpuDevice {
     description: String,
     commands: Producer<Command>,
     ended: Consumer<Box<Batch>>,
+    early: Consumer<Early>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// Entries of each ring: a few per batch, and at most two batches are outstanding.
 const RING: usize = 16;
+/// Outputs that are done before their batch has ended. Where they find no room, their requests are done when the batch is.
+const EARLY_RING: usize = 1024;
 
 enum Command {
     Prepare(Box<Batch>),
@@ -64,11 +67,13 @@ impl CpuDevice {
     pub fn spawn(options: CpuOptions, waker: Waker) -> io::Result<CpuDevice> {
         let (commands, inbox) = RingBuffer::new(RING);
         let (outbox, ended) = RingBuffer::new(RING);
+        let (tells, early) = RingBuffer::new(EARLY_RING);
         let shared = Arc::new(Shared::default());
         let (pinned, is_pinned) = mpsc::sync_channel(1);
         let executor = Executor {
             inbox,
             outbox,
+            tells,
             shared: shared.clone(),
             waker,
             spin: options.spin,
@@ -88,7 +93,7 @@ impl CpuDevice {
         })?;
         is_pinned.recv().unwrap_or_else(|_| Err(io::Error::other("the executing thread died at its start")))?;
         let description = describe(&options);
-        Ok(CpuDevice { description, commands, ended, shared, thread: Some(thread) })
+        Ok(CpuDevice { description, commands, ended, early, shared, thread: Some(thread) })
     }
 
     fn send(&mut self, command: Command) {
@@ -134,6 +139,10 @@ impl Device for CpuDevice {
     fn poll(&mut self) -> Option<Box<Batch>> {
         self.ended.pop().ok()
     }
+
+    fn poll_early(&mut self) -> Option<Early> {
+        self.early.pop().ok()
+    }
 }
 
 impl Drop for CpuDevice {
@@ -151,6 +160,7 @@ impl Drop for CpuDevice {
 struct Executor {
     inbox: Consumer<Command>,
     outbox: Producer<Box<Batch>>,
+    tells: Producer<Early>,
     shared: Arc<Shared>,
     waker: Waker,
     spin: Duration,
@@ -216,7 +226,12 @@ impl Executor {
         let Some(index) = self.prepared.iter().position(|batch| batch.id == id) else { return true };
         let Some(mut batch) = self.prepared.swap_remove_back(index) else { return true };
         match self.networks.iter_mut().find(|(installed, _)| *installed == batch.network) {
-            Some((_, network)) => network.execute(&mut batch),
+            Some((_, network)) => network.execute_telling(&mut batch, &mut |batch, request| {
+                if tell(&mut self.tells, batch, request) {
+                    batch.requests[request].outcome = Outcome::Told;
+                    (self.waker)();
+                }
+            }),
             None => fail(&mut batch),
         }
         let mut batch = Some(batch);
@@ -235,6 +250,26 @@ impl Executor {
     }
 }
 
+/// Says that a request is done, and what was written of its outputs; false when there is no room to say it.
+fn tell(tells: &mut Producer<Early>, batch: &Batch, request: usize) -> bool {
+    let (spans, outputs) = (batch.spans.len() / batch.requests.len(), batch.written.len() / batch.requests.len());
+    let wanted = &batch.spans[(request + 1) * spans - outputs..(request + 1) * spans];
+    let is_wanted = |output: &usize| wanted[*output].offset != Span::UNWANTED;
+    let (count, last) = ((0..outputs).filter(is_wanted).count(), (0..outputs).rev().find(is_wanted));
+    let (Some(last), Some(started)) = (last, batch.started) else { return false };
+    if tells.slots() < count {
+        return false;
+    }
+    let items = batch.requests.iter().map(|request| request.items).sum();
+    let (key, took) = (batch.requests[request].key, started.elapsed());
+    for output in (0..outputs).filter(is_wanted) {
+        let written = batch.written[request * outputs + output];
+        let early = Early { key, output, written, last: output == last, started, took, items };
+        tells.push(early).expect("there was room for all of its outputs");
+    }
+    true
+}
+
 /// Fails every request of a batch for a network that is not installed.
 pub(crate) fn fail(batch: &mut Batch) {
     batch.started = Some(Instant::now());
@@ -247,7 +282,20 @@ pub(crate) fn fail(batch: &mut Batch) {
 /// Drops a network on a thread of its own: unloading takes milliseconds, which belong to the next batch.
 fn unload(network: Box<dyn Network>) {
     // When no thread can be had, the network is dropped here, with the closure.
-    let _ = std::thread::Builder::new().name("rota-unload".into()).spawn(move || drop(network));
+    let _ = std::thread::Builder::new().name("rota-unload".into()).spawn(move || {
+        drop(network);
+        release_memory();
+    });
+}
+
+/// Gives the system back what has been freed. A network is many small pieces, and without this most of it stays with the process
+/// for a next one that may never come. Takes milliseconds: not for a thread that serves.
+pub fn release_memory() {
+    // SAFETY: the function takes no pointer and may be called from any thread at any time.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 /// Pins the calling thread to `cores`.

@@ -13,6 +13,13 @@ pub struct HostTensor {
     pub bytes: Bytes,
 }
 
+impl Default for HostTensor {
+    /// A scalar of no bytes: a buffer that has still to get its shape.
+    fn default() -> HostTensor {
+        HostTensor { dtype: DType::U8, shape: Shape::default(), bytes: Bytes::default() }
+    }
+}
+
 impl HostTensor {
     /// A tensor of zeros; `None` when its size overflows.
     pub fn zeroed(dtype: DType, shape: Shape) -> Option<HostTensor> {

@@ -14,12 +14,14 @@ pub mod emulated;
 pub mod engine;
 pub mod host;
 pub mod npy;
+pub mod parts;
 pub mod profile;
 pub mod sample;
 mod strided;
 pub mod tensor;
+mod view;
 
-pub use batch::{Batch, BatchId, Outcome, Request, ShapeClass, Span, Written};
+pub use batch::{Batch, BatchId, Early, Outcome, Request, ShapeClass, Span, Written};
 pub use cpu::{CpuDevice, CpuOptions};
 pub use emulated::{EmulatedDevice, EmulatedNetwork, EmulatedOptions, Pace};
 pub use engine::{CompileOptions, Engine, EngineChoice, EngineKind};
@@ -50,6 +52,12 @@ pub trait Device: Send {
     fn start(&mut self, batch: BatchId);
     /// A batch that has ended, if there is one.
     fn poll(&mut self) -> Option<Box<Batch>>;
+    /// An output of a request that is done before its batch has ended. Those of one request come one after the other. What was
+    /// written before a batch ended comes before or when [`Device::poll`] gives the batch, so whoever takes a batch looks here
+    /// first.
+    fn poll_early(&mut self) -> Option<Early> {
+        None
+    }
 }
 
 /// A loaded network of one device.
@@ -65,6 +73,11 @@ pub trait Network: Send {
     /// A network without a batch axis, or whose class lacks the content of an input that has none, runs its requests one
     /// after the other.
     fn execute(&mut self, batch: &mut Batch);
+    /// As [`Network::execute`]; calls `done` for requests that are done while other parts of the network have still to run. It
+    /// may set their outcome to [`Outcome::Told`].
+    fn execute_telling(&mut self, batch: &mut Batch, _done: &mut dyn FnMut(&mut Batch, usize)) {
+        self.execute(batch);
+    }
     /// Runs once on tensors of the caller, batch axis included; for checks and for one-off inference.
     fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError>;
     /// How long a batch is to take, when that is given and not measured: only an emulated network knows.
@@ -79,12 +92,9 @@ pub enum RunError {
     /// The caller's inputs are not what the signature asks for.
     #[error("{0}")]
     Inputs(String),
-    /// The engine refused: its own words.
+    /// The engine refused, or panicked, which is a bug of it: its own words.
     #[error("{0}")]
     Engine(String),
-    /// The engine panicked: a bug of the engine.
-    #[error("the engine panicked: {0}")]
-    Panicked(String),
 }
 
 /// Wakes the thread that polls the devices. Called from device threads; must be cheap and must not block.

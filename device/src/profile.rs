@@ -155,7 +155,7 @@ fn failure(batch: &Batch) -> Option<String> {
     batch.requests.iter().find_map(|request| match &request.outcome {
         Outcome::Failed(text) => Some(text.clone()),
         // An answer that is too large for its room was computed all the same.
-        Outcome::Done | Outcome::OutputTooSmall { .. } | Outcome::Pending => None,
+        Outcome::Done | Outcome::Told | Outcome::OutputTooSmall { .. } | Outcome::Pending => None,
     })
 }
 

@@ -122,6 +122,17 @@ pub fn lay_out(
     requests: &[Vec<HostTensor>],
     output_bytes: &[usize],
 ) -> io::Result<Box<Batch>> {
+    let output_bytes: Vec<Option<usize>> = output_bytes.iter().copied().map(Some).collect();
+    lay_out_some(network, signature, requests, &output_bytes)
+}
+
+/// As [`lay_out`], of requests that want only the outputs that they have room for.
+pub fn lay_out_some(
+    network: NetworkId,
+    signature: &Signature,
+    requests: &[Vec<HostTensor>],
+    output_bytes: &[Option<usize>],
+) -> io::Result<Box<Batch>> {
     assert!(requests.iter().all(|inputs| inputs.len() == signature.inputs.len()), "inputs other than the signature's");
     assert_eq!(output_bytes.len(), signature.outputs.len(), "outputs other than the signature's");
     let class = class(signature, requests.first().expect("a batch has requests"));
@@ -144,7 +155,8 @@ pub fn lay_out(
         };
         let first = batch.spans.len();
         batch.spans.extend(inputs.iter().map(|input| place(input.bytes.len())));
-        batch.spans.extend(output_bytes.iter().map(|&bytes| place(bytes)));
+        let unwanted = Span { offset: Span::UNWANTED, bytes: 0 };
+        batch.spans.extend(output_bytes.iter().map(|bytes| bytes.map_or(unwanted, &mut place)));
         let mut arena = MmapMut::map_anon(end.max(ALIGN))?;
         for (input, span) in inputs.iter().zip(&batch.spans[first..]) {
             arena[span.offset..span.offset + span.bytes].copy_from_slice(&input.bytes);
@@ -167,6 +179,7 @@ pub fn outputs(batch: &Batch, signature: &Signature, request: usize) -> Vec<Opti
     let arena = &batch.requests[request].arena;
     let read = |(index, spec): (usize, &TensorSpec)| {
         let span = batch.spans[request * (inputs + outputs) + inputs + index];
+        // One that it did not ask for was not written either.
         let written = batch.written.get(request * outputs + index)?;
         let mut tensor = HostTensor::zeroed(spec.dtype, written.shape)?;
         if written.bytes == 0 || tensor.bytes.len() != written.bytes || written.bytes > span.bytes {
@@ -179,6 +192,20 @@ pub fn outputs(batch: &Batch, signature: &Signature, request: usize) -> Vec<Opti
         Some(tensor)
     };
     signature.outputs.iter().enumerate().map(read).collect()
+}
+
+/// Items `items` along `axis`; the whole tensor when it has none. `None` when it is not that long.
+pub fn items(tensor: &HostTensor, axis: Option<usize>, items: std::ops::Range<u32>) -> Option<HostTensor> {
+    let Some(axis) = axis else { return Some(tensor.clone()) };
+    let all = *tensor.shape.dims().get(axis)?;
+    let count = items.end.checked_sub(items.start).filter(|_| items.end <= all)?;
+    let layout = Strided::new(tensor.shape.dims(), Some(axis), tensor.dtype)?;
+    let mut shape = tensor.shape;
+    shape.dims_mut()[axis] = count;
+    let mut part = HostTensor::zeroed(tensor.dtype, shape)?;
+    let (first, count) = (items.start as usize, count as usize);
+    layout.copy(&tensor.bytes, (first, all as usize), &mut part.bytes, (0, count), count);
+    Some(part)
 }
 
 fn class(signature: &Signature, inputs: &[HostTensor]) -> ShapeClass {

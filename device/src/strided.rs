@@ -69,6 +69,28 @@ impl Strided {
         }
     }
 
+    /// Copies `items` items from where they begin in one batch's tensor to where they begin in another's: (first item, of how
+    /// many).
+    ///
+    /// # Panics
+    /// As [`Strided::gather`].
+    pub(crate) fn copy(
+        self,
+        from: &[u8],
+        (source, all): (usize, usize),
+        to: &mut [u8],
+        (target, total): (usize, usize),
+        items: usize,
+    ) {
+        assert!(source + items <= all && self.bytes(all) == Some(from.len()), "a request lies outside its batch");
+        assert!(target + items <= total && self.bytes(total) == Some(to.len()), "a request lies outside its batch");
+        let run = items * self.inner;
+        for outer in 0..self.outer {
+            let (begin, end) = ((outer * all + source) * self.inner, (outer * total + target) * self.inner);
+            to[end..end + run].copy_from_slice(&from[begin..begin + run]);
+        }
+    }
+
     /// Calls `each` with the range of every run of item `index` of `total`, in order.
     pub(crate) fn runs(self, index: usize, total: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
         (0..self.outer).map(move |outer| {

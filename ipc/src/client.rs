@@ -27,9 +27,9 @@ pub use error::Error;
 pub use request::{Answer, Deadline, Element, Key, Request, Ticket, Timing, View};
 pub use session::{Open, Session};
 
-use crate::control::{ModelInfo, Reply, Request as Question};
+use crate::control::{ModelInfo, Reply, Request as Question, TensorInfo};
 use crate::region::submission_entries;
-use crate::wire::{Completion, OP_CANCEL, OP_INFER, Reason, Status, Submission};
+use crate::wire::{Completion, OP_CANCEL, OP_INFER, Reason, SESSIONS_MAX, Status, Submission};
 use connect::{hello, open_session};
 use link::Link;
 use std::cell::Cell;
@@ -184,8 +184,27 @@ impl Client {
 
     /// A new request, without inputs yet.
     pub fn request(&self, session: &Session) -> Result<Request, Error> {
-        self.session_id(session)?;
-        Ok(Request::new(session.clone(), self.link.arena().clone()))
+        self.request_of(std::slice::from_ref(session))
+    }
+
+    /// A request that asks several models about the same inputs, at most [`SESSIONS_MAX`]. What they have in common is computed
+    /// once. It is answered when all have answered, by the shortest of their SLOs, and as the worst of them: a model that fails
+    /// fails it.
+    ///
+    /// Fails with [`Error::OtherInputs`] when the models do not take the same inputs, in the same order.
+    pub fn request_of(&self, sessions: &[Session]) -> Result<Request, Error> {
+        if sessions.is_empty() || sessions.len() > SESSIONS_MAX {
+            return Err(Error::SessionCount { count: sessions.len() });
+        }
+        for session in sessions {
+            self.session_id(session)?;
+            let (first, model) = (sessions[0].model(), session.model());
+            let same = |(a, b): (&TensorInfo, &TensorInfo)| (a.dtype, a.batch_axis) == (b.dtype, b.batch_axis);
+            if first.inputs.len() != model.inputs.len() || !first.inputs.iter().zip(&model.inputs).all(same) {
+                return Err(Error::OtherInputs { model: model.name.clone(), first: first.name.clone() });
+            }
+        }
+        Ok(Request::new(sessions.to_vec(), self.link.arena().clone()))
     }
 
     /// Hands a request to the daemon. Its buffers come back with the answer.
@@ -289,14 +308,17 @@ impl Client {
         if !Arc::ptr_eq(&request.arena, self.link.arena()) {
             return Err(Error::Foreign { what: "the request" });
         }
-        let session = self.session_id(&request.session)?;
+        let mut ids = [0; SESSIONS_MAX];
+        for (id, session) in ids.iter_mut().zip(&request.sessions) {
+            *id = self.session_id(session)?;
+        }
         let full = self.ready.len() + self.in_flight_count() >= self.in_flight.len();
         let Some(slot) = self.free_slots.last().copied().filter(|_| !full) else {
             return Err(Error::SlotsFull { slots: self.link.slots() });
         };
         let items = request.items()?;
         request.default_outputs(items)?;
-        let block_bytes = self.link.write_block(slot, request, session, items)?;
+        let block_bytes = self.link.write_block(slot, request, &ids[..request.sessions.len()], items)?;
         let submission = Submission {
             op: OP_INFER,
             slot,

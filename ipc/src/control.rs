@@ -114,6 +114,34 @@ pub struct ModelInfo {
     pub default_slo_ms: f64,
     /// Least time in which a batch of one executes.
     pub batch_of_one_ms: f64,
+    /// What it shares with other models, when it is served together with them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupInfo>,
+}
+
+/// The group in which a model is served: what its models have in common runs once for all of them.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct GroupInfo {
+    /// The same for all models of the group.
+    pub id: u32,
+    /// The parts that this model shares, the one that most models share first.
+    pub shared: Vec<SharedInfo>,
+    /// Share of the group's time, for one item, that shared parts take: 0 to 1.
+    pub shared_time: f64,
+    /// Bytes of weights that only this model has.
+    pub own_bytes: u64,
+}
+
+/// A part that several models share.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct SharedInfo {
+    /// By name, with ":version" behind it unless that is 1.
+    pub models: Vec<String>,
+    pub nodes: u64,
+    /// Bytes of weights that are held once for all.
+    pub weight_bytes: u64,
+    /// What it hands on to what each model has for itself.
+    pub cut: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]

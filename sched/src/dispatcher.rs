@@ -269,6 +269,16 @@ impl Dispatcher {
         Some(id)
     }
 
+    /// Gives a session another SLO and weight. What waits keeps its deadlines; batches to aim at follow within a tenth of a
+    /// second.
+    pub fn change_session(&mut self, session: SessionId, slo: Duration, weight: f64) {
+        let Some(Some(changed)) = self.sessions.get_mut(session.0 as usize) else { return };
+        (changed.config.slo, changed.config.weight) = (slo, weight);
+        for &queue in changed.queues.iter().flatten() {
+            (self.queues[queue].slo, self.queues[queue].weight) = (nanos(slo), weight);
+        }
+    }
+
     /// Its waiting requests are dropped at the next step; batches that run go on.
     pub fn remove_session(&mut self, session: SessionId) {
         let Some(removed) = self.sessions.get_mut(session.0 as usize).and_then(Option::take) else { return };

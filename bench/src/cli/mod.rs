@@ -4,6 +4,7 @@ mod daemon;
 mod engine;
 mod ipc;
 mod load;
+mod prefix;
 mod scheduler;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +27,7 @@ enum Verb {
     Daemon(daemon::Arguments),
     Engine(engine::Arguments),
     Scheduler(scheduler::Arguments),
+    Prefix(prefix::Arguments),
     #[command(hide = true)]
     IpcServer(crate::ipc::server::Arguments),
 }
@@ -39,6 +41,7 @@ pub fn main() -> ExitCode {
         Verb::Daemon(arguments) => daemon::run(arguments),
         Verb::Engine(arguments) => engine::run(arguments),
         Verb::Scheduler(arguments) => scheduler::run(arguments),
+        Verb::Prefix(arguments) => prefix::run(arguments),
         Verb::Ipc(arguments) => ipc::run(&arguments),
         Verb::IpcServer(arguments) => crate::ipc::server::run(&arguments),
     };

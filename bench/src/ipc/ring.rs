@@ -161,6 +161,7 @@ fn model_info(name: String, payload_bytes: usize) -> ModelInfo {
         max_batch: 1,
         default_slo_ms: 1e3,
         batch_of_one_ms: 0.0,
+        group: None,
     }
 }
 

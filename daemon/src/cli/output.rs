@@ -94,6 +94,14 @@ pub fn significant(value: f64) -> String {
     }
 }
 
+/// "327.7 KB", "13.4 MB".
+pub fn bytes(count: u64) -> String {
+    match count as f64 {
+        count if count < 1e6 => format!("{:.1} KB", count / 1e3),
+        count => format!("{:.1} MB", count / 1e6),
+    }
+}
+
 /// A model's inputs and outputs, one line each.
 pub fn tensors_text(inputs: &[TensorInfo], outputs: &[TensorInfo]) -> String {
     let all = inputs.iter().map(|info| ("input ", info)).chain(outputs.iter().map(|info| ("output", info)));

@@ -26,6 +26,9 @@ pub struct Arguments {
     /// How long the poller looks for work before it sleeps
     #[arg(long, value_name = "MICROSECONDS")]
     spin_us: Option<u64>,
+    /// Serve every model whole, also those that share a leading part with others
+    #[arg(long)]
+    no_prefix: bool,
     /// End when the process that started this one ends
     #[arg(long, hide = true)]
     die_with_parent: bool,
@@ -45,6 +48,7 @@ pub fn run(arguments: Arguments) -> Outcome {
     config.repository = arguments.repository.or(config.repository);
     config.socket = arguments.socket.or(config.socket);
     config.spin_us = arguments.spin_us.unwrap_or(config.spin_us);
+    config.prefix &= !arguments.no_prefix;
     // Before any thread: a signal that comes during the start must not be lost.
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let daemon = Daemon::start(&config)?;

@@ -58,12 +58,22 @@ impl Catalogue {
             None | Some(State::Failed(_)) => {}
             Some(_) => return None,
         }
-        let id = self.ids_free.pop().unwrap_or_else(|| {
-            self.ids_used += 1;
-            ModelId(self.ids_used - 1)
-        });
+        let id = self.take_id();
         self.models.entry(name.to_string()).or_default().insert(version, State::Loading(id));
         Some(id)
+    }
+
+    /// A number that no model or group has.
+    pub fn take_id(&mut self) -> ModelId {
+        self.ids_free.pop().unwrap_or_else(|| {
+            self.ids_used += 1;
+            ModelId(self.ids_used - 1)
+        })
+    }
+
+    /// A number from [`Catalogue::take_id`] that nobody has any more.
+    pub fn give_id(&mut self, id: ModelId) {
+        self.ids_free.push(id);
     }
 
     pub fn loaded(&mut self, model: Arc<Model>) {
@@ -189,6 +199,7 @@ mod tests {
             profiled: Vec::new(),
             profile_scales: true,
             profiles: Vec::new(),
+            group: None,
         })
     }
 

@@ -10,9 +10,11 @@ pub mod socket;
 
 use crate::background::{Done, Job, Loaded};
 use crate::config::Limits;
+use crate::model::Model;
 use crate::planning::{Cause, PlanReport, Planned};
 use crate::poller::messages::{Command, ConnectionId, Notice};
 use crate::repository::Problem;
+use crate::sharing::Grouped;
 use crate::stats::SessionReport;
 use crate::wake::Wake;
 use catalogue::Catalogue;
@@ -50,6 +52,8 @@ pub struct Options {
     /// What is wrong with the repository, as of its last scan.
     pub problems: Vec<Problem>,
     pub limits: Limits,
+    /// Whether models that share a part are served together.
+    pub prefix: bool,
     pub uid: u32,
 }
 
@@ -67,6 +71,12 @@ pub struct Control {
     /// Connections wait that could not be accepted.
     accept_stalled: bool,
     catalogue: Catalogue,
+    /// The groups that are in service.
+    groups: Vec<Arc<Model>>,
+    /// What models share is being looked for.
+    grouping: bool,
+    /// Models came or went since that began.
+    regroup: bool,
     /// The sessions of the report that the poller is sending.
     report: Option<Vec<SessionReport>>,
     plan: Option<PlanState>,
@@ -122,6 +132,9 @@ impl Control {
             connections_made: 0,
             accept_stalled: false,
             catalogue: Catalogue::default(),
+            groups: Vec::new(),
+            grouping: false,
+            regroup: false,
             report: None,
             plan: None,
             started: std::time::Instant::now(),
@@ -161,6 +174,7 @@ impl Control {
                 match message {
                     Message::Poller(notice) => self.handle_notice(notice),
                     Message::Done(Done::Loaded(loaded)) => self.handle_loaded(loaded),
+                    Message::Done(Done::Grouped(grouped)) => self.handle_grouped(grouped),
                     Message::Done(Done::Planned(planned)) => self.handle_planned(planned),
                     Message::Stop => self.drain(),
                     Message::PollerDied => return Err(io::Error::other("the poller panicked; this is a bug")),
@@ -285,6 +299,7 @@ impl Control {
             Notice::Opened { id, session } => self.opened(id, session),
             Notice::Removed { model } => {
                 self.catalogue.removed(model);
+                self.find_groups();
                 self.tell_poller(Command::Plan { cause: Cause::Unload });
                 self.settle(|waiting| match waiting {
                     Waiting::Unload { models } => {
@@ -294,6 +309,7 @@ impl Control {
                     _ => None,
                 });
             }
+            Notice::Ungrouped { group } => self.catalogue.give_id(group),
             Notice::Gone { id, poisoned } => {
                 let Some(&key) = self.keys.get(&id) else { return };
                 let connection = &mut self.connections[key];
@@ -357,9 +373,57 @@ impl Control {
         });
         self.retry_opens();
         if !self.catalogue.is_loading() {
+            self.find_groups();
             let cause = if self.plan.is_none() { Cause::Start } else { Cause::Load };
             self.tell_poller(Command::Plan { cause });
         }
+    }
+
+    /// Has it found out what the models that are served share. Once all that are being loaded are there: each search may make
+    /// networks anew.
+    fn find_groups(&mut self) {
+        if !self.options.prefix || self.draining || self.catalogue.is_loading() {
+            return;
+        }
+        if self.grouping {
+            self.regroup = true;
+            return;
+        }
+        let ready: Vec<Arc<Model>> = self.catalogue.ready().cloned().collect();
+        let ids = (0..ready.len() / 2).map(|_| self.catalogue.take_id()).collect();
+        (self.grouping, self.regroup) = (true, false);
+        if self.jobs.send(Job::Group { ready, ids }).is_err() {
+            tracing::error!("what models share can't be found: the thread for it has ended");
+            self.grouping = false;
+        }
+    }
+
+    fn handle_grouped(&mut self, grouped: Grouped) {
+        self.grouping = false;
+        let Grouped { keep, add, whole, unused } = grouped;
+        unused.into_iter().for_each(|id| self.catalogue.give_id(id));
+        let changed = !add.is_empty() || keep.len() != self.groups.len();
+        self.groups.retain(|group| keep.contains(&group.id));
+        for (group, _) in &add {
+            if let Some(parts) = &group.group {
+                let weights_mb = parts.levels.iter().map(|level| level.weight_bytes).sum::<u64>() as f64 / 1e6;
+                tracing::info!(models = %group.name, weights_mb, "serving together what they share");
+            }
+            self.groups.push(Arc::clone(group));
+        }
+        if changed || !whole.is_empty() {
+            self.tell_poller(Command::Regroup { keep, add, whole });
+            self.tell_poller(Command::Plan { cause: Cause::Load });
+        }
+        if self.regroup {
+            self.find_groups();
+        }
+    }
+
+    /// The group in which a model is served.
+    pub(self) fn group_of(&self, model: &Arc<Model>) -> Option<&Arc<Model>> {
+        let is = |group: &&Arc<Model>| group.member(model.id).is_some_and(|member| Arc::ptr_eq(&member.model, model));
+        self.groups.iter().find(is)
     }
 
     /// A plan is promised and shown; when there is none, what was promised before stays.

@@ -9,7 +9,7 @@ use crate::model::Model;
 use crate::poller::messages::{Command, ConnectionId, OpenError, PollerReport, SessionSnapshot};
 use crate::repository;
 use crate::stats::{Percentiles, SessionReport};
-use rota_ipc::control::{ErrorCode, Reply, Request};
+use rota_ipc::control::{ErrorCode, ModelInfo, Reply, Request};
 use rota_ipc::wire::{SLOTS_MAX, SLOTS_MIN, VERSION};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ impl Control {
             Request::Open { model, version, slo_ms } => self.open(key, model, version, slo_ms),
             Request::Close { session } => self.close_session(key, session),
             Request::Models {} => {
-                Some(Reply::Models { models: self.catalogue.ready().map(|model| model.info()).collect() })
+                Some(Reply::Models { models: self.catalogue.ready().map(|model| self.info(model)).collect() })
             }
             Request::Status {} => {
                 let under_way = self.connections.iter().any(|(_, c)| matches!(c.waiting, Some(Waiting::Status)));
@@ -240,6 +240,12 @@ impl Control {
         self.wait(key, Waiting::Unload { models: models.iter().map(|m| m.id).collect() })
     }
 
+    /// A model as clients see it.
+    fn info(&self, model: &Arc<Model>) -> ModelInfo {
+        let group = self.group_of(model).and_then(|group| group.group_info(model.id));
+        ModelInfo { group, ..model.info() }
+    }
+
     pub(super) fn status(&self, sessions: Vec<SessionReport>, poller: PollerReport) -> serde_json::Value {
         serde_json::json!({
             "rota": env!("CARGO_PKG_VERSION"),
@@ -249,6 +255,7 @@ impl Control {
             "repository": self.options.repository,
             "draining": self.draining,
             "loading": self.catalogue.is_loading(),
+            "grouping": self.grouping,
             "models": self.catalogue.report(),
             "problems": self.options.problems,
             "sessions": sessions,

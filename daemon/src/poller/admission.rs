@@ -1,6 +1,6 @@
 //! Whether a request fits its model: every input there, right dtype and dimensions; and which shape class it is of.
 
-use super::classes::{CONSTANT_BYTES_MAX, Candidate};
+use super::classes::CONSTANT_BYTES_MAX;
 use crate::model::{Model, wire_dtype};
 use rota_device::{Dim, Shape, Span, TensorSpec};
 use rota_ipc::server::{RequestBlock, Tensor};
@@ -17,26 +17,29 @@ fn refuse<T>(reason: Reason, text: String) -> Result<T, Refusal> {
     Err(Refusal { reason, text })
 }
 
-/// Fills `spans` (inputs, then outputs, in the model's order) and `candidate`'s shapes from a block whose spans were checked.
-/// The content of inputs that a batch shares is left to the caller: `candidate.constants` says how many bytes each has.
+/// Checks what a block asks of the model of its session `place`, whose spans were checked. Appends to `spans` the outputs'; the first
+/// time, when there are none yet, also notes the inputs', and their shapes.
 pub fn fit(
     model: &Model,
     block: &RequestBlock,
+    place: u8,
     spans: &mut Vec<Span>,
-    candidate: &mut Candidate,
+    shapes: &mut Vec<Shape>,
 ) -> Result<(), Refusal> {
     let signature = &model.signature;
     let unwanted = Span { offset: Span::UNWANTED, bytes: 0 };
-    spans.clear();
-    spans.resize(signature.inputs.len() + signature.outputs.len(), unwanted);
-    candidate.clear();
-    candidate.shapes.resize(signature.inputs.len(), Shape::default());
-    candidate.constants.resize(signature.inputs.len(), None);
+    let (first, start) = (shapes.is_empty(), spans.len());
+    spans.resize(start + signature.inputs.len(), unwanted);
+    if first {
+        shapes.resize(signature.inputs.len(), Shape::default());
+    }
     for tensor in block.inputs() {
-        let index = place(tensor, &signature.inputs, "input", &mut spans[..])?;
+        let index = note(tensor, &signature.inputs, "input", &mut spans[start..])?;
         let spec = &signature.inputs[index];
-        candidate.shapes[index] = input_shape(tensor, spec, block.header.items)?;
-        candidate.constants[index] = model.shares(spec).then_some(tensor.bytes);
+        let shape = input_shape(tensor, spec, block.header.items)?;
+        if first {
+            shapes[index] = shape;
+        }
         if model.shares(spec) && tensor.bytes > CONSTANT_BYTES_MAX {
             let text = format!(
                 "input \"{}\" has no batch axis and brings {} bytes; the most for such an input is {CONSTANT_BYTES_MAX}",
@@ -45,11 +48,14 @@ pub fn fit(
             return refuse(Reason::WrongShape, text);
         }
     }
-    if let Some(missing) = signature.inputs.iter().zip(spans.iter()).find(|(_, s)| s.offset == Span::UNWANTED) {
+    if let Some(missing) = signature.inputs.iter().zip(&spans[start..]).find(|(_, s)| s.offset == Span::UNWANTED) {
         return refuse(Reason::WrongTensor, format!("input \"{}\" is missing", missing.0.name));
     }
-    for tensor in block.outputs() {
-        let index = place(tensor, &signature.outputs, "output", &mut spans[signature.inputs.len()..])?;
+    let outputs = if first { spans.len() } else { start };
+    spans.truncate(outputs);
+    spans.resize(outputs + signature.outputs.len(), unwanted);
+    for tensor in block.outputs().iter().filter(|tensor| tensor.session == place) {
+        let index = note(tensor, &signature.outputs, "output", &mut spans[outputs..])?;
         let spec = &signature.outputs[index];
         check_dtype(tensor, spec, "output")?;
         check_room(tensor, spec, block.header.items)?;
@@ -69,7 +75,7 @@ pub fn fit(
 }
 
 /// Notes the tensor's span under its index among the model's tensors.
-fn place(tensor: &Tensor, specs: &[TensorSpec], what: &str, spans: &mut [Span]) -> Result<usize, Refusal> {
+fn note(tensor: &Tensor, specs: &[TensorSpec], what: &str, spans: &mut [Span]) -> Result<usize, Refusal> {
     let index = usize::from(tensor.tensor);
     if index >= specs.len() {
         return refuse(Reason::WrongTensor, format!("{what} {index} does not exist; the model has {}", specs.len()));

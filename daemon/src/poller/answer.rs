@@ -3,11 +3,12 @@
 use super::Poller;
 use super::admission::Refusal;
 use crate::clock::nanos;
-use crate::model::wire_dtype;
-use rota_device::{Batch, Outcome, Span};
+use crate::model::{Model, wire_dtype};
+use rota_device::{Batch, Early, Outcome, Span, Written};
 use rota_ipc::server::Record;
 use rota_ipc::wire::{Completion, OutputRecord, RANK_MAX, Reason, Status, Submission};
-use rota_sched::{DeviceId, DropReason, Event, Instant, RequestId};
+use rota_sched::{DeviceId, DropReason, Event, Instant, RequestId, SessionId};
+use std::sync::Arc;
 use std::time::Duration;
 
 impl Poller {
@@ -15,7 +16,14 @@ impl Poller {
     pub(super) fn take_finished(&mut self) -> bool {
         let mut worked = false;
         for device in 0..self.devices.len() {
-            while let Some(batch) = self.devices[device].device.poll() {
+            loop {
+                let ended = self.devices[device].device.poll();
+                // Looked at after that: what was done early was said before.
+                while let Some(early) = self.devices[device].device.poll_early() {
+                    self.take_early(DeviceId(device as u32), &early);
+                    worked = true;
+                }
+                let Some(batch) = ended else { break };
                 self.finish(DeviceId(device as u32), batch);
                 worked = true;
             }
@@ -23,50 +31,57 @@ impl Poller {
         worked
     }
 
+    /// Notes an output of a request whose batch still executes; with the last one the request is answered.
+    fn take_early(&mut self, device: DeviceId, early: &Early) {
+        let id = RequestId(early.key);
+        let unit = &self.models[self.requests[id].unit.0 as usize].as_ref().expect("its requests run").model;
+        let owner = self.requests[id].asked.iter().find_map(|asked| {
+            let outputs = unit.outputs_of(asked.member);
+            outputs.contains(&early.output).then(|| (asked.place, early.output - outputs.start))
+        });
+        if let Some((place, tensor)) = owner {
+            let dtype = wire_dtype(unit.signature.outputs[early.output].dtype);
+            self.early.push(output_record(tensor, place, dtype, &early.written));
+        }
+        if early.last {
+            std::mem::swap(&mut self.early, &mut self.records);
+            self.early.clear();
+            let run = Run { device, started: self.clock.place(early.started), took: early.took, items: early.items };
+            self.requests[id].told = true;
+            let now = self.clock.now();
+            self.answer_ran(id, run, None, now);
+        }
+    }
+
     fn finish(&mut self, device: DeviceId, mut batch: Box<Batch>) {
         let now = self.clock.now();
         let started = batch.started.map_or(now, |at| self.clock.place(at));
         let items = batch.requests.iter().map(|r| r.items).sum();
         let outputs = batch.written.len() / batch.requests.len().max(1);
-        let spans_each = batch.spans.len() / batch.requests.len().max(1);
         let first = &self.requests[RequestId(batch.requests[0].key)];
-        let (session_id, model_id) = (first.session, first.model);
+        let (unit, queue) = (first.unit, first.queue);
+        let model = Arc::clone(&self.models[unit.0 as usize].as_ref().expect("its requests run").model);
+        self.count_batch(&batch, queue, items);
         for index in 0..batch.requests.len() {
             let request = &batch.requests[index];
             let id = RequestId(request.key);
             let run = Run { device, started, took: batch.took, items };
             match &request.outcome {
                 Outcome::Done => {
-                    let inputs = spans_each - outputs;
-                    let wanted = &batch.spans[index * spans_each + inputs..(index + 1) * spans_each];
-                    let written = &batch.written[index * outputs..(index + 1) * outputs];
-                    self.records.clear();
-                    let specs =
-                        &self.models[model_id.0 as usize].as_ref().expect("its requests run").model.signature.outputs;
-                    for (tensor, (span, written)) in wanted.iter().zip(written).enumerate() {
-                        if span.offset != Span::UNWANTED {
-                            self.records.push(output_record(tensor, wire_dtype(specs[tensor].dtype), written));
-                        }
-                    }
+                    self.record_outputs(id, &model, &batch.written[index * outputs..(index + 1) * outputs]);
                     self.answer_ran(id, run, None, now);
                 }
                 Outcome::OutputTooSmall { output, needed, room } => {
-                    let name =
-                        &self.models[model_id.0 as usize].as_ref().expect("its requests run").model.signature.outputs;
-                    let name = &name[*output].name;
+                    let name = &model.signature.outputs[*output].name;
                     let text = format!("output \"{name}\" needs {needed} bytes and has room for {room}");
                     self.answer_ran(id, run, Some((Reason::OutputTooSmall, &text)), now);
                 }
+                Outcome::Told => self.forget_told(id),
                 Outcome::Failed(text) => self.answer_ran(id, run, Some((Reason::Engine, text)), now),
                 Outcome::Pending => {
                     self.answer_ran(id, run, Some((Reason::DeviceLost, "the device gave it back unexecuted")), now);
                 }
             }
-        }
-        if let Some(session) = self.sessions[session_id.0 as usize].as_mut() {
-            session.stats.batches += 1;
-            session.stats.batched_items += u64::from(items);
-            session.stats.busy += batch.took;
         }
         let finished = Event::Finished { device, batch: rota_sched::BatchId(batch.id.0 as u32), took: batch.took };
         self.dispatcher.handle(finished, now);
@@ -77,8 +92,50 @@ impl Poller {
         state.batches += 1;
         state.busy += batch.took;
         state.pool.push(batch);
-        self.model_mut(model_id).outstanding -= 1;
-        self.remove_model_if_ended(model_id);
+        self.model_mut(unit).outstanding -= 1;
+        self.leave_unit(unit, &model);
+    }
+
+    /// Counts a batch for the sessions whose requests were in it, and for the queue that it came from.
+    fn count_batch(&mut self, batch: &Batch, queue: SessionId, items: u32) {
+        self.batches += 1;
+        let of = |key: u32| &self.requests[RequestId(key)];
+        let asked: u64 = batch.requests.iter().map(|r| u64::from(r.items) * of(r.key).asked.len() as u64).sum();
+        let mut count = |session: SessionId, items: u32, share: f64| {
+            let Some(session) = self.sessions[session.0 as usize].as_mut() else { return };
+            let stats = &mut session.stats;
+            stats.batches += u64::from(stats.last_batch != self.batches);
+            stats.last_batch = self.batches;
+            stats.batched_items += u64::from(items);
+            stats.busy += batch.took.mul_f64(share);
+        };
+        let mut is_group = true;
+        for request in &batch.requests {
+            let share = f64::from(request.items) / asked.max(1) as f64;
+            for asked in &self.requests[RequestId(request.key)].asked {
+                is_group &= asked.session != queue;
+                count(asked.session, request.items, share);
+            }
+        }
+        if is_group {
+            count(queue, items, 1.0);
+        }
+    }
+
+    /// Notes in `self.records` what a request's outputs have become; `written` has one for each of the unit's.
+    fn record_outputs(&mut self, id: RequestId, unit: &Model, written: &[Written]) {
+        self.records.clear();
+        let request = &self.requests[id];
+        let mut spans = request.spans[request.shapes.len()..].iter();
+        for asked in &request.asked {
+            for (tensor, output) in unit.outputs_of(asked.member).enumerate() {
+                let wanted = spans.next().is_some_and(|span| span.offset != Span::UNWANTED);
+                if wanted {
+                    let dtype = wire_dtype(unit.signature.outputs[output].dtype);
+                    self.records.push(output_record(tensor, asked.place, dtype, &written[output]));
+                }
+            }
+        }
     }
 
     /// Answers a request whose batch has ended; `self.records` holds its outputs when nothing went wrong.
@@ -104,11 +161,13 @@ impl Poller {
             None => (Reason::None, Record::Outputs(&[])),
         };
         if matches!(status, Status::Ok | Status::Late) {
-            let (session, items) = (request.session, request.items);
-            let stats = &mut self.session_mut(session).stats;
-            stats.record(queued, run.took, total);
-            if status == Status::Ok {
-                stats.good.count(items, now);
+            for asked in &request.asked {
+                let session = self.sessions[asked.session.0 as usize].as_mut();
+                let stats = &mut session.expect("a session stays while requests of it are in flight").stats;
+                stats.record(queued, run.took, total);
+                if status == Status::Ok {
+                    stats.good.count(request.items, now);
+                }
             }
         }
         self.answer(id, status, reason, completion, record);
@@ -132,10 +191,11 @@ impl Poller {
         self.answer(id, status, reason, completion, Record::Text(text));
     }
 
-    /// Answers an accepted request and takes it off all books. An empty `Record::Outputs` stands for `self.records`.
+    /// Answers an accepted request and takes it off all books. An empty `Record::Outputs` stands for `self.records`. Where it is
+    /// one of several that a submission became, its client hears when the last of them has ended.
     fn answer(&mut self, id: RequestId, status: Status, reason: Reason, completion: Completion, record: Record<'_>) {
         let request = &self.requests[id];
-        let (key, slot, class, model_id) = (request.client as usize, request.slot, request.class, request.model);
+        let (key, slot, first, unit) = (request.client as usize, request.slot, request.first, request.unit);
         let completion = Completion {
             tag: request.tag,
             slot,
@@ -144,21 +204,61 @@ impl Poller {
             arrival_ns: request.arrival.0,
             ..completion
         };
+        let class = request.class;
+        for asked in &request.asked {
+            let session = self.sessions[asked.session.0 as usize].as_mut();
+            session.expect("a session stays while requests of it are in flight").stats.count(status);
+        }
+        self.model_mut(unit).classes.leave(class);
+        if self.requests[first].pieces.left.is_empty() {
+            self.complete(key, completion, record);
+        } else {
+            let was_last = self.requests[first].pieces.end(id, (status, reason), completion, record, &self.records);
+            if id != first {
+                self.let_go(id);
+            }
+            if !was_last {
+                return;
+            }
+            let pieces = std::mem::take(&mut self.requests[first].pieces);
+            let record = match pieces.ended {
+                Some((Status::Ok | Status::Late, _)) => Record::Outputs(&pieces.records),
+                _ => Record::Text(&pieces.text),
+            };
+            self.complete(key, pieces.completion, record);
+            self.requests[first].pieces = pieces;
+        }
+        self.clients.release(key, slot);
+        self.let_go(first);
+        self.remove_if_ended(key);
+    }
+
+    /// Frees a request that was answered, unless its batch still executes: then its number is the batch's until that ends.
+    fn let_go(&mut self, id: RequestId) {
+        if !self.requests[id].told {
+            self.requests.release(id);
+        }
+    }
+
+    /// The batch of a request that was answered early has ended. One that stands for others which have not ended stays.
+    fn forget_told(&mut self, id: RequestId) {
+        self.requests[id].told = false;
+        if self.requests[id].pieces.left.is_empty() {
+            self.requests.release(id);
+        }
+    }
+
+    /// Writes a completion; an empty `Record::Outputs` stands for `self.records`.
+    fn complete(&mut self, key: usize, completion: Completion, record: Record<'_>) {
         let record = match record {
-            Record::Outputs(_) => Record::Outputs(&self.records),
-            text => text,
+            Record::Outputs([]) => Record::Outputs(&self.records),
+            given => given,
         };
-        let session = request.session;
         let client = &mut self.clients.entries[key];
         if !client.dying {
             client.connection.complete(completion, record);
             mark_dirty(client, key, &mut self.dirty);
         }
-        self.session_mut(session).stats.count(status);
-        self.model_mut(model_id).classes.leave(class);
-        self.clients.release(key, slot);
-        self.requests.release(id);
-        self.remove_if_ended(key);
     }
 
     /// Answers a submission that never became a request.
@@ -201,7 +301,7 @@ fn mark_dirty(client: &mut super::clients::Client, key: usize, dirty: &mut Vec<u
     }
 }
 
-fn output_record(tensor: usize, dtype: rota_ipc::wire::DType, written: &rota_device::Written) -> OutputRecord {
+fn output_record(tensor: usize, session: u8, dtype: rota_ipc::wire::DType, written: &Written) -> OutputRecord {
     let mut dims = [0; RANK_MAX];
     let shape = written.shape.dims();
     dims[..shape.len()].copy_from_slice(shape);
@@ -210,7 +310,7 @@ fn output_record(tensor: usize, dtype: rota_ipc::wire::DType, written: &rota_dev
         dtype: dtype as u8,
         rank: shape.len() as u8,
         tensor: tensor as u8,
-        session: 0,
+        session,
         reserved0: 0,
         dims,
     }

@@ -6,10 +6,10 @@ use super::messages::{
     ClientReport, Command, ConnectionId, DeviceReport, Notice, OpenError, PollerReport, SessionSnapshot,
 };
 use super::{ModelState, Poller, SessionState};
+use crate::background::Networks;
 use crate::clock::millis;
 use crate::model::Model;
 use crate::stats::SessionStats;
-use rota_device::Network;
 use rota_ipc::server::Connection;
 use rota_sched::{Instant, ModelId, SessionConfig, SessionId};
 use std::sync::Arc;
@@ -41,6 +41,7 @@ impl Poller {
                 }
                 Command::Add { model, networks } => self.add_model(model, networks, now),
                 Command::Remove { model } => self.remove_model(model),
+                Command::Regroup { keep, add, whole } => self.regroup(&keep, add, whole, now),
                 Command::Plan { cause } => self.ask_for_plan(cause),
                 Command::Promise { promises } => self.take_promises(&promises, now),
                 Command::Report => self.report = Some(0),
@@ -82,6 +83,7 @@ impl Poller {
             None => self.add_session(model, slo)?,
         };
         self.session_mut(session_id).clients += 1;
+        self.tune_home(model_id);
         let sessions = &mut self.clients.entries[key].sessions;
         if number == sessions.len() {
             sessions.push(Handle::Closed);
@@ -91,14 +93,17 @@ impl Poller {
     }
 
     /// A new session; one that nobody has open and nothing waits for makes room when all are taken.
-    fn add_session(&mut self, model: Arc<Model>, slo: Duration) -> Result<SessionId, OpenError> {
+    pub(super) fn add_session(&mut self, model: Arc<Model>, slo: Duration) -> Result<SessionId, OpenError> {
         let config = || SessionConfig { model: model.id, slo, weight: model.weight };
         let id = match self.dispatcher.add_session(config()) {
             Some(id) => id,
             None => {
                 let in_flight = |id: usize| self.requests_of(SessionId(id as u32)) > 0;
                 let idle = (0..self.sessions.len())
-                    .filter(|&id| self.sessions[id].as_ref().is_some_and(|s| s.clients == 0) && !in_flight(id))
+                    .filter(|&id| {
+                        let is_idle = |s: &SessionState| s.clients == 0 && !s.model.is_group();
+                        self.sessions[id].as_ref().is_some_and(is_idle) && !in_flight(id)
+                    })
                     .min_by_key(|&id| self.sessions[id].as_ref().map(|s| s.last_closed));
                 let full = OpenError::DaemonFull(self.options.sessions_max);
                 self.forget_session(SessionId(idle.ok_or(full.clone())? as u32));
@@ -109,15 +114,19 @@ impl Poller {
         if self.sessions.len() <= index {
             self.sessions.resize_with(index + 1, || None);
         }
-        self.session_of.insert((model.id, slo), id);
+        // Nobody opens a group's; its SLO changes with those of its members' sessions.
+        if !model.is_group() {
+            self.session_of.insert((model.id, slo), id);
+        }
         let now = self.clock.now();
         let (planned, stats) = (Default::default(), SessionStats::new(now));
-        self.sessions[index] = Some(SessionState { model, slo, clients: 0, last_closed: now, planned, stats });
+        let weight = model.weight;
+        self.sessions[index] = Some(SessionState { model, slo, weight, clients: 0, last_closed: now, planned, stats });
         Ok(id)
     }
 
     /// Requests of a session that wait or run.
-    fn requests_of(&self, id: SessionId) -> u32 {
+    pub(super) fn requests_of(&self, id: SessionId) -> u32 {
         let stats = match &self.sessions[id.0 as usize] {
             Some(session) => &session.stats,
             None => return 0,
@@ -140,16 +149,14 @@ impl Poller {
             let session = self.session_mut(id);
             session.clients -= 1;
             session.last_closed = now;
+            let model = session.model.id;
+            self.tune_home(model);
         }
     }
 
-    fn add_model(&mut self, model: Arc<Model>, networks: Vec<Option<Box<dyn Network>>>, now: Instant) {
+    pub(super) fn add_model(&mut self, model: Arc<Model>, networks: Networks, now: Instant) {
         let index = model.id.0 as usize;
-        for (state, network) in self.devices.iter_mut().zip(networks) {
-            if let Some(network) = network {
-                state.device.install(model.network(), network);
-            }
-        }
+        self.install(&model, networks);
         if self.models.len() <= index {
             self.models.resize_with(index + 1, || None);
         }
@@ -163,9 +170,19 @@ impl Poller {
         // A class with constant inputs is known once a request has brought them.
         let introduced = (!has_constants).then(|| classes.intern(&profiled, now));
         let id = model.id;
-        self.models[index] = Some(ModelState { model, classes, outstanding: 0, removing: false });
+        let state =
+            ModelState { model, classes, outstanding: 0, removing: false, installed: true, home: None, queue: None };
+        self.models[index] = Some(state);
         if introduced.is_some() {
             self.introduce(id, rota_sched::ClassId(0));
+        }
+    }
+
+    pub(super) fn install(&mut self, model: &Model, networks: Networks) {
+        for (state, network) in self.devices.iter_mut().zip(networks) {
+            if let Some(network) = network {
+                state.device.install(model.network(), network);
+            }
         }
     }
 
@@ -188,12 +205,13 @@ impl Poller {
         }
         self.stop_classes(id);
         let now = self.clock.now();
+        self.drop_from_home(id, now);
         self.schedule(now); // answers what waited
         self.remove_model_if_ended(id);
     }
 
     /// What waits for the model is dropped at the dispatcher's next step. Its sessions keep their numbers while batches run.
-    fn stop_classes(&mut self, id: ModelId) {
+    pub(super) fn stop_classes(&mut self, id: ModelId) {
         let Some(state) = self.models[id.0 as usize].as_ref() else { return };
         for class in state.classes.ids() {
             self.dispatcher.remove_class(id, class);
@@ -202,7 +220,7 @@ impl Poller {
 
     /// The last step of [`Poller::remove_model`], once nothing of the model waits or runs.
     pub(super) fn remove_model_if_ended(&mut self, id: ModelId) {
-        let Some(state) = self.models[id.0 as usize].as_ref() else { return };
+        let Some(Some(state)) = self.models.get(id.0 as usize) else { return };
         let of_model = |index: &usize| self.sessions[*index].as_ref().is_some_and(|s| s.model.id == id);
         let sessions: Vec<usize> = match state.removing && state.outstanding == 0 {
             true => (0..self.sessions.len()).filter(of_model).collect(),
@@ -218,7 +236,9 @@ impl Poller {
         for (device, _) in self.devices.iter_mut().zip(&state.model.profiles).filter(|(_, p)| p.is_some()) {
             device.device.remove(state.model.network());
         }
-        (self.notices)(Notice::Removed { model: id });
+        let notice =
+            if state.model.is_group() { Notice::Ungrouped { group: id } } else { Notice::Removed { model: id } };
+        (self.notices)(notice);
     }
 
     /// Stops admission and answers what waits; [`Poller::run`] ends when nothing runs any more.
@@ -235,14 +255,15 @@ impl Poller {
     /// Sends one session's state a turn, so that a report never holds up the requests of a host with many sessions.
     fn continue_report(&mut self, now: Instant) -> bool {
         let Some(from) = self.report else { return false };
-        let next = (from..self.sessions.len()).find(|&index| self.sessions[index].is_some());
+        let is_shown = |session: &SessionState| !session.model.is_group();
+        let next = (from..self.sessions.len()).find(|&index| self.sessions[index].as_ref().is_some_and(is_shown));
         match next.and_then(|index| Some((index, self.sessions[index].as_ref()?))) {
             Some((index, session)) => {
                 let snapshot = SessionSnapshot {
                     model: Arc::clone(&session.model),
                     slo: session.slo,
                     clients: session.clients,
-                    rates: self.dispatcher.rates(SessionId(index as u32), now),
+                    rates: self.rates(SessionId(index as u32), now),
                     promised_rate: session.planned.promised,
                     goodput: session.stats.good.per_second(now),
                     stats: session.stats.clone(),

@@ -129,6 +129,9 @@ impl Poller {
     fn compare_some(&mut self, now: Instant) -> bool {
         let (range, left) = self.some_sessions();
         for index in range {
+            if self.waits_elsewhere(index) {
+                continue;
+            }
             let Some(session) = &mut self.sessions[index] else { continue };
             let measured = measured(self.dispatcher.rates(SessionId(index as u32), now).offered);
             self.watch.restless |= measured > 0.0 || session.planned.asked > 0.0;
@@ -142,12 +145,16 @@ impl Poller {
     fn collect_some(&mut self, now: Instant) -> bool {
         let (range, left) = self.some_sessions();
         for index in range {
+            if self.waits_elsewhere(index) {
+                continue;
+            }
+            let members = self.member_demand(index, now);
             let Some(session) = &mut self.sessions[index] else { continue };
             let id = SessionId(index as u32);
             let rate = measured(self.dispatcher.rates(id, now).offered);
             (session.planned.asked, session.planned.apart_since) = (rate, None);
             let model = session.model.clone();
-            self.watch.demand.push(SessionDemand { id, model, slo: session.slo, rate });
+            self.watch.demand.push(SessionDemand { id, model, slo: session.slo, rate, members });
         }
         left
     }
@@ -167,6 +174,11 @@ impl Poller {
             let Some(Some(session)) = self.sessions.get_mut(promise.session.0 as usize) else { continue };
             if (session.model.id, session.slo) == (promise.model, promise.slo) {
                 session.planned.promised = Some(promise.rate);
+                for member in &promise.members {
+                    if let Some(Some(session)) = self.sessions.get_mut(member.id.0 as usize) {
+                        session.planned.promised = Some(member.rate);
+                    }
+                }
                 self.dispatcher.entitle(&[(promise.session, promise.entitled)]);
             }
         }

@@ -1,9 +1,9 @@
 //! What the poller is told and what it tells: the cold path, between threads.
 
+use crate::background::{Networks, Ready};
 use crate::model::Model;
 use crate::planning::{Asked, Cause, Promise};
 use crate::stats::SessionStats;
-use rota_device::Network;
 use rota_ipc::server::Connection;
 use rota_sched::{ModelId, SessionRates};
 use serde::Serialize;
@@ -38,11 +38,18 @@ pub enum Command {
     /// By device index, one for each device that serves it.
     Add {
         model: Arc<Model>,
-        networks: Vec<Option<Box<dyn Network>>>,
+        networks: Networks,
     },
     /// Answered with [`Notice::Removed`] when nothing of it runs any more.
     Remove {
         model: ModelId,
+    },
+    /// Which models are served together from now on. Groups that are not kept or added end, each with a
+    /// [`Notice::Ungrouped`]; models that are in none any more bring their networks.
+    Regroup {
+        keep: Vec<ModelId>,
+        add: Vec<Ready>,
+        whole: Vec<Ready>,
     },
     /// Answered with [`Notice::Demand`], unless the daemon drains.
     Plan {
@@ -66,6 +73,10 @@ pub enum Notice {
     },
     Removed {
         model: ModelId,
+    },
+    /// Nothing of the group runs any more; its number is free.
+    Ungrouped {
+        group: ModelId,
     },
     /// The client broke the protocol or hung up; it is gone from the poller.
     Gone {

@@ -10,23 +10,24 @@ mod classes;
 mod clients;
 mod cold;
 mod demand;
+mod groups;
 pub mod messages;
 mod requests;
 mod sleep;
 mod submissions;
 
 use crate::clock::Clock;
-use crate::model::Model;
+use crate::model::{Group, Model};
 use crate::stats::SessionStats;
 use crate::wake::Wake;
 use classes::{Candidate, Classes};
 use clients::Clients;
 use messages::{Command, Notice};
-use requests::Requests;
-use rota_device::{Batch, BatchId, Device, ShapeClass};
+use requests::{Asked, Requests};
+use rota_device::{Batch, BatchId, Device, ShapeClass, Span};
 use rota_ipc::server::RequestBlock;
 use rota_ipc::wire::{OutputRecord, Submission};
-use rota_sched::{Action, Dispatcher, Instant, ModelId, SessionId};
+use rota_sched::{Action, Dispatcher, Instant, ModelId, RequestId, SessionId};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -69,11 +70,13 @@ pub struct Poller {
     dispatcher: Dispatcher,
     /// By [`ModelId`].
     models: Vec<Option<ModelState>>,
-    /// By [`SessionId`].
+    /// By [`SessionId`]: those that clients have open, and one for each group, in which its members' requests wait.
     sessions: Vec<Option<SessionState>>,
     session_of: HashMap<(ModelId, Duration), SessionId>,
     devices: Vec<DeviceState>,
     draining: bool,
+    /// Batches that have ended.
+    batches: u64,
     /// The next session to show in a report that is under way.
     report: Option<usize>,
     watch: demand::Watch,
@@ -84,7 +87,13 @@ pub struct Poller {
     candidate: Candidate,
     actions: Vec<Action>,
     records: Vec<OutputRecord>,
+    /// Outputs of a request that is done early, until its last one.
+    early: Vec<OutputRecord>,
     dirty: Vec<usize>,
+    /// What a submission asks.
+    asked: Vec<Asked>,
+    /// The requests that a submission is.
+    pieces: Vec<RequestId>,
 }
 
 struct ModelState {
@@ -93,11 +102,19 @@ struct ModelState {
     /// Batches of it that are with devices.
     outstanding: u32,
     removing: bool,
+    /// Its networks are on the devices; not while it is served in a group.
+    installed: bool,
+    /// The group that it is served in, and which member of it.
+    home: Option<(ModelId, u16)>,
+    /// Of a group: the dispatcher's session in which all members' requests wait.
+    queue: Option<SessionId>,
 }
 
 struct SessionState {
     model: Arc<Model>,
     slo: Duration,
+    /// Its share when there are too few devices.
+    weight: f64,
     /// Connections that have it open.
     clients: u32,
     last_closed: Instant,
@@ -148,6 +165,7 @@ impl Poller {
             session_of: HashMap::new(),
             devices: devices.into_iter().map(DeviceState::new).collect(),
             draining: false,
+            batches: 0,
             report: None,
             watch: demand::Watch::default(),
             submissions: vec![Submission::default(); DRAIN_MAX],
@@ -155,7 +173,10 @@ impl Poller {
             candidate: Candidate::default(),
             actions: Vec::new(),
             records: Vec::new(),
+            early: Vec::new(),
             dirty: Vec::new(),
+            asked: Vec::new(),
+            pieces: Vec::new(),
             options,
         })
     }
@@ -225,7 +246,7 @@ impl Poller {
         let mut batch = state.pool.pop().expect("the dispatcher keeps at most two batches outstanding on a device");
         let chosen = self.dispatcher.batch(id);
         let first = &self.requests[chosen.requests[0]];
-        let model = self.models[first.model.0 as usize].as_mut().expect("a model stays until its requests have ended");
+        let model = self.models[first.unit.0 as usize].as_mut().expect("a model stays until its requests have ended");
         model.outstanding += 1;
         batch.id = BatchId(u64::from(id.0));
         batch.network = model.model.network();
@@ -239,7 +260,10 @@ impl Poller {
                 arena: Arc::clone(client.connection.arena()),
                 outcome: rota_device::Outcome::Pending,
             });
-            batch.spans.extend_from_slice(&request.spans);
+            match &model.model.group {
+                Some(group) => group_spans(request, group, model.model.signature.outputs.len(), &mut batch.spans),
+                None => batch.spans.extend_from_slice(&request.spans),
+            }
         }
         state.device.prepare(batch);
     }
@@ -253,6 +277,21 @@ impl Poller {
                 client.connection.publish();
             }
         }
+    }
+}
+
+/// The spans of a request in its group's order of inputs, and of all members' outputs.
+fn group_spans(request: &requests::Request, group: &Group, outputs: usize, spans: &mut Vec<Span>) {
+    let (inputs, mut own) = request.spans.split_at(request.shapes.len());
+    let member = |asked: &Asked| &group.members[usize::from(asked.member)];
+    spans.extend(member(&request.asked[0]).inputs.iter().map(|&input| inputs[input]));
+    let first = spans.len();
+    spans.resize(first + outputs, Span { offset: Span::UNWANTED, bytes: 0 });
+    for asked in &request.asked {
+        let range = member(asked).outputs.clone();
+        let (mine, rest) = own.split_at(range.len());
+        spans[first..][range].copy_from_slice(mine);
+        own = rest;
     }
 }
 

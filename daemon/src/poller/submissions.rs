@@ -4,6 +4,7 @@ use super::admission::{self, Refusal};
 use super::classes::Interned;
 use super::clients::Handle;
 use super::messages::Notice;
+use super::requests::Asked;
 use super::{DRAIN_MAX, Poller};
 use rota_ipc::server::{Poisoned, check_submission};
 use rota_ipc::wire::{OP_CANCEL, Reason, Status, Submission};
@@ -52,16 +53,15 @@ impl Poller {
 
     /// Admits a request or answers it with what is wrong.
     fn submit(&mut self, key: usize, submission: &Submission, now: Instant) {
-        match self.admit(key, submission, now) {
-            Ok(()) => {}
-            Err(Refused { session, status, refusal }) => {
-                if let Some(session) = session.and_then(|s| self.sessions[s.0 as usize].as_mut()) {
-                    session.stats.offered += 1;
-                    session.stats.count(status);
-                }
-                self.refuse(key, submission, status, &refusal, now);
+        self.asked.clear();
+        let Err(Refused { counts, status, refusal }) = self.admit(key, submission, now) else { return };
+        for asked in self.asked.iter().filter(|_| counts) {
+            if let Some(session) = self.sessions[asked.session.0 as usize].as_mut() {
+                session.stats.offered += 1;
+                session.stats.count(status);
             }
         }
+        self.refuse(key, submission, status, &refusal, now);
     }
 
     fn admit(&mut self, key: usize, submission: &Submission, now: Instant) -> Result<(), Refused> {
@@ -76,95 +76,155 @@ impl Poller {
         }
         let read = client.connection.read_block(submission.slot, submission.block_bytes, &mut self.block);
         read.map_err(|e| failed(e.reason, e.text))?;
-        if self.block.header.sessions != 1 {
-            let text = "several sessions on one input are not supported by this version; name one";
-            return Err(failed(Reason::BadDescriptor, text.to_string()));
-        }
-        let number = self.block.header.session[0];
-        let session_id = match client.sessions.get(number as usize) {
-            Some(Handle::Open(id)) => *id,
-            Some(Handle::Unloaded) => {
-                return Err(failed(Reason::Unloaded, "the session's model was unloaded; open it again".to_string()));
-            }
-            _ => return Err(failed(Reason::UnknownSession, format!("session {number} is not open"))),
-        };
-        let with_session = |refused: Refused| Refused { session: Some(session_id), ..refused };
+        let slo = self.name_sessions(key)?;
+        let counts = |refused: Refused| Refused { counts: true, ..refused };
         if self.draining {
-            return Err(with_session(dropped(Reason::Draining, "the daemon is stopping")));
+            return Err(counts(dropped(Reason::Draining, "the daemon is stopping")));
         }
-        let session = self.sessions[session_id.0 as usize].as_mut().expect("an open handle's session exists");
-        let model_id = session.model.id;
         let deadline = match submission.deadline_ns {
-            0 => now + session.slo,
+            0 => now + slo,
             ns => Instant(ns),
         };
-
-        let (request_id, request) = self.requests.take().expect("`drain` takes no more than there are free requests");
-        let fitted = admission::fit(&session.model, &self.block, &mut request.spans, &mut self.candidate);
-        request.client = key as u32;
-        request.slot = submission.slot;
-        request.tag = submission.tag;
-        request.session = session_id;
-        request.model = model_id;
-        request.items = self.block.header.items;
-        request.arrival = now;
-        request.deadline = deadline;
-        request.priority = Priority::new(submission.priority).expect("a submission's priority was checked");
-        request.cancelled = false;
-        let admitted = match fitted {
-            Ok(()) => self.classify(key, request_id, model_id, now),
-            Err(Refusal { reason, text }) => Err(failed(reason, text)),
-        };
-        let class = match admitted {
-            Ok(class) if self.clients.admit(key, submission.slot, request_id, self.options.requests_per_user) => class,
-            other => {
-                self.requests.release(request_id);
-                let refused = match other {
-                    Err(refused) => refused,
-                    Ok(_) => dropped(Reason::Overload, "this user has too many requests in flight"),
-                };
-                return Err(with_session(refused));
+        let mut pieces = std::mem::take(&mut self.pieces);
+        let taken = self.take_requests(key, submission, (now, deadline), &mut pieces);
+        let admitted = match taken {
+            Ok(()) if self.clients.admit(key, submission.slot, pieces[0], self.options.requests_per_user) => {
+                pieces.iter().for_each(|&piece| self.enqueue(piece, now));
+                Ok(())
             }
+            Ok(()) => Err(counts(dropped(Reason::Overload, "this user has too many requests in flight"))),
+            Err(refused) => Err(counts(refused)),
         };
-        self.enqueue(request_id, class, now);
+        if admitted.is_err() {
+            pieces.iter().for_each(|&piece| self.requests.release(piece));
+        }
+        pieces.clear();
+        self.pieces = pieces;
+        admitted
+    }
+
+    /// Finds the sessions that the block names and how each is served; returns the shortest of their SLOs.
+    fn name_sessions(&mut self, key: usize) -> Result<Duration, Refused> {
+        let mut slo = Duration::MAX;
+        for place in 0..self.block.sessions().len() {
+            let number = self.block.sessions()[place];
+            let session_id = match self.clients.entries[key].sessions.get(number as usize) {
+                Some(Handle::Open(id)) => *id,
+                Some(Handle::Unloaded) => {
+                    return Err(failed(
+                        Reason::Unloaded,
+                        "the session's model was unloaded; open it again".to_string(),
+                    ));
+                }
+                _ => return Err(failed(Reason::UnknownSession, format!("session {number} is not open"))),
+            };
+            let session = self.sessions[session_id.0 as usize].as_ref().expect("an open handle's session exists");
+            let model = session.model.id;
+            if self.asked.iter().any(|asked| asked.model == model) {
+                let text = format!("model \"{}\" is asked twice in one request", session.model.name);
+                return Err(failed(Reason::BadBlock, text));
+            }
+            slo = slo.min(session.slo);
+            let member = self.home(model).map_or(0, |(_, member)| member);
+            self.asked.push(Asked { session: session_id, model, member, place: place as u8 });
+        }
+        Ok(slo)
+    }
+
+    /// A request for each unit that serves some of `asked`, all of them in `pieces`; filled, classified and counted nowhere yet.
+    fn take_requests(
+        &mut self,
+        key: usize,
+        submission: &Submission,
+        (now, deadline): (Instant, Instant),
+        pieces: &mut Vec<RequestId>,
+    ) -> Result<(), Refused> {
+        for index in 0..self.asked.len() {
+            let asked = self.asked[index];
+            let own = pieces.iter().copied().find(|&piece| self.serves_too(piece, asked));
+            let id = match own {
+                Some(piece) => piece,
+                None => {
+                    let text = "all requests that the daemon can hold are in flight";
+                    let (id, request) = self.requests.take().ok_or_else(|| dropped(Reason::Overload, text))?;
+                    pieces.push(id);
+                    request.client = key as u32;
+                    request.slot = submission.slot;
+                    request.tag = submission.tag;
+                    request.items = self.block.header.items;
+                    request.arrival = now;
+                    request.deadline = deadline;
+                    request.priority = Priority::new(submission.priority).expect("a submission's priority was checked");
+                    (request.cancelled, request.told) = (false, false);
+                    request.first = pieces[0];
+                    let (unit, queue) = self.served_by(asked);
+                    (self.requests[id].unit, self.requests[id].queue) = (unit, queue);
+                    id
+                }
+            };
+            let model = &self.models[asked.model.0 as usize].as_ref().expect("an open session's model is there").model;
+            let request = &mut self.requests[id];
+            request.asked.push(asked);
+            let fitted = admission::fit(model, &self.block, asked.place, &mut request.spans, &mut request.shapes);
+            fitted.map_err(|Refusal { reason, text }| failed(reason, text))?;
+        }
+        if pieces.len() > 1 {
+            self.requests[pieces[0]].pieces.left.extend_from_slice(pieces);
+        }
+        for &piece in pieces.iter() {
+            let class = self.classify(piece, self.requests[piece].unit, now)?;
+            self.requests[piece].class = class;
+        }
         Ok(())
     }
 
-    fn enqueue(&mut self, request_id: RequestId, class: ClassId, now: Instant) {
-        self.requests[request_id].class = class;
-        let request = &self.requests[request_id];
-        let model_id = request.model;
-        let arrival = Arrival {
-            request: request_id,
-            session: request.session,
-            class,
-            items: request.items,
-            deadline: request.deadline,
-            priority: request.priority,
-        };
-        self.model_mut(model_id).classes.enter(class);
-        self.session_mut(arrival.session).stats.offered += 1;
+    /// Takes in a request that is new.
+    fn enqueue(&mut self, id: RequestId, now: Instant) {
+        let request = &self.requests[id];
+        for asked in &request.asked {
+            let session = self.sessions[asked.session.0 as usize].as_mut().expect("an asked session is there");
+            session.stats.offered += 1;
+            session.stats.asked.count(request.items, now);
+        }
+        self.dispatch(id, now);
+    }
+
+    /// Hands a request to the dispatcher.
+    pub(super) fn dispatch(&mut self, id: RequestId, now: Instant) {
+        let request = &self.requests[id];
+        let (unit, class, items) = (request.unit, request.class, request.items);
+        let (deadline, priority) = (request.deadline, request.priority);
+        let arrival = Arrival { request: id, session: request.queue, class, items, deadline, priority };
+        self.model_mut(unit).classes.enter(class);
         self.dispatcher.handle(Event::Arrived(arrival), now);
     }
 
-    /// The request's shape class; copies out the content of inputs without a batch axis, once.
-    fn classify(&mut self, key: usize, id: RequestId, model_id: ModelId, now: Instant) -> Result<ClassId, Refused> {
-        let spans = &self.requests[id].spans;
-        for (index, bytes) in self.candidate.constants.iter().enumerate() {
-            let Some(bytes) = *bytes else { continue };
-            let start = self.candidate.constant_bytes.len();
-            self.candidate.constant_bytes.resize(start + bytes, 0);
-            let into = &mut self.candidate.constant_bytes[start..];
-            self.clients.entries[key].connection.copy_out(spans[index].offset, into);
+    /// The request's shape class in `unit`; copies out the content of inputs without a batch axis, once.
+    pub(super) fn classify(&mut self, id: RequestId, unit: ModelId, now: Instant) -> Result<ClassId, Refused> {
+        let request = &self.requests[id];
+        let state = self.models[unit.0 as usize].as_mut().expect("a request's unit is there");
+        let member = state.model.group.as_ref().map(|group| &group.members[usize::from(request.asked[0].member)]);
+        self.candidate.clear();
+        for (index, spec) in state.model.signature.inputs.iter().enumerate() {
+            let own = member.map_or(index, |member| member.inputs[index]);
+            self.candidate.shapes.push(request.shapes[own]);
+            let span = request.spans[own];
+            let constant = state.model.shares(spec).then_some(span.bytes);
+            self.candidate.constants.push(constant);
+            if let Some(bytes) = constant {
+                let start = self.candidate.constant_bytes.len();
+                self.candidate.constant_bytes.resize(start + bytes, 0);
+                let into = &mut self.candidate.constant_bytes[start..];
+                self.clients.entries[request.client as usize].connection.copy_out(span.offset, into);
+            }
         }
-        let state = self.models[model_id.0 as usize].as_mut().expect("an open session's model is there");
         match state.classes.intern(&self.candidate, now) {
             Interned::Known(class) => Ok(class),
             Interned::New { id: class, replaced } => {
                 if replaced {
-                    self.dispatcher.remove_class(model_id, class);
+                    self.dispatcher.remove_class(unit, class);
                 }
-                self.introduce(model_id, class);
+                self.introduce(unit, class);
                 Ok(class)
             }
             Interned::Full => {
@@ -198,12 +258,20 @@ impl Poller {
     /// Withdraws the request in `slot`; one that has ended meanwhile was answered, and one that runs will be.
     fn cancel(&mut self, key: usize, slot: u32, now: Instant) {
         let in_slot = self.clients.entries[key].slots.get(slot as usize);
-        let Some(&Some(id)) = in_slot else { return };
-        if self.dispatcher.handle(Event::Cancelled(id), now) {
-            self.answer_unrun(id, Status::Cancelled, Reason::None, "", now);
-        } else {
-            self.requests[id].cancelled = true;
+        let Some(&Some(first)) = in_slot else { return };
+        let mut pieces = std::mem::take(&mut self.pieces);
+        pieces.extend_from_slice(&self.requests[first].pieces.left);
+        if pieces.is_empty() {
+            pieces.push(first);
         }
+        for &id in &pieces {
+            self.requests[id].cancelled = true;
+            if self.dispatcher.handle(Event::Cancelled(id), now) {
+                self.answer_unrun(id, Status::Cancelled, Reason::None, "", now);
+            }
+        }
+        pieces.clear();
+        self.pieces = pieces;
     }
 
     /// The client is gone, or has to go: what waits is forgotten, what runs is let run.
@@ -249,18 +317,19 @@ impl Poller {
 }
 
 /// A request that is answered without having been accepted.
-struct Refused {
-    session: Option<SessionId>,
-    status: Status,
-    refusal: Refusal,
+pub(super) struct Refused {
+    /// In the figures of the sessions that it asked.
+    counts: bool,
+    pub status: Status,
+    pub refusal: Refusal,
 }
 
 fn failed(reason: Reason, text: String) -> Refused {
-    Refused { session: None, status: Status::Failed, refusal: Refusal { reason, text } }
+    Refused { counts: false, status: Status::Failed, refusal: Refusal { reason, text } }
 }
 
 fn dropped(reason: Reason, text: &str) -> Refused {
-    Refused { session: None, status: Status::Dropped, refusal: Refusal { reason, text: text.to_string() } }
+    Refused { counts: false, status: Status::Dropped, refusal: Refusal { reason, text: text.to_string() } }
 }
 
 fn scaled_profile(profile: &Profile, scale: f64) -> Profile {

@@ -1,8 +1,9 @@
 //! A network that computes nothing: it takes as long as its table says and gives back what it was given.
 
-use crate::batched::{Batched, Output, Runner};
+use crate::batched::{Batched, Runner};
 use crate::emulated::EmulatedProfile;
 use crate::strided::Strided;
+use crate::view::{Inputs, View};
 use crate::{Batch, Dim, HostTensor, Network, RunError, Shape, Signature};
 use std::time::Duration;
 
@@ -100,7 +101,7 @@ struct Echo {
 }
 
 impl Runner for Echo {
-    fn run(&mut self, inputs: &[HostTensor]) -> Result<(), String> {
+    fn run(&mut self, inputs: &dyn Inputs) -> Result<(), String> {
         let items = self.items(inputs);
         for index in 0..self.signature.outputs.len() {
             let shape = self.output_shape(index, items, inputs);
@@ -118,9 +119,9 @@ impl Runner for Echo {
         Ok(())
     }
 
-    fn output(&self, index: usize) -> Result<Output<'_>, String> {
+    fn output(&self, index: usize) -> Result<View<'_>, String> {
         let HostTensor { dtype, shape, bytes } = &self.outputs[index];
-        Ok(Output { dtype: *dtype, shape: *shape, bytes })
+        Ok(View { dtype: *dtype, shape: *shape, bytes })
     }
 
     /// The buffers are kept for the next batch.
@@ -128,19 +129,20 @@ impl Runner for Echo {
 }
 
 impl Echo {
-    fn items(&self, inputs: &[HostTensor]) -> u32 {
-        let axes = self.signature.inputs.iter().zip(inputs);
-        axes.filter_map(|(spec, input)| Some(input.shape.dims()[spec.batch_axis?])).next().unwrap_or(1)
+    fn items(&self, inputs: &dyn Inputs) -> u32 {
+        let mut axes = self.signature.inputs.iter().enumerate();
+        axes.find_map(|(index, spec)| Some(inputs.get(index).shape.dims()[spec.batch_axis?])).unwrap_or(1)
     }
 
     /// Dynamic dimensions are those of the same name among the inputs; one that none has is 1.
-    fn output_shape(&self, index: usize, items: u32, inputs: &[HostTensor]) -> Shape {
+    fn output_shape(&self, index: usize, items: u32, inputs: &dyn Inputs) -> Shape {
         let spec = &self.signature.outputs[index];
         let named = |name: &str| {
-            let dims = self.signature.inputs.iter().zip(inputs).flat_map(|(s, t)| s.dims.iter().zip(t.shape.dims()));
-            dims.filter(|(dim, _)| matches!(dim, Dim::Dynamic(n) if n == name && !n.is_empty()))
-                .map(|(_, &size)| size)
-                .next()
+            let is = |dim: &Dim| matches!(dim, Dim::Dynamic(other) if other == name && !other.is_empty());
+            self.signature.inputs.iter().enumerate().find_map(|(index, spec)| {
+                let axis = spec.dims.iter().position(is)?;
+                inputs.get(index).shape.dims().get(axis).copied()
+            })
         };
         let mut dims = [1; Shape::RANK_MAX];
         for (axis, (to, dim)) in dims.iter_mut().zip(&spec.dims).enumerate() {
@@ -153,13 +155,14 @@ impl Echo {
         Shape::new(&dims[..spec.dims.len().min(Shape::RANK_MAX)]).unwrap_or_default()
     }
 
-    fn echo(&mut self, index: usize, items: usize, inputs: &[HostTensor]) -> Result<(), String> {
-        let Some((source, spec)) = inputs.first().zip(self.signature.inputs.first()) else { return Ok(()) };
-        let layout = |tensor: &HostTensor, axis| Strided::new(tensor.shape.dims(), axis, tensor.dtype);
+    fn echo(&mut self, index: usize, items: usize, inputs: &dyn Inputs) -> Result<(), String> {
+        let Some(spec) = self.signature.inputs.first() else { return Ok(()) };
+        let source = inputs.get(0);
+        let layout = |tensor: View<'_>, axis| Strided::new(tensor.shape.dims(), axis, tensor.dtype);
         let from = layout(source, spec.batch_axis).ok_or("an input is too large")?;
         let axis = self.signature.outputs[index].batch_axis;
         let output = &mut self.outputs[index];
-        let to = layout(output, axis).ok_or("an output is too large")?;
+        let to = layout(output.view(), axis).ok_or("an output is too large")?;
         let wanted = to.bytes(1).ok_or("an output is too large")?;
         let (parts, total) = if axis.is_some() { (items, items) } else { (1, 1) };
         for part in 0..parts {

@@ -11,7 +11,8 @@ mod wire_check;
 
 pub(crate) use signature::{Declared, signature as declared_signature};
 
-use crate::Network;
+use crate::batched::{Batched, Runner};
+use crate::{Network, Signature};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,8 +22,22 @@ pub trait Engine: Send + Sync {
     /// "ONNX Runtime 1.32.0".
     fn describe(&self) -> String;
     fn kind(&self) -> EngineKind;
-    /// Loads the ONNX model in `file`. Slow (seconds for large models): not for a thread that serves.
-    fn compile(&self, file: &Path, options: &CompileOptions) -> Result<Box<dyn Network>, LoadError>;
+    /// Loads the ONNX model in `file`, whole or part of one. Slow (seconds for large models): not for a thread that serves.
+    fn load(&self, file: &Path, options: &CompileOptions) -> Result<Loaded, LoadError>;
+    /// Loads a model as a network of its own.
+    fn compile(&self, file: &Path, options: &CompileOptions) -> Result<Box<dyn Network>, LoadError> {
+        let Loaded { signature, memory_bytes, runner } = self.load(file, options)?;
+        let mut network = Batched::new(signature, memory_bytes, runner);
+        network.reserve(options.max_batch.unwrap_or(0));
+        Ok(Box::new(network))
+    }
+}
+
+/// A model that an engine has loaded: what a network is made of.
+pub struct Loaded {
+    pub(crate) signature: Signature,
+    pub(crate) memory_bytes: u64,
+    pub(crate) runner: Box<dyn Runner>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,9 +4,10 @@
 //! element and allocates names and wrappers anew for every call, while here a batch is described by vectors that are kept.
 
 use super::signature::{Declared, signature};
-use super::{CompileOptions, Engine, EngineError, EngineKind, LoadError, stored_bytes};
-use crate::batched::{Batched, Output, Runner};
-use crate::{DType, Dim, HostTensor, Network, Shape, Signature, TensorSpec};
+use super::{CompileOptions, Engine, EngineError, EngineKind, LoadError, Loaded, stored_bytes};
+use crate::batched::Runner;
+use crate::view::{Inputs, View};
+use crate::{DType, Dim, Shape, Signature, TensorSpec};
 use ort::AsPointer;
 use ort::environment::Environment;
 use ort::logging::LogLevel;
@@ -88,7 +89,7 @@ impl Engine for OnnxRuntime {
         EngineKind::OnnxRuntime
     }
 
-    fn compile(&self, file: &Path, options: &CompileOptions) -> Result<Box<dyn Network>, LoadError> {
+    fn load(&self, file: &Path, options: &CompileOptions) -> Result<Loaded, LoadError> {
         let memory_bytes = stored_bytes(file)?;
         let model = |text| LoadError::Model { file: file.to_owned(), text };
         let mut session = self.session(file, options, true).map_err(model)?;
@@ -106,9 +107,7 @@ impl Engine for OnnxRuntime {
             session = self.session(file, options, false).map_err(model)?;
         }
         let runner = SessionRunner::new(session).map_err(model)?;
-        let mut network = Batched::new(signature, memory_bytes, runner);
-        network.reserve(options.max_batch.unwrap_or(0));
-        Ok(Box::new(network))
+        Ok(Loaded { signature, memory_bytes, runner: Box::new(runner) })
     }
 }
 
@@ -241,7 +240,7 @@ impl SessionRunner {
     }
 
     /// A value over the tensor's bytes, without a copy.
-    fn value(&self, tensor: &HostTensor) -> Result<Value, String> {
+    fn value(&self, tensor: View<'_>) -> Result<Value, String> {
         let mut dims = [0i64; Shape::RANK_MAX];
         let shape = tensor.shape.dims();
         dims.iter_mut().zip(shape).for_each(|(to, &from)| *to = i64::from(from));
@@ -265,14 +264,14 @@ impl SessionRunner {
 }
 
 impl Runner for SessionRunner {
-    fn run(&mut self, inputs: &[HostTensor]) -> Result<(), String> {
+    fn run(&mut self, inputs: &dyn Inputs) -> Result<(), String> {
         self.release();
-        for tensor in inputs {
-            let value = self.value(tensor)?;
+        for index in 0..inputs.count() {
+            let value = self.value(inputs.get(index))?;
             self.inputs.push(value);
         }
         if self.inputs.len() != self.input_names.pointers.len() {
-            return Err(format!("{} inputs, the session has {}", inputs.len(), self.input_names.pointers.len()));
+            return Err(format!("{} inputs, the session has {}", inputs.count(), self.input_names.pointers.len()));
         }
         // SAFETY: the session is alive and used by this thread alone (`&mut self`); names and values are arrays of as many
         // pointers as is said, and `outputs` has room for as many values as there are names; a null entry asks the library to
@@ -293,7 +292,7 @@ impl Runner for SessionRunner {
         checked(status)
     }
 
-    fn output(&self, index: usize) -> Result<Output<'_>, String> {
+    fn output(&self, index: usize) -> Result<View<'_>, String> {
         let value = self.outputs[index].as_ref().ok_or("the engine left out an output")?.0;
         let (mut element, mut dims, mut rank) = (Code::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED, ptr::null(), 0);
         let mut data = ptr::null_mut();
@@ -326,7 +325,7 @@ impl Runner for SessionRunner {
             None if bytes > 0 => return Err("an output has no data".to_owned()),
             _ => &[],
         };
-        Ok(Output { dtype, shape, bytes })
+        Ok(View { dtype, shape, bytes })
     }
 
     fn release(&mut self) {

@@ -5,9 +5,10 @@
 //! types are passed without a copy.
 
 use super::signature::{Declared, signature};
-use super::{CompileOptions, Engine, EngineKind, LoadError, stored_bytes, wire_check};
-use crate::batched::{Batched, Output, Runner};
-use crate::{Bytes, DType, Dim, HostTensor, Network, Shape};
+use super::{CompileOptions, Engine, EngineKind, LoadError, Loaded, stored_bytes, wire_check};
+use crate::batched::Runner;
+use crate::view::{Inputs, View};
+use crate::{Bytes, DType, Dim, Shape};
 use rten::{Model, NodeId, RunOptions, ThreadPool, Value, ValueOrView, ValueView};
 use rten_onnx::onnx;
 use rten_tensor::{AsView, Layout, Tensor, TensorView};
@@ -28,7 +29,7 @@ impl Engine for Rten {
         EngineKind::Rten
     }
 
-    fn compile(&self, file: &Path, options: &CompileOptions) -> Result<Box<dyn Network>, LoadError> {
+    fn load(&self, file: &Path, options: &CompileOptions) -> Result<Loaded, LoadError> {
         let memory_bytes = stored_bytes(file)?;
         let error = |text| LoadError::Model { file: file.to_owned(), text };
         let bytes = std::fs::read(file).map_err(|error| LoadError::Io { file: file.to_owned(), error })?;
@@ -54,9 +55,7 @@ impl Engine for Rten {
             outputs: Vec::new(),
             widened,
         };
-        let mut network = Batched::new(signature, memory_bytes, runner);
-        network.reserve(options.max_batch.unwrap_or(0));
-        Ok(Box::new(network))
+        Ok(Loaded { signature, memory_bytes, runner: Box::new(runner) })
     }
 }
 
@@ -142,16 +141,15 @@ struct Widened {
 }
 
 impl Runner for ModelRunner {
-    fn run(&mut self, inputs: &[HostTensor]) -> Result<(), String> {
+    fn run(&mut self, inputs: &dyn Inputs) -> Result<(), String> {
         self.release();
-        for (tensor, converted) in inputs.iter().zip(&mut self.converted) {
-            convert(tensor, converted)?;
+        for (index, converted) in self.converted.iter_mut().enumerate().take(inputs.count()) {
+            convert(inputs.get(index), converted)?;
         }
-        let views: Vec<(NodeId, ValueOrView)> = inputs
-            .iter()
+        let views: Vec<(NodeId, ValueOrView)> = (0..inputs.count())
             .zip(&self.converted)
             .zip(&self.input_nodes)
-            .map(|((tensor, converted), &node)| Ok((node, ValueOrView::from(view(tensor, converted)?))))
+            .map(|((index, converted), &node)| Ok((node, ValueOrView::from(view(inputs.get(index), converted)?))))
             .collect::<Result<_, String>>()?;
         self.outputs =
             self.model.run(views, &self.output_nodes, Some(self.options.clone())).map_err(|error| error.to_string())?;
@@ -161,7 +159,7 @@ impl Runner for ModelRunner {
         Ok(())
     }
 
-    fn output(&self, index: usize) -> Result<Output<'_>, String> {
+    fn output(&self, index: usize) -> Result<View<'_>, String> {
         let value = self.outputs.get(index).ok_or("the engine left out an output")?;
         let widened = &self.widened[index];
         let mut dims = [0u32; Shape::RANK_MAX];
@@ -183,7 +181,7 @@ impl Runner for ModelRunner {
             Value::UInt8Tensor(tensor) => (DType::U8, dense(tensor)?),
             _ => return Err("an output is not a tensor".to_owned()),
         };
-        Ok(Output { dtype: own.0, shape, bytes: own.1 })
+        Ok(View { dtype: own.0, shape, bytes: own.1 })
     }
 
     fn release(&mut self) {
@@ -192,12 +190,12 @@ impl Runner for ModelRunner {
 }
 
 /// The tensor's elements as i32, where rten computes in i32 what the model declares as i64 or bool.
-fn convert(tensor: &HostTensor, into: &mut Vec<i32>) -> Result<(), String> {
+fn convert(tensor: View<'_>, into: &mut Vec<i32>) -> Result<(), String> {
     into.clear();
     match tensor.dtype {
         DType::Bool => into.extend(tensor.bytes.iter().map(|&byte| i32::from(byte != 0))),
         DType::I64 => {
-            for &value in tensor.bytes.elements::<i64>() {
+            for &value in tensor.elements::<i64>() {
                 into.push(
                     i32::try_from(value)
                         .map_err(|_| format!("{value} is out of the range of i32, in which rten computes"))?,
@@ -209,13 +207,13 @@ fn convert(tensor: &HostTensor, into: &mut Vec<i32>) -> Result<(), String> {
     Ok(())
 }
 
-fn view<'a>(tensor: &'a HostTensor, converted: &'a [i32]) -> Result<ValueView<'a>, String> {
+fn view<'a>(tensor: View<'a>, converted: &'a [i32]) -> Result<ValueView<'a>, String> {
     let shape: Vec<usize> = tensor.shape.dims().iter().map(|&d| d as usize).collect();
     Ok(match tensor.dtype {
-        DType::F32 => TensorView::from_data(&shape, tensor.bytes.elements::<f32>()).into(),
-        DType::I32 => TensorView::from_data(&shape, tensor.bytes.elements::<i32>()).into(),
-        DType::I8 => TensorView::from_data(&shape, tensor.bytes.elements::<i8>()).into(),
-        DType::U8 => TensorView::from_data(&shape, tensor.bytes.elements::<u8>()).into(),
+        DType::F32 => TensorView::from_data(&shape, tensor.elements::<f32>()).into(),
+        DType::I32 => TensorView::from_data(&shape, tensor.elements::<i32>()).into(),
+        DType::I8 => TensorView::from_data(&shape, tensor.elements::<i8>()).into(),
+        DType::U8 => TensorView::from_data(&shape, tensor.elements::<u8>()).into(),
         DType::I64 | DType::Bool => TensorView::from_data(&shape, converted).into(),
         other => return Err(format!("rten does not take {other}")),
     })

@@ -50,6 +50,12 @@ pub enum Error {
     UnknownTensor { model: String, kind: &'static str, tensor: String, known: String },
     #[error("{tensor} of model {model} is {dtype:?}, which is no {element}")]
     WrongElement { model: String, tensor: String, dtype: DType, element: &'static str },
+    /// A request asks one model or several, but not so many.
+    #[error("a request of {count} sessions; it asks 1 to {max}", max = crate::wire::SESSIONS_MAX)]
+    SessionCount { count: usize },
+    /// Models that are asked together are asked about the same inputs.
+    #[error("model {model} takes other inputs than model {first}; ask it in a request of its own")]
+    OtherInputs { model: String, first: String },
     /// Dimensions that no tensor can have; whether they fit the model is for the daemon to say.
     #[error("{tensor} can't have the dimensions {dims:?}: {why}")]
     WrongDims { tensor: String, dims: Vec<u32>, why: &'static str },

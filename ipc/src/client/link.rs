@@ -58,18 +58,23 @@ impl Link {
     }
 
     /// Writes a request's block; returns the bytes in use.
-    pub(super) fn write_block(&self, slot: u32, request: &Request, session: u32, items: u32) -> Result<u32, Error> {
+    pub(super) fn write_block(&self, slot: u32, request: &Request, sessions: &[u32], items: u32) -> Result<u32, Error> {
         let inputs = request.inputs.iter().flatten().count();
         let outputs = request.outputs.iter().flatten().count();
         if inputs + outputs > TENSORS_MAX || outputs > OUTPUTS_MAX {
             return Err(Error::TooManyTensors { tensors: inputs + outputs, tensors_max: TENSORS_MAX });
         }
-        let mut header =
-            BlockHeader { inputs: inputs as u8, outputs: outputs as u8, sessions: 1, items, ..BlockHeader::default() };
-        header.session[0] = session;
+        let mut header = BlockHeader {
+            inputs: inputs as u8,
+            outputs: outputs as u8,
+            sessions: sessions.len() as u8,
+            items,
+            ..BlockHeader::default()
+        };
+        header.session[..sessions.len()].copy_from_slice(sessions);
         let block = self.regions.block(slot);
         store(block, 0, zerocopy::transmute!(header));
-        let model = request.session.model();
+        let model = request.session().model();
         let given = request.inputs.iter().enumerate().filter_map(|(index, input)| Some((index, input.as_ref()?)));
         let given = given.map(|(index, input)| TensorRecord {
             offset: input.span.offset() as u64,
@@ -80,12 +85,19 @@ impl Link {
             dims: input.dims,
             ..TensorRecord::default()
         });
-        let asked = request.outputs.iter().enumerate().filter_map(|(index, output)| Some((index, output.as_ref()?)));
-        let asked = asked.map(|(index, output)| TensorRecord {
+        let models = request.sessions.iter().enumerate();
+        let all = models.flat_map(|(session, opened)| {
+            let infos = opened.model.outputs.iter().enumerate();
+            infos.map(move |(tensor, info)| (session, tensor, info.dtype))
+        });
+        let all = all.zip(&request.outputs);
+        let asked = all.filter_map(|(which, output)| Some((which, output.as_ref()?)));
+        let asked = asked.map(|((session, tensor, dtype), output)| TensorRecord {
             offset: output.span.offset() as u64,
             bytes: output.span.capacity() as u64,
-            dtype: model.outputs[index].dtype as u8,
-            tensor: index as u8,
+            dtype: dtype as u8,
+            tensor: tensor as u8,
+            session: session as u8,
             ..TensorRecord::default()
         });
         for (place, record) in given.chain(asked).enumerate() {
@@ -142,12 +154,15 @@ impl Link {
         for words in words[..used / 8].chunks(size_of::<OutputRecord>() / 8) {
             let mut record = OutputRecord::default();
             copy_words(words, record.as_mut_bytes());
-            let index = usize::from(record.tensor);
-            let Some(Some(output)) = request.outputs.get_mut(index) else {
-                return Err(format!("output {index} was written, but not asked for"));
+            let (session, index) = (usize::from(record.session), usize::from(record.tensor));
+            let asked = request.sessions.get(session).and_then(|session| session.model.outputs.get(index));
+            let dtype = asked.map(|info| info.dtype);
+            let place = dtype.map(|_| request.first_output(session) + index);
+            let output = place.and_then(|place| request.outputs.get_mut(place)).and_then(Option::as_mut);
+            let (Some(output), Some(dtype)) = (output, dtype) else {
+                return Err(format!("output {index} of session {session} was written, but not asked for"));
             };
             let dims = record.dims.get(..usize::from(record.rank)).ok_or("an output has too many dimensions")?;
-            let dtype = request.session.model.outputs[index].dtype;
             if record.dtype != dtype as u8 {
                 return Err(format!("output {index} has element type {}, not {dtype:?}", record.dtype));
             }

@@ -22,13 +22,14 @@ pub struct Request {
     /// 0, which is usual, to 3. When there is not enough for all, a session's requests of each level are served as if they were a
     /// session of their own with four times the weight of the level below; they share no batch with other levels.
     pub priority: u8,
-    pub(super) session: Session,
+    /// Whom it asks; all take the same inputs. Never empty.
+    pub(super) sessions: Vec<Session>,
     pub(super) arena: Arc<Arena>,
-    /// By the model's inputs.
+    /// By the models' inputs.
     pub(super) inputs: Vec<Option<Input>>,
-    /// By the model's outputs.
+    /// By the outputs of the first session's model, then of the next.
     pub(super) outputs: Vec<Option<Output>>,
-    /// The caller chose the outputs; otherwise they are all the model's.
+    /// The caller chose the outputs; otherwise they are all of all models.
     outputs_chosen: bool,
     /// Why there are no outputs; kept for its memory.
     pub(super) message: String,
@@ -68,14 +69,14 @@ pub(super) struct Written {
 }
 
 impl Request {
-    pub(super) fn new(session: Session, arena: Arc<Arena>) -> Request {
-        let inputs = session.model().inputs.iter().map(|_| None).collect();
-        let outputs = session.model().outputs.iter().map(|_| None).collect();
+    pub(super) fn new(sessions: Vec<Session>, arena: Arc<Arena>) -> Request {
+        let inputs = sessions[0].model().inputs.iter().map(|_| None).collect();
+        let outputs = sessions.iter().flat_map(|session| &session.model().outputs).map(|_| None).collect();
         Request {
             tag: 0,
             deadline: Deadline::Slo,
             priority: 0,
-            session,
+            sessions,
             arena,
             inputs,
             outputs,
@@ -84,15 +85,21 @@ impl Request {
         }
     }
 
+    /// The session that it asks; the first of several.
     pub fn session(&self) -> &Session {
-        &self.session
+        &self.sessions[0]
+    }
+
+    /// All sessions that it asks.
+    pub fn sessions(&self) -> &[Session] {
+        &self.sessions
     }
 
     /// The input's memory, to be written: `dims` row-major, outermost first. Its contents are left from earlier use.
     ///
     /// Fails when the model has no such input, when it is of another element type, or when the arena is exhausted.
     pub fn input<'a, T: Element>(&mut self, tensor: impl Into<Key<'a>>, dims: &[u32]) -> Result<&mut [T], Error> {
-        let model = self.session.model();
+        let model = self.sessions[0].model();
         let index = tensor.into().find("input", &model.name, &model.inputs)?;
         let info = &model.inputs[index];
         check_element::<T>(model, info)?;
@@ -110,8 +117,15 @@ impl Request {
     /// Asks for this output with room for `bytes`. A request that names no output gets all of them, where the model and
     /// the request's items say how large they are.
     pub fn output<'a>(&mut self, tensor: impl Into<Key<'a>>, bytes: usize) -> Result<(), Error> {
-        let model = self.session.model();
-        let index = tensor.into().find("output", &model.name, &model.outputs)?;
+        self.output_of(0, tensor, bytes)
+    }
+
+    /// As [`Request::output`], of the session that is number `session` of those that it asks.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn output_of<'a>(&mut self, session: usize, tensor: impl Into<Key<'a>>, bytes: usize) -> Result<(), Error> {
+        let index = self.output_index(session, tensor.into())?;
         if !self.outputs_chosen {
             self.outputs.fill_with(|| None);
             self.outputs_chosen = true;
@@ -121,7 +135,7 @@ impl Request {
 
     /// Items of the batch axis that the inputs bring. Fails when an input is missing or they disagree.
     pub(super) fn items(&self) -> Result<u32, Error> {
-        let model = self.session.model();
+        let model = self.sessions[0].model();
         let mut items = None;
         for (info, input) in model.inputs.iter().zip(&self.inputs) {
             let Some(input) = input else {
@@ -145,14 +159,29 @@ impl Request {
         if self.outputs_chosen {
             return Ok(());
         }
-        for index in 0..self.outputs.len() {
-            let model = self.session.model();
-            let info = &model.outputs[index];
-            let bytes = output_bytes(info, items)
-                .ok_or_else(|| Error::RoomUnknown { model: model.name.clone(), tensor: info.name.clone() })?;
-            self.make_room(index, bytes)?;
+        let mut index = 0;
+        for session in 0..self.sessions.len() {
+            for output in 0..self.sessions[session].model().outputs.len() {
+                let model = self.sessions[session].model();
+                let info = &model.outputs[output];
+                let bytes = output_bytes(info, items)
+                    .ok_or_else(|| Error::RoomUnknown { model: model.name.clone(), tensor: info.name.clone() })?;
+                self.make_room(index, bytes)?;
+                index += 1;
+            }
         }
         Ok(())
+    }
+
+    /// Where the outputs of session number `session` begin among all.
+    pub(super) fn first_output(&self, session: usize) -> usize {
+        self.sessions[..session].iter().map(|session| session.model().outputs.len()).sum()
+    }
+
+    /// Place among all outputs of one of session number `session`.
+    fn output_index(&self, session: usize, tensor: Key<'_>) -> Result<usize, Error> {
+        let model = self.sessions[session].model();
+        Ok(self.first_output(session) + tensor.find("output", &model.name, &model.outputs)?)
     }
 
     fn make_room(&mut self, index: usize, bytes: usize) -> Result<(), Error> {
@@ -225,9 +254,21 @@ impl Answer {
 
     /// An output that was asked for. Fails when there is none, or when it is of another element type.
     pub fn output<'a, 'b, T: Element>(&'a self, tensor: impl Into<Key<'b>>) -> Result<View<'a, T>, Error> {
-        let model = self.request.session.model();
-        let index = self.check()?.request.output_index(tensor.into())?;
-        let info = &model.outputs[index];
+        self.output_of(0, tensor)
+    }
+
+    /// As [`Answer::output`], of the session that is number `session` of those that the request asked.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    pub fn output_of<'a, 'b, T: Element>(
+        &'a self,
+        session: usize,
+        tensor: impl Into<Key<'b>>,
+    ) -> Result<View<'a, T>, Error> {
+        let model = self.request.sessions[session].model();
+        let index = self.check()?.request.output_index(session, tensor.into())?;
+        let info = &model.outputs[index - self.request.first_output(session)];
         check_element::<T>(model, info)?;
         let Some(Output { span, written: Some(written) }) = &self.request.outputs[index] else {
             return Err(Error::NoOutput { tensor: info.name.clone() });
@@ -240,13 +281,6 @@ impl Answer {
     /// The request back, with its buffers, inputs unchanged, to be submitted again.
     pub fn into_request(self) -> Request {
         self.request
-    }
-}
-
-impl Request {
-    fn output_index(&self, tensor: Key<'_>) -> Result<usize, Error> {
-        let model = self.session.model();
-        tensor.find("output", &model.name, &model.outputs)
     }
 }
 

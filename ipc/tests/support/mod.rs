@@ -95,6 +95,7 @@ pub fn models() -> Vec<ModelInfo> {
         max_batch: 8,
         default_slo_ms: 50.0,
         batch_of_one_ms: 0.01,
+        group: None,
     };
     vec![model("double", y), model("open", open)]
 }

@@ -1,0 +1,461 @@
+//! From a tree of shared parts to a network: cut, compile, measure, compare.
+
+use super::tree::Tree;
+use super::{Known, PROBE_ITEMS, axes, graph, probe};
+use crate::background::{self, DeviceRole, Networks, Ready};
+use crate::model::{Group, Level, Member, Model};
+use crate::profiles::{Key, Store};
+use crate::repository;
+use rota_device::parts::{self, Feed, PartSpec};
+use rota_device::sample::{self, Hints};
+use rota_device::{Engine, HostTensor, Network, NetworkId, Outcome, Shape, Signature, TensorSpec, check, profile};
+use rota_graph::{Cut, Index, Stage, split};
+use rota_sched::{ModelId, Profile};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// Why a group is not served as one.
+pub(super) enum BuildError {
+    /// This model can't be in it; the others may.
+    Alone(ModelId, String),
+    Failed(String),
+}
+
+impl From<String> for BuildError {
+    fn from(why: String) -> BuildError {
+        BuildError::Failed(why)
+    }
+}
+
+/// The network of a group on every device that serves files, and the model that stands for it.
+pub(super) fn build(
+    tree: &Tree,
+    id: ModelId,
+    known: &BTreeMap<ModelId, Known>,
+    index: &Index,
+    devices: &[DeviceRole],
+    store: &Store,
+) -> Result<Ready, BuildError> {
+    let members: Vec<&Known> = tree.members.iter().map(|id| &known[id]).collect();
+    let cuts = Cuts::make(tree, &members, index)?;
+    let max_batch = members.iter().map(|member| member.model.max_batch).max().unwrap_or(1);
+    let mut networks: Networks = Vec::new();
+    let mut profiles = Vec::new();
+    let mut shared_time = 0.0;
+    for device in devices {
+        let DeviceRole::Cpu { engine, cores, threads } = device else {
+            networks.push(None);
+            profiles.push(None);
+            continue;
+        };
+        let mut options = background::compile_options(&Default::default(), cores, *threads);
+        options.max_batch = Some(max_batch);
+        let load = |part: &Part| engine.load(&part.file, &options).map_err(|error| error.to_string());
+        let specs = cuts.parts.iter().map(|part| {
+            let (feeds, ports, outputs) = (part.feeds.clone(), part.ports.clone(), part.outputs.clone());
+            Ok(PartSpec { loaded: load(part)?, feeds, ports, outputs })
+        });
+        let specs: Vec<PartSpec> = specs.collect::<Result<_, String>>()?;
+        let joined = parts::join(cuts.signature.clone(), specs, max_batch);
+        let mut network = joined.map_err(|error| error.to_string())?;
+        if networks.iter().all(Option::is_none) {
+            cuts.compare(&mut *network, &members)?;
+        }
+        let times = cuts.measure(&**engine, &options, store, &members[0].checked.hints, max_batch)?;
+        let all = Costs { tree, times: &times };
+        profiles.push(Some(all.profile(max_batch)?));
+        shared_time = all.shared_time();
+        networks.push(Some(network));
+    }
+    let memory_bytes = networks.iter().flatten().map(|network| network.memory_bytes()).max().unwrap_or(0);
+    let group = cuts.group(tree, &members, shared_time);
+    let names: Vec<String> = members.iter().map(|member| member.model.label()).collect();
+    let model = Model {
+        id,
+        name: names.join("+"),
+        version: 1,
+        digest: String::new(),
+        signature: cuts.signature.clone(),
+        max_batch,
+        default_slo: members.iter().map(|member| member.model.default_slo).min().unwrap_or_default(),
+        weight: 1.0,
+        memory_bytes,
+        profiled: cuts.profiled(&members[0].checked.hints),
+        profile_scales: true,
+        profiles,
+        group: Some(group),
+    };
+    Ok((Arc::new(model), networks))
+}
+
+/// A model's networks as they were when it was loaded.
+pub(super) fn whole(known: &Known, devices: &[DeviceRole]) -> Result<Networks, String> {
+    let file = &known.entry.file;
+    let digest = repository::digest(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    if digest != known.model.digest {
+        return Err(format!("{}: the file was changed since it was loaded", file.display()));
+    }
+    let network = |device: &DeviceRole| {
+        let DeviceRole::Cpu { engine, cores, threads } = device else { return Ok(None) };
+        let options = background::compile_options(&known.entry.settings, cores, *threads);
+        let mut network = engine.compile(file, &options).map_err(|error| error.to_string())?;
+        network.set_signature(known.checked.signature.clone());
+        Ok(Some(network))
+    };
+    devices.iter().map(network).collect()
+}
+
+/// The parts of a group as files, and how they hang together.
+struct Cuts {
+    /// The branches of the tree, then each member's own part.
+    parts: Vec<Part>,
+    signature: Signature,
+    /// By member, by input of the group: which input of the member it is.
+    inputs: Vec<Vec<usize>>,
+    /// By member: its outputs among the group's.
+    outputs: Vec<Range<usize>>,
+    _folder: Folder,
+}
+
+struct Part {
+    file: PathBuf,
+    digest: String,
+    feeds: Vec<Feed>,
+    ports: Vec<usize>,
+    outputs: Range<usize>,
+    nodes: usize,
+    weight_bytes: u64,
+    /// What it hands on, for people.
+    texts: Vec<String>,
+}
+
+impl Cuts {
+    fn make(tree: &Tree, members: &[&Known], index: &Index) -> Result<Cuts, BuildError> {
+        let folder = Folder::new().map_err(|error| format!("no folder for the parts: {error}"))?;
+        let mut outputs = Vec::with_capacity(members.len());
+        let mut end = 0;
+        for member in members {
+            let count = member.checked.signature.outputs.len();
+            outputs.push(end..end + count);
+            end += count;
+        }
+        let mut branches: Vec<Option<Part>> = tree.branches.iter().map(|_| None).collect();
+        let (mut own, mut inputs) = (Vec::with_capacity(members.len()), Vec::with_capacity(members.len()));
+        for (at, member) in members.iter().enumerate() {
+            let path = tree.path(at);
+            let levels: Vec<&Cut> = path.iter().map(|&branch| &tree.branches[branch].cut).collect();
+            let outline =
+                index.outline(rota_graph::Member(member.model.id.0)).ok_or("a model was forgotten".to_string())?;
+            // One model's weights at a time.
+            let graph = graph(&member.entry, &member.model)?;
+            let stages = split(&graph, outline, &axes(&member.checked), &levels).map_err(|error| error.to_string())?;
+            drop(graph);
+            let taken = taken(&stages[0]).map_err(|why| BuildError::Alone(member.model.id, why))?;
+            for (stage, level) in stages.iter().zip(0..) {
+                let branch = path.get(level).copied();
+                if branch.is_some_and(|branch| branches[branch].is_some()) {
+                    continue;
+                }
+                let name = branch.map_or(format!("own{at}.onnx"), |branch| format!("shared{branch}.onnx"));
+                let feeds = feeds(stage, &path, &taken).map_err(|why| BuildError::Alone(member.model.id, why))?;
+                let mut part = Part::write(&folder, &name, stage, feeds)?;
+                match branch {
+                    Some(branch) => {
+                        let members = &tree.branches[branch].members;
+                        part.outputs = outputs[members.start].start..outputs[members.end - 1].end;
+                        for hash in &tree.branches[branch].cut.ports {
+                            let value = outline.values.iter().find(|value| value.hash == *hash);
+                            let value = value.ok_or("a port is missing".to_string())?;
+                            part.ports.push(value.crossing.clone().map_err(|why| why.to_string())?);
+                            part.texts.push(format!("{} {}", value.name, value.text));
+                        }
+                        branches[branch] = Some(part);
+                    }
+                    None => {
+                        part.outputs = outputs[at].clone();
+                        own.push(part);
+                    }
+                }
+            }
+            inputs.push(taken);
+        }
+        let parts = branches.into_iter().flatten().chain(own).collect();
+        let first = &members[0].checked.signature;
+        let signature = Signature {
+            inputs: inputs[0].iter().map(|&input| first.inputs[input].clone()).collect(),
+            outputs: members.iter().flat_map(|member| member.checked.signature.outputs.clone()).collect(),
+        };
+        Ok(Cuts { parts, signature, inputs, outputs, _folder: folder })
+    }
+
+    /// The shape class that is measured: the first member's.
+    fn profiled(&self, hints: &Hints) -> Vec<Shape> {
+        self.signature.inputs.iter().map(|spec| sample::shape(spec, 0, hints, 1).unwrap_or_default()).collect()
+    }
+
+    /// Whether the group answers as each model did whole, within what rounding explains: requests of 2 items and of 1 in one
+    /// batch.
+    fn compare(&self, network: &mut dyn Network, members: &[&Known]) -> Result<(), String> {
+        for (at, member) in members.iter().enumerate() {
+            let probe = probe(&member.checked).ok_or("its inputs are too large")?;
+            let inputs: Vec<HostTensor> = self.inputs[at].iter().map(|&input| probe[input].clone()).collect();
+            let requests: Option<Vec<Vec<HostTensor>>> = [0..2, 2..PROBE_ITEMS]
+                .into_iter()
+                .map(|items| {
+                    let pairs = self.signature.inputs.iter().zip(&inputs);
+                    pairs.map(|(spec, tensor)| sample::items(tensor, spec.batch_axis, items.clone())).collect()
+                })
+                .collect();
+            let outputs = self.outputs[at].clone();
+            let room =
+                |index: usize| outputs.contains(&index).then(|| member.reference[index - outputs.start].bytes.len());
+            let room: Vec<Option<usize>> = (0..self.signature.outputs.len()).map(room).collect();
+            let requests = requests.ok_or("its inputs can't be cut into items")?;
+            let mut batch = sample::lay_out_some(NetworkId(0), &self.signature, &requests, &room)
+                .map_err(|error| format!("no memory for a batch: {error}"))?;
+            network.execute(&mut batch);
+            for (request, items) in [0..2, 2..PROBE_ITEMS].into_iter().enumerate() {
+                if batch.requests[request].outcome != Outcome::Done {
+                    return Err(format!("{}: {:?}", member.model.label(), batch.requests[request].outcome));
+                }
+                let found = sample::outputs(&batch, &self.signature, request);
+                for (index, expected) in outputs.clone().zip(&member.reference) {
+                    let spec = &self.signature.outputs[index];
+                    let expected = sample::items(expected, spec.batch_axis, items.clone());
+                    let apart = match (&found[index], &expected) {
+                        (Some(found), Some(expected)) => check::apart(found, expected),
+                        _ => f64::INFINITY,
+                    };
+                    if apart > check::tolerance(&member.checked) {
+                        return Err(format!(
+                            "output '{}' of {} is {apart:.1e} of its range away from the whole model's",
+                            spec.name,
+                            member.model.label()
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// ℓ(b) of every part, as kept or as measured now.
+    fn measure(
+        &self,
+        engine: &dyn Engine,
+        options: &rota_device::CompileOptions,
+        store: &Store,
+        hints: &Hints,
+        max_batch: u32,
+    ) -> Result<Vec<Profile>, String> {
+        let shapes = self.profiled(hints);
+        let engine_name = engine.describe();
+        let key = |part: &Part| format!("part {}", part.digest);
+        let keys: Vec<String> = self.parts.iter().map(key).collect();
+        let key =
+            |at: usize| Key { digest: &keys[at], engine: &engine_name, threads: options.threads, shapes: &shapes };
+        let mut points: Vec<Option<Vec<(u32, Duration)>>> =
+            (0..self.parts.len()).map(|at| store.read(&key(at), max_batch)).collect();
+        if points.iter().any(Option::is_none) {
+            tracing::info!(parts = self.parts.len(), max_batch, "profiling what models share");
+            let mut numbers = sample::Numbers(0);
+            let given = self.signature.inputs.iter().map(|spec| {
+                let tensor = |shape| sample::tensor(spec, shape, hints, &mut numbers);
+                sample::shape(spec, 1, hints, 1).and_then(tensor).ok_or("an input is too large".to_string())
+            });
+            let given: Vec<HostTensor> = given.collect::<Result<_, _>>()?;
+            let mut handed: Vec<Vec<HostTensor>> = Vec::new();
+            for (at, part) in self.parts.iter().enumerate() {
+                let is_branch = !part.ports.is_empty();
+                if !is_branch && points[at].is_some() {
+                    continue;
+                }
+                let mut network = engine.compile(&part.file, options).map_err(|error| error.to_string())?;
+                network.set_signature(self.part_signature(part, network.signature()));
+                let fed = part.feeds.iter().map(|feed| match *feed {
+                    Feed::Input(input) => given[input].clone(),
+                    Feed::Port { part, port } => handed[part][port].clone(),
+                });
+                let fed: Vec<HostTensor> = fed.collect();
+                if is_branch {
+                    handed.push(network.run(&fed).map_err(|error| error.to_string())?);
+                }
+                if points[at].is_none() {
+                    let hints = sizes_of(network.signature(), &fed);
+                    let measured = background::measure(&mut *network, &hints, max_batch, PART_BUDGET)?;
+                    if let Err(error) = store.write(&key(at), max_batch, &measured) {
+                        tracing::warn!(%error, "the profile can't be kept; it will be measured again at the next start");
+                    }
+                    points[at] = Some(measured);
+                }
+            }
+        }
+        points.into_iter().flatten().map(|points| Profile::new(&points).map_err(|error| error.to_string())).collect()
+    }
+
+    /// The signature of a part as a network of its own, with the axes that are known.
+    fn part_signature(&self, part: &Part, declared: &Signature) -> Signature {
+        let mut signature = declared.clone();
+        for (spec, feed) in signature.inputs.iter_mut().zip(&part.feeds) {
+            spec.batch_axis = match *feed {
+                Feed::Input(input) => self.signature.inputs[input].batch_axis,
+                Feed::Port { part, port } => Some(self.parts[part].ports[port]),
+            };
+        }
+        for (at, spec) in signature.outputs.iter_mut().enumerate() {
+            spec.batch_axis = match part.ports.get(at) {
+                Some(&axis) => Some(axis),
+                None => self.signature.outputs[part.outputs.start + at].batch_axis,
+            };
+        }
+        signature
+    }
+
+    fn group(&self, tree: &Tree, members: &[&Known], shared_time: f64) -> Group {
+        let (branches, own) = self.parts.split_at(tree.branches.len());
+        let member = |(at, member): (usize, &&Known)| Member {
+            model: member.model.clone(),
+            inputs: self.inputs[at].clone(),
+            outputs: self.outputs[at].clone(),
+            own_bytes: own[at].weight_bytes,
+        };
+        let level = |(branch, part): (&super::tree::Branch, &Part)| Level {
+            members: branch.members.clone(),
+            nodes: part.nodes,
+            weight_bytes: part.weight_bytes,
+            ports: part.texts.clone(),
+        };
+        Group {
+            members: members.iter().enumerate().map(member).collect(),
+            levels: tree.branches.iter().zip(branches).map(level).collect(),
+            shared_time,
+        }
+    }
+}
+
+impl Part {
+    fn write(folder: &Folder, name: &str, stage: &Stage, feeds: Vec<Feed>) -> Result<Part, String> {
+        let file = folder.0.join(name);
+        std::fs::write(&file, &stage.model).map_err(|error| format!("{}: {error}", file.display()))?;
+        Ok(Part {
+            file,
+            digest: repository::digest_of(&stage.model),
+            feeds,
+            ports: Vec::new(),
+            outputs: 0..0,
+            nodes: stage.nodes,
+            weight_bytes: stage.weight_bytes,
+            texts: Vec::new(),
+        })
+    }
+}
+
+/// By input of the shared part: which input of the model it is.
+fn taken(shared: &Stage) -> Result<Vec<usize>, String> {
+    let input = |feed: &rota_graph::Feed| match *feed {
+        rota_graph::Feed::Input(input) => Ok(input),
+        rota_graph::Feed::Port { .. } => Err("the first part goes on from another".to_string()),
+    };
+    shared.feeds.iter().map(input).collect()
+}
+
+/// A stage's feeds in the group's numbers.
+fn feeds(stage: &Stage, path: &[usize], taken: &[usize]) -> Result<Vec<Feed>, String> {
+    let feed = |feed: &rota_graph::Feed| match *feed {
+        rota_graph::Feed::Port { level, port } => Ok(Feed::Port { part: path[level], port }),
+        rota_graph::Feed::Input(input) => taken
+            .iter()
+            .position(|&taken| taken == input)
+            .map(Feed::Input)
+            .ok_or_else(|| format!("its input {input} is one that the shared part does not take")),
+    };
+    stage.feeds.iter().map(feed).collect()
+}
+
+/// The dimensions that tensors have, as hints.
+fn sizes_of(signature: &Signature, tensors: &[HostTensor]) -> Hints {
+    let size = |(spec, tensor): (&TensorSpec, &HostTensor)| -> Vec<(String, u32)> {
+        let dims = tensor.shape.dims().iter().enumerate();
+        dims.map(|(axis, &size)| (format!("{}.{axis}", spec.name), size)).collect()
+    };
+    Hints { sizes: signature.inputs.iter().zip(tensors).flat_map(size).collect(), ..Hints::default() }
+}
+
+/// What batches of a group take, part by part.
+struct Costs<'a> {
+    tree: &'a Tree,
+    /// The branches, then the members' own parts.
+    times: &'a [Profile],
+}
+
+impl Costs<'_> {
+    /// A time for a batch of b items that holds however they are shared out among the members: the shared part for all, and the
+    /// dearest way to share out b items below it. (Requests that ask several members at once may still take longer; what
+    /// executions take corrects that.)
+    fn profile(&self, max_batch: u32) -> Result<Profile, String> {
+        let most = self.times.iter().map(Profile::max_batch).min().unwrap_or(1).min(max_batch);
+        let dearest = self.dearest(0, most as usize);
+        let points: Vec<(u32, Duration)> =
+            dearest.into_iter().enumerate().skip(1).map(|(batch, time)| (batch as u32, time)).collect();
+        Profile::new(&points).map_err(|error| error.to_string())
+    }
+
+    /// By items, from 0: the branch and the dearest split below it.
+    fn dearest(&self, branch: usize, most: usize) -> Vec<Duration> {
+        let inner = (0..self.tree.branches.len()).filter(|&at| self.tree.branches[at].parent == Some(branch));
+        let mut below: Vec<Vec<Duration>> = inner.map(|at| self.dearest(at, most)).collect();
+        let own = (0..self.tree.members.len()).filter(|&member| self.tree.behind[member] == branch);
+        below.extend(own.map(|member| times(&self.times[self.tree.branches.len() + member], most)));
+        let mut split = vec![Duration::ZERO; most + 1];
+        for part in below {
+            let best = |items: usize| (0..=items).map(|own| part[own] + split[items - own]).max().unwrap_or_default();
+            split = (0..=most).map(best).collect();
+        }
+        times(&self.times[branch], most).into_iter().zip(split).map(|(shared, below)| shared + below).collect()
+    }
+
+    /// The share of what several members share in a batch of one.
+    fn shared_time(&self) -> f64 {
+        let one = |profile: &Profile| profile.latency(1).unwrap_or_default().as_secs_f64();
+        let members = self.tree.members.len() as f64;
+        let shares = (0..self.tree.members.len()).map(|member| {
+            let shared: f64 = self.tree.path(member).iter().map(|&branch| one(&self.times[branch])).sum();
+            shared / (shared + one(&self.times[self.tree.branches.len() + member]))
+        });
+        shares.sum::<f64>() / members
+    }
+}
+
+/// By items, from 0.
+fn times(profile: &Profile, most: usize) -> Vec<Duration> {
+    (0..=most).map(|items| profile.latency(items as u32).unwrap_or_default()).collect()
+}
+
+/// Where parts lie until they are compiled.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> std::io::Result<Folder> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("rota-parts-{}-{number}", std::process::id()));
+        // Only this user's: models are nobody else's business, and nobody else may put a file there.
+        std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&path)?;
+        Ok(Folder(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What can't be removed stays where temporary files are.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A group has many parts, most of them small.
+const PART_BUDGET: profile::Budget =
+    profile::Budget { time_per_batch: Duration::from_millis(250), runs_max: 30, longest_batch: Duration::from_secs(1) };
