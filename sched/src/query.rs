@@ -11,7 +11,7 @@ mod split;
 #[cfg(test)]
 mod tests;
 
-pub use joint::{Planned, Split, Tries, plan};
+pub use joint::{Planned, Split, Tries, plan, shares};
 pub use split::{Method, TooShort, devices, split};
 
 use crate::ModelId;
@@ -98,6 +98,12 @@ impl Query {
             }
         }
         Ok(Query { slo, stages, rates, order })
+    }
+
+    /// The same at `factor` times the rate.
+    pub fn scaled(&self, factor: f64) -> Query {
+        let rates = self.rates.iter().map(|rate| rate * factor).collect();
+        Query { rates, ..self.clone() }
     }
 
     pub fn slo(&self) -> Duration {

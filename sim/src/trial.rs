@@ -107,7 +107,7 @@ impl Trial<'_> {
     ) -> Report {
         let workload = self.workload.scaled(factor);
         let load = match self.trace {
-            Some(trace) => Load::replay(&workload, trace, factor, self.seconds / factor),
+            Some(trace) => Load::replay(&workload, trace, factor, self.seconds / factor, self.world.seed),
             None => Load::generate(&workload, self.pattern, self.seconds, self.world.seed),
         };
         let mut scenario = scenario.scaled(factor);

@@ -182,7 +182,7 @@ proptest! {
         let memory = (quarters > 0).then(|| (sessions.len() as u32).div_ceil(devices as u32).max(quarters));
         let text = text(&sessions, devices, memory) + &if mixed { slower(&sessions) } else { String::new() };
         let slos: Vec<f64> = sessions.iter().map(|drawn| f64::from(drawn.slo_ms)).collect();
-        let world = World { noise, dispatch, cold, told, epoch: 200_000_000, seed };
+        let world = World { noise, dispatch, cold, told, epoch: 200_000_000, seed, ..World::default() };
         for policy in policies() {
             let (report, events) = simulate(&text, &policy, world, 0.7);
             recount(&events, &report, &slos, 0.7);

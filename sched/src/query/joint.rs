@@ -56,6 +56,12 @@ pub fn plan(
     }
 }
 
+/// By query and stage: its share of the SLO, before anything is packed. See [`plan()`] for what `demand` is and what is done where
+/// no split can serve a query.
+pub fn shares(demand: &Demand, queries: &[Query], method: Method) -> Vec<Vec<Duration>> {
+    alone(queries, &profiles(demand, queries), method)
+}
+
 struct Asked<'a> {
     demand: &'a Demand,
     queries: &'a [Query],
@@ -78,16 +84,20 @@ fn profiles<'a>(demand: &'a Demand, queries: &[Query]) -> Vec<Option<Vec<&'a Pro
     queries.iter().map(|query| query.stages().iter().map(of).collect()).collect()
 }
 
+fn alone(queries: &[Query], profiles: &[Option<Vec<&Profile>>], method: Method) -> Shares {
+    let of = |(query, profiles): (&Query, &Option<Vec<&Profile>>)| {
+        let Some(profiles) = profiles else {
+            return split::stretched(query, &vec![1; query.stages().len()]);
+        };
+        let by_latency = || split::split(query, profiles, Method::ByLatency).expect("it takes any SLO");
+        split::split(query, profiles, method).unwrap_or_else(|_| by_latency())
+    };
+    queries.iter().zip(profiles).map(of).collect()
+}
+
 impl Asked<'_> {
     fn alone(&self, method: Method) -> Shares {
-        let of = |(query, profiles): (&Query, &Option<Vec<&Profile>>)| {
-            let Some(profiles) = profiles else {
-                return split::stretched(query, &vec![1; query.stages().len()]);
-            };
-            let by_latency = || split::split(query, profiles, Method::ByLatency).expect("it takes any SLO");
-            split::split(query, profiles, method).unwrap_or_else(|_| by_latency())
-        };
-        self.queries.iter().zip(&self.profiles).map(of).collect()
+        alone(self.queries, &self.profiles, method)
     }
 
     /// As [`Method::Dp`] with another ω; a query that cannot be split so keeps `otherwise`.

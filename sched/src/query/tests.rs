@@ -62,8 +62,9 @@ fn what_is_no_tree_is_refused_by_name() {
 /// The table of the Nexus paper's section on queries: X feeds Y, 100 ms for both (here twice that), throughput of a device.
 #[test]
 fn two_stages_have_the_published_throughput_and_the_published_best_split() {
-    let x = profile(&[(16, 80), (25, 100), (36, 120)]);
-    let y = profile(&[(24, 80), (40, 100), (60, 120)]);
+    // Padded to the batches of the table.
+    let x = profile(&[(16, 80), (17, 100), (25, 100), (26, 120), (36, 120)]);
+    let y = profile(&[(24, 80), (25, 100), (40, 100), (41, 120), (60, 120)]);
     let table = [(0.1, [192.3, 235.3, 272.7], 2), (1.0, [142.9, 153.8, 150.0], 1), (10.0, [40.0, 34.5, 27.3], 0)];
     for (gamma, expected, best) in table {
         // So fast that no batch waits for its last; a tenth of a millisecond covers it.

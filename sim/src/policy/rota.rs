@@ -67,6 +67,14 @@ impl Policy for Rota {
         self.dispatcher.handle(Event::Arrived(arrival), Instant(request.arrival as u64));
     }
 
+    fn cancelled(&mut self, request: u32, now: Nanos) -> bool {
+        self.dispatcher.handle(Event::Cancelled(RequestId(request)), Instant(now as u64))
+    }
+
+    fn knows_queries(&self) -> bool {
+        true
+    }
+
     fn ended(&mut self, ended: Ended<'_>, now: Nanos) {
         let batch = self.outstanding[ended.device].pop_front().expect("what ends was started");
         let took = Duration::from_nanos(ended.took as u64);
