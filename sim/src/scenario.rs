@@ -139,7 +139,8 @@ impl Scenario {
             std::iter::repeat_n(device, its.count)
         };
         let devices = used.iter().enumerate().flat_map(device).collect();
-        let mut scenario = Scenario { sessions, queries: Vec::new(), devices, models, kinds, slowest, told: true, epoch: 0 };
+        let mut scenario =
+            Scenario { sessions, queries: Vec::new(), devices, models, kinds, slowest, told: true, epoch: 0 };
         scenario.set_queries(&workload.queries);
         let holds = placement::place(&scenario).ok_or(ScenarioError::NoPlace)?;
         for (device, holds) in scenario.devices.iter_mut().zip(holds) {

@@ -152,6 +152,11 @@ impl Workload {
         }
     }
 
+    /// Of one of its queries, by stage.
+    pub fn shares(&self, query: &Query) -> Vec<Duration> {
+        query.stages.iter().map(|stage| self.sessions[stage.session].slo).collect()
+    }
+
     /// As [`Workload::demand`] without the queries' stages.
     pub fn plain_demand(&self, arrivals: ArrivalProcess) -> Demand {
         let mut demand = self.demand(arrivals);

@@ -8,7 +8,7 @@ use rota_sim::engine::World;
 use rota_sim::events::EventLog;
 use rota_sim::policy::PolicySpec;
 use rota_sim::record::Report;
-use rota_sim::trial::Trial;
+use rota_sim::trial::{Splits, Trial};
 use rota_sim::workload::Workload;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -37,7 +37,8 @@ fn dealt(demand: &Demand) -> Plan {
 fn simulate(text: &str, policy: &PolicySpec, world: World, seconds: f64) -> (Report, String) {
     let workload = Workload::parse(text, &|_| Err(String::new())).expect("a workload");
     let pattern = workload.arrivals.unwrap_or(Pattern::Poisson);
-    let trial = Trial { workload: &workload, pattern, trace: None, seconds, world, nexus: &dealt };
+    let trial =
+        Trial { workload: &workload, pattern, trace: None, seconds, world, nexus: &dealt, splits: Splits::OfPolicy };
     let (mut events, mut failed) = (Vec::new(), None);
     let report = trial.run(policy, EventLog::to(&mut events, &mut failed)).expect("a scenario");
     assert!(failed.is_none());

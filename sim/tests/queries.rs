@@ -1,13 +1,13 @@
 //! Queries in the simulator, under every policy: calls come when those that make them end, and each query has one fate.
 
+use rota_sched::plan::{Demand, Plan, Planner, Steps, plan};
 use rota_sim::arrivals::Pattern;
 use rota_sim::engine::World;
 use rota_sim::events::EventLog;
 use rota_sim::policy::PolicySpec;
 use rota_sim::record::Report;
-use rota_sim::trial::Trial;
+use rota_sim::trial::{Splits, Trial};
 use rota_sim::workload::Workload;
-use rota_sched::plan::{Demand, Plan, Planner, Steps, plan};
 use std::collections::BTreeMap;
 
 /// A tree of three stages beside a plain session of one of its models.
@@ -42,7 +42,15 @@ fn greedy(demand: &Demand) -> Plan {
 fn simulate(text: &str, policy: &PolicySpec, seconds: f64) -> (Report, String) {
     let workload = Workload::parse(text, &|_| Err(String::new())).expect("a workload");
     let world = World { seed: 3, ..World::default() };
-    let trial = Trial { workload: &workload, pattern: Pattern::Poisson, trace: None, seconds, world, nexus: &greedy };
+    let trial = Trial {
+        workload: &workload,
+        pattern: Pattern::Poisson,
+        trace: None,
+        seconds,
+        world,
+        nexus: &greedy,
+        splits: Splits::OfPolicy,
+    };
     let (mut events, mut failed) = (Vec::new(), None);
     let report = trial.run(policy, EventLog::to(&mut events, &mut failed)).expect("a scenario");
     (report, String::from_utf8(events).expect("JSON is text"))
@@ -99,7 +107,8 @@ fn with_room_every_query_is_in_time_and_its_calls_come_by_gamma() {
 #[test]
 fn a_query_that_cannot_be_in_time_is_dropped_whole() {
     // Far too much: calls of queries that are given up are cancelled, and nothing is done for them any more.
-    let text = TEXT.replace("rate = 60", "rate = 100").replace("gamma = 2.5", "gamma = 8").replace("gamma = 0.4", "gamma = 3");
+    let text =
+        TEXT.replace("rate = 60", "rate = 100").replace("gamma = 2.5", "gamma = 8").replace("gamma = 0.4", "gamma = 3");
     let (report, events) = simulate(&text, &PolicySpec::Rota, 10.0);
     assert!(events.contains("\"kind\":\"cancel\""));
     assert_eq!(report.unanswered, 0);

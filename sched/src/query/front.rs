@@ -41,14 +41,14 @@ impl Front {
     pub fn beside(fronts: &[&Front]) -> Front {
         // Nobody can do without the largest of the first needs.
         let least = fronts.iter().map(|front| front.0.first().map_or(u64::MAX, |point| point.need)).max().unwrap_or(0);
-        let mut needs: Vec<u64> =
-            fronts.iter().flat_map(|front| &front.0).map(|point| point.need.max(least)).collect();
+        let mut needs: Vec<u64> = fronts.iter().flat_map(|front| &front.0).map(|point| point.need.max(least)).collect();
         needs.sort_unstable();
         needs.dedup();
         if fronts.is_empty() {
             needs.push(0);
         }
-        let cost = |need: u64| fronts.iter().map(|front| front.within(need).expect("no less than the least").cost).sum();
+        let cost =
+            |need: u64| fronts.iter().map(|front| front.within(need).expect("no less than the least").cost).sum();
         let point = |&need: &u64| Point { need, cost: cost(need), own: 0 };
         Front(needs.iter().filter(|need| **need < u64::MAX).map(point).collect())
     }

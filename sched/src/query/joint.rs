@@ -150,7 +150,10 @@ impl Asked<'_> {
             return 0;
         }
         let cost = |(query, profiles): (&Query, &Option<Vec<&Profile>>)| {
-            profiles.as_ref().and_then(|profiles| split::cheapest(query, profiles, 0.0).ok()).map_or(0.0, |best| best.cost)
+            profiles
+                .as_ref()
+                .and_then(|profiles| split::cheapest(query, profiles, 0.0).ok())
+                .map_or(0.0, |best| best.cost)
         };
         let stages: f64 = self.queries.iter().zip(&self.profiles).map(cost).sum();
         (bound::fluid(self.demand) + stages - 1e-9).ceil() as usize

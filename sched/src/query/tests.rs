@@ -40,10 +40,7 @@ fn what_is_no_tree_is_refused_by_name() {
     refused(&[stage(Some(0), 1.0)], QueryError::Cycle(0));
     refused(&[stage(Some(1), 1.0), stage(Some(0), 1.0)], QueryError::Cycle(0));
     // Behind a circle is not in it.
-    refused(
-        &[stage(None, 1.0), stage(Some(2), 1.0), stage(Some(3), 1.0), stage(Some(2), 1.0)],
-        QueryError::Cycle(3),
-    );
+    refused(&[stage(None, 1.0), stage(Some(2), 1.0), stage(Some(3), 1.0), stage(Some(2), 1.0)], QueryError::Cycle(3));
     refused(&[stage(None, 1.0), stage(Some(2), 1.0)], QueryError::Unknown { stage: 1, after: 2 });
     refused(&[stage(None, 1.0), stage(None, 1.0)], QueryError::SeveralRoots { first: 0, second: 1 });
     refused(&[stage(None, 1.0), stage(Some(0), -0.5)], QueryError::Gamma { stage: 1, gamma: -0.5 });
