@@ -330,4 +330,4 @@ const NOISE_FACTOR_MIN: f64 = 0.1;
 /// Decisions at one moment: each must change something, and there are never so many things to change.
 const REPEATS_MAX: u32 = 100_000;
 /// See [`World::reserve`].
-pub const RESERVE: f64 = 1.0;
+pub const RESERVE: f64 = 0.75;

@@ -108,11 +108,11 @@ fn with_room_every_query_is_in_time_and_its_calls_come_by_gamma() {
 fn a_query_that_cannot_be_in_time_is_dropped_whole() {
     // Far too much: calls of queries that are given up are cancelled, and nothing is done for them any more.
     let text =
-        TEXT.replace("rate = 60", "rate = 100").replace("gamma = 2.5", "gamma = 8").replace("gamma = 0.4", "gamma = 3");
+        TEXT.replace("rate = 60", "rate = 400").replace("gamma = 2.5", "gamma = 8").replace("gamma = 0.4", "gamma = 3");
     let (report, events) = simulate(&text, &PolicySpec::Rota, 10.0);
     assert!(events.contains("\"kind\":\"cancel\""));
     assert_eq!(report.unanswered, 0);
-    assert!(report.queries[0].bad_rate > 0.3 && report.queries[0].goodput > 50.0, "{:?}", report.queries);
+    assert!(report.queries[0].bad_rate > 0.3 && report.queries[0].goodput > 100.0, "{:?}", report.queries);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! stages knows that; the planner does, so it is asked. The search begins with the plan of the split that was made alone
 //! and only ever takes one with fewer devices, or as many and less work for them.
 
-use super::split::{self, Method};
+use super::split::{self, Method, Price};
 use super::{Query, Stage};
 use crate::Profile;
 use crate::plan::{self, ArrivalProcess, Demand, Fleet, Plan, PlanError, Planner, Session, Steps, bound};
@@ -100,10 +100,10 @@ impl Asked<'_> {
         alone(self.queries, &self.profiles, method)
     }
 
-    /// As [`Method::Dp`] with another ω; a query that cannot be split so keeps `otherwise`.
-    fn worth(&self, worth: f64, otherwise: &Shares) -> Shares {
+    /// As [`Method::Dp`] at another price; a query that cannot be split so keeps `otherwise`.
+    fn at(&self, price: Price, otherwise: &Shares) -> Shares {
         let of = |((query, profiles), otherwise): ((&Query, &Option<Vec<&Profile>>), &Vec<Duration>)| {
-            let cheapest = profiles.as_ref().and_then(|profiles| split::cheapest(query, profiles, worth).ok());
+            let cheapest = profiles.as_ref().and_then(|profiles| split::cheapest(query, profiles, price).ok());
             cheapest.map_or_else(|| otherwise.clone(), |cheapest| split::stretched(query, &cheapest.needs))
         };
         self.queries.iter().zip(&self.profiles).zip(otherwise).map(of).collect()
@@ -123,9 +123,23 @@ impl Asked<'_> {
     /// First every query by the same rule, by several rules; then, query by query, what other rules gave it.
     fn search(&self, tries: Tries) -> Result<Planned, PlanError> {
         let first = self.alone(Method::Dp);
-        let mut rules = WORTHS.map(|worth| self.worth(worth, &first)).to_vec();
+        let packed = self.packed(first.clone())?;
+        let mean = freed_each(&packed);
+        let pooled = POOLED.map(|(worth, times)| Price { worth, scale: Some(times * mean) });
+        let mut rules: Vec<Shares> =
+            pooled.into_iter().chain(WORTHS.map(Price::alone)).map(|p| self.at(p, &first)).collect();
         rules.extend([self.alone(Method::Even), self.alone(Method::ByLatency)]);
-        let mut search = Search::new(self, self.packed(first)?, tries);
+        let mut search = Search::new(self, packed, tries);
+        if std::env::var("SHOW").is_ok() {
+            let l: Vec<_> = rules
+                .iter()
+                .map(|r| {
+                    let p = self.packed(r.clone()).unwrap();
+                    (p.plan.devices.len(), (bound::fluid(&p.demand) * 100.0).round() / 100.0)
+                })
+                .collect();
+            eprintln!("least {} dp {} mean {mean} {l:?}", search.least, search.worth.1);
+        }
         for shares in &rules {
             search.consider(shares.clone());
         }
@@ -152,7 +166,7 @@ impl Asked<'_> {
         let cost = |(query, profiles): (&Query, &Option<Vec<&Profile>>)| {
             profiles
                 .as_ref()
-                .and_then(|profiles| split::cheapest(query, profiles, 0.0).ok())
+                .and_then(|profiles| split::cheapest(query, profiles, Price::NONE).ok())
                 .map_or(0.0, |best| best.cost)
         };
         let stages: f64 = self.queries.iter().zip(&self.profiles).map(cost).sum();
@@ -200,11 +214,28 @@ impl<'a> Search<'a> {
     }
 }
 
+/// How often a device of the plan becomes free: the mean time of a batch over the devices, nanoseconds.
+fn freed_each(planned: &Planned) -> f64 {
+    let (mut busy, mut started) = (0.0, 0.0);
+    for slot in planned.plan.devices.iter().flat_map(|device| &device.slots) {
+        for share in &slot.shares {
+            let session = &planned.demand.sessions[share.session];
+            let cost = planned.demand.kinds.iter().find_map(|kind| kind.models.get(&session.model));
+            let latency = cost.and_then(|cost| cost.profile.latency(share.batch)).unwrap_or(slot.execution);
+            let batches = share.rate / f64::from(share.batch);
+            (busy, started) = (busy + batches * latency.as_nanos() as f64, started + batches);
+        }
+    }
+    let devices = planned.plan.devices.len().max(1) as f64;
+    if started > 0.0 { busy / started / devices } else { 1.0 }
+}
+
 fn worth(planned: &Planned) -> Worth {
     let missing: f64 = planned.plan.unplaced.iter().map(|unplaced| unplaced.rate).sum();
     let used = planned.plan.devices.iter().filter(|device| !device.slots.is_empty()).count();
     (missing, used, bound::fluid(&planned.demand))
 }
 
+const POOLED: [(f64, f64); 6] = [(0.1, 2.0), (0.3, 2.0), (1.0, 2.0), (0.1, 4.0), (0.3, 4.0), (0.3, 8.0)];
 /// ω of the splits that are tried for all queries, beside [`Method::Dp`]'s.
 const WORTHS: [f64; 4] = [1.0, 10.0, 0.1, 0.03];

@@ -47,7 +47,7 @@ pub struct TooShort {
 /// `Dp` only: when the SLO is shorter than batches of one take.
 pub fn split(query: &Query, profiles: &[&Profile], method: Method) -> Result<Vec<Duration>, TooShort> {
     let weights = match method {
-        Method::Dp => cheapest(query, profiles, WORTH)?.needs,
+        Method::Dp => cheapest(query, profiles, Price::alone(WORTH))?.needs,
         Method::Even => vec![1; query.stages().len()],
         Method::ByLatency => profiles.iter().map(|profile| first(profile)).collect(),
     };
@@ -59,7 +59,7 @@ pub fn split(query: &Query, profiles: &[&Profile], method: Method) -> Result<Vec
 pub fn devices(query: &Query, profiles: &[&Profile], shares: &[Duration]) -> Option<f64> {
     let cost = |stage: usize| {
         let share = nanos(shares[stage]);
-        Some(choices(profiles[stage], query.rates()[stage], 0.0, share).within(share)?.cost)
+        Some(choices(profiles[stage], query.rates()[stage], Price::NONE, share).within(share)?.cost)
     };
     (0..shares.len()).map(cost).sum()
 }
@@ -73,13 +73,30 @@ pub(super) struct Cheapest {
     pub cost: f64,
 }
 
-/// `worth` is ω, the devices that it costs to leave a batch no time for finding one. With 0 the cost is a bound: whatever
-/// the split, the query takes no fewer devices.
-pub(super) fn cheapest(query: &Query, profiles: &[&Profile], worth: f64) -> Result<Cheapest, TooShort> {
+/// What it costs to leave a batch little time for finding a device.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Price {
+    /// ω: of leaving it none, in devices.
+    pub worth: f64,
+    /// The time in which that falls to a third, nanoseconds; `None`: ℓ(b).
+    pub scale: Option<f64>,
+}
+
+impl Price {
+    /// Costs are a bound: whatever the split, the query takes no fewer devices.
+    pub const NONE: Price = Price { worth: 0.0, scale: None };
+
+    pub const fn alone(worth: f64) -> Price {
+        Price { worth, scale: None }
+    }
+}
+
+/// What the stages need when Σ c is least.
+pub(super) fn cheapest(query: &Query, profiles: &[&Profile], price: Price) -> Result<Cheapest, TooShort> {
     let slo = nanos(query.slo());
     let mut fronts = vec![Front::default(); profiles.len()];
     for &stage in query.order().iter().rev() {
-        let own = choices(profiles[stage], query.rates()[stage], worth, slo);
+        let own = choices(profiles[stage], query.rates()[stage], price, slo);
         let behind: Vec<&Front> = query.children(stage).map(|child| &fronts[child]).collect();
         fronts[stage] = Front::before(&own, &Front::beside(&behind), slo);
     }
@@ -115,14 +132,14 @@ pub(super) fn stretched(query: &Query, weights: &[u64]) -> Vec<Duration> {
 }
 
 /// What a stage costs by the time that it is given. One that is never called takes nothing, but gets time for a batch of one.
-fn choices(profile: &Profile, rate: f64, worth: f64, limit: u64) -> Front {
-    let waits = if worth > 0.0 { WAITS } else { 1 };
+fn choices(profile: &Profile, rate: f64, price: Price, limit: u64) -> Front {
+    let waits = if price.worth > 0.0 { WAITS } else { 1 };
     let point = |batch: u32, wait: u32| {
         let latency = profile.nanos(batch).expect("batches of the profile") as f64;
         let gathers = if batch == 1 { 0.0 } else { f64::from(batch - 1) / rate * 1e9 };
         let wait = f64::from(wait) / WAITS_EACH;
-        let need = (gathers + latency * (1.0 + wait)).ceil() as u64;
-        let cost = rate * latency / f64::from(batch) / 1e9 + worth * libm::exp(-wait);
+        let need = (gathers + latency + wait * price.scale.unwrap_or(latency)).ceil() as u64;
+        let cost = rate * latency / f64::from(batch) / 1e9 + price.worth * libm::exp(-wait);
         Point { need, cost, own: need }
     };
     let fitting = (1..=profile.max_batch()).take_while(|&batch| point(batch, 0).need <= limit);

@@ -1,5 +1,5 @@
 use super::front::Front;
-use super::split::{cheapest, stretched};
+use super::split::{Price, cheapest, stretched};
 use super::*;
 use crate::Profile;
 use crate::plan::{ArrivalProcess, Demand, DeviceKind, Fleet, ModelCost, Planner, Steps};
@@ -74,7 +74,7 @@ fn two_stages_have_the_published_throughput_and_the_published_best_split() {
             let devices = devices(&query, &[&x, &y], &shares(first)).expect("both fit");
             assert!((rate / devices - expected).abs() < 0.05, "{gamma}, {first}: {}", rate / devices);
         }
-        for found in [cheapest(&query, &[&x, &y], 0.0).expect("it fits").needs, needs(&query, &[&x, &y])] {
+        for found in [cheapest(&query, &[&x, &y], Price::NONE).expect("it fits").needs, needs(&query, &[&x, &y])] {
             let first = Duration::from_nanos(found[0]);
             let expected = shares([80, 100, 120][best])[0];
             assert!(first.abs_diff(expected) < ms(1), "γ {gamma}: {first:?}, not {expected:?}");
@@ -115,7 +115,7 @@ fn what_cannot_be_in_time_says_how_long_it_takes() {
 fn a_stage_that_is_never_called_costs_nothing_and_keeps_time_for_one() {
     let profile = profile(&[(1, 10), (8, 30)]);
     let query = query(100, 50.0, &[stage(None, 1.0), stage(Some(0), 0.0)]);
-    let cheapest = cheapest(&query, &[&profile; 2], 0.0).expect("it fits");
+    let cheapest = cheapest(&query, &[&profile; 2], Price::NONE).expect("it fits");
     assert_eq!(cheapest.needs[1], 10_000_000);
     let alone = devices(&query, &[&profile; 2], &[ms(90), ms(10)]).expect("both fit");
     assert!((alone - cheapest.cost).abs() < 1e-12 && alone > 0.0);
@@ -192,7 +192,7 @@ proptest! {
         let profiles = &profiles[..=parents.len()];
         let borrowed: Vec<&Profile> = profiles.iter().collect();
         let expected = brute_force(&query, profiles);
-        match cheapest(&query, &borrowed, 0.0) {
+        match cheapest(&query, &borrowed, Price::NONE) {
             Err(_) => prop_assert_eq!(expected, None),
             Ok(found) => {
                 let expected = expected.expect("there is one");
