@@ -283,7 +283,8 @@ fn text(plan: &Plan, workload: &Workload, arguments: &Arguments, fixed: bool) ->
         text += &format!("there are {} devices\n", plan.devices.len());
     } else {
         let (bound, gap) = (plan.lower_bound, 100.0 * gap(plan));
-        text += &format!("no plan can do with fewer than {bound}; this one is {gap:.1} % above\n");
+        let which = if workload.queries.is_empty() { "no plan" } else { "no plan with these shares" };
+        text += &format!("{which} can do with fewer than {bound}; this one is {gap:.1} % above\n");
     }
     let mut table =
         Table::new(&["device", "period ms", "at ms", "takes ms", "batch", "session", "model", "SLO ms", "rate/s"]);

@@ -130,16 +130,6 @@ impl Asked<'_> {
             pooled.into_iter().chain(WORTHS.map(Price::alone)).map(|p| self.at(p, &first)).collect();
         rules.extend([self.alone(Method::Even), self.alone(Method::ByLatency)]);
         let mut search = Search::new(self, packed, tries);
-        if std::env::var("SHOW").is_ok() {
-            let l: Vec<_> = rules
-                .iter()
-                .map(|r| {
-                    let p = self.packed(r.clone()).unwrap();
-                    (p.plan.devices.len(), (bound::fluid(&p.demand) * 100.0).round() / 100.0)
-                })
-                .collect();
-            eprintln!("least {} dp {} mean {mean} {l:?}", search.least, search.worth.1);
-        }
         for shares in &rules {
             search.consider(shares.clone());
         }
@@ -236,6 +226,8 @@ fn worth(planned: &Planned) -> Worth {
     (missing, used, bound::fluid(&planned.demand))
 }
 
+/// Prices of splits that are tried for all queries: ω, and the time in which it falls in times of how often a device becomes
+/// free in the plan that the search begins with. The planner weighs the batches of a pool by the second of these.
 const POOLED: [(f64, f64); 6] = [(0.1, 2.0), (0.3, 2.0), (1.0, 2.0), (0.1, 4.0), (0.3, 4.0), (0.3, 8.0)];
-/// ω of the splits that are tried for all queries, beside [`Method::Dp`]'s.
-const WORTHS: [f64; 4] = [1.0, 10.0, 0.1, 0.03];
+/// ω of further ones, whose time is ℓ(b) as for [`Method::Dp`].
+const WORTHS: [f64; 4] = [10.0, 1.0, 0.3, 0.1];

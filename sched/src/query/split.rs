@@ -152,7 +152,7 @@ fn first(profile: &Profile) -> u64 {
 }
 
 /// ω of [`Method::Dp`]: among those tried on random queries with the planner, the one whose plans took the fewest devices.
-pub(super) const WORTH: f64 = 0.3;
+pub(super) const WORTH: f64 = 3.0;
 /// W is tried from 0 in so many steps …
 const WAITS: u32 = 33;
 /// … of which so many make ℓ(b).
