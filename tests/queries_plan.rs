@@ -40,7 +40,7 @@ struct Workload {
 impl Workload {
     fn new(name: &str, queries: &str) -> Workload {
         let folder = Folder::new(name);
-        let path = folder.write("workload.toml", &format!("{HEAD}{queries}")).display().to_string();
+        let path = folder.write("workload.toml", format!("{HEAD}{queries}")).display().to_string();
         Workload { folder, path }
     }
 

@@ -112,7 +112,7 @@ fn a_query_that_cannot_be_in_time_is_dropped_whole() {
     let (report, events) = simulate(&text, &PolicySpec::Rota, 10.0);
     assert!(events.contains("\"kind\":\"cancel\""));
     assert_eq!(report.unanswered, 0);
-    assert!(report.queries[0].bad_rate > 0.3 && report.queries[0].goodput > 100.0, "{:?}", report.queries);
+    assert!(report.queries[0].bad_rate > 0.3 && report.queries[0].goodput > 80.0, "{:?}", report.queries);
 }
 
 #[test]
