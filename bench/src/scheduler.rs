@@ -112,6 +112,11 @@ fn check(workload: &Workload) -> Result<(), Failure> {
     if workload.kinds.len() > 1 {
         return Err("the workload describes several kinds of device; the daemon emulates models on one".into());
     }
+    if let Some(query) = workload.queries.first() {
+        return Err(
+            format!("the workload has the query '{}'; the daemon is offered plain sessions only", query.name).into()
+        );
+    }
     for (index, session) in workload.sessions.iter().enumerate() {
         let same = |other: &rota_sim::workload::Session| (other.model, other.slo) == (session.model, session.slo);
         if let Some(earlier) = workload.sessions[..index].iter().position(same) {

@@ -4,6 +4,7 @@
 pub mod dispatcher;
 pub mod plan;
 pub mod profile;
+pub mod query;
 pub mod time;
 
 pub use dispatcher::{

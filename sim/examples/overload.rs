@@ -13,7 +13,7 @@ use rota_sim::parallel;
 use rota_sim::policy::PolicySpec;
 use rota_sim::standard::{STANDARD, Standard};
 use rota_sim::suite::GOOD_SHARE;
-use rota_sim::trial::Trial;
+use rota_sim::trial::{Splits, Trial};
 
 type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
 
@@ -42,6 +42,7 @@ fn line(standard: &Standard) -> Fallible<String> {
         seconds: workload.seconds.unwrap_or(30.0),
         world: World { seed: 1, ..World::default() },
         nexus: &nobody,
+        splits: Splits::OfPolicy,
     };
     let rota: PolicySpec = "rota".parse()?;
     let held = trial.find_goodput(&rota, GOOD_SHARE, 0.005)?;

@@ -68,5 +68,14 @@ fn measured(text: &str) -> Fallible<Vec<(&'static str, String)>> {
         session("vgg_s", 60, 500.0),
         session("vgg_s", 200, 200.0)
     );
-    Ok(vec![("traffic", traffic), ("titanx", titanx)])
+    let mut query = format!(
+        "# Traffic as a query: what detection finds goes on to the networks for cars and faces, 400 ms for all.\n\
+         {attribution}\nseconds = 300\n{device}"
+    );
+    query += &format!("{yolo}{vgg16}{face}\n[[query]]\nname = \"traffic\"\nslo_ms = 400\nrate = 120\n");
+    query += "stage = [\n  { name = \"detect\", model = \"yolo9000\" },\n";
+    query += "  { name = \"car\", model = \"vgg16\", after = \"detect\", gamma = 3.3, fan_out = \"poisson\" },\n";
+    query +=
+        "  { name = \"face\", model = \"vgg_face\", after = \"detect\", gamma = 1.25, fan_out = \"poisson\" },\n]\n";
+    Ok(vec![("traffic", traffic), ("titanx", titanx), ("query-traffic", query)])
 }

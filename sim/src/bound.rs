@@ -23,11 +23,17 @@ pub fn best_batch(latencies: &Latencies, slo: Nanos, rate: f64) -> usize {
 /// same each time.
 pub fn factor(scenario: &Scenario) -> f64 {
     let need = |factor: f64| -> f64 {
-        let of = |session| {
-            let session: &crate::scenario::Session = session;
-            devices(&scenario.models[session.model].latencies, session.slo, session.rate * factor)
+        let of = |session: usize| {
+            let its = &scenario.sessions[session];
+            let latencies = &scenario.models[its.model].latencies;
+            let (rate, within) = (its.rate * factor, scenario.within(session));
+            // Calls that another makes come at once: nobody has to wait for a batch to fill. The split does not count, so
+            // that the bound is the same for any.
+            let gathering = if its.stage.is_some_and(|stage| !stage.first) { f64::INFINITY } else { rate };
+            let batch = best_batch(latencies, within, gathering);
+            rate * latencies.at(batch) as f64 / batch as f64 / 1e9
         };
-        scenario.sessions.iter().map(of).sum()
+        (0..scenario.sessions.len()).map(of).sum()
     };
     let has = scenario.devices.len() as f64;
     let (mut low, mut high) = (0.0, 1.0);

@@ -6,7 +6,7 @@ use crate::engine::World;
 use crate::parallel;
 use crate::planning::Planner;
 use crate::policy::PolicySpec;
-use crate::trial::Trial;
+use crate::trial::{Splits, Trial};
 use crate::workload::Workload;
 use rota_sched::plan::{Demand, Plan, Share, Slot, Timetable};
 use serde::Serialize;
@@ -62,7 +62,15 @@ fn goodput(alpha_ms: f64, policy: &str, seed: u64, seconds: f64) -> f64 {
     let workload = Workload::parse(&text, &|_| Err(String::new())).expect("a workload of ours");
     let world = World { seed, ..World::default() };
     let nexus: Planner<'_> = &saturated;
-    let trial = Trial { workload: &workload, pattern: Pattern::Poisson, trace: None, seconds, world, nexus };
+    let trial = Trial {
+        workload: &workload,
+        pattern: Pattern::Poisson,
+        trace: None,
+        seconds,
+        world,
+        nexus,
+        splits: Splits::OfPolicy,
+    };
     let policy: PolicySpec = policy.parse().expect("a policy's name");
     OPTIMUM * trial.find_goodput(&policy, 0.99, PRECISION).expect("one device holds one model").factor
 }

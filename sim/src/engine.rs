@@ -1,5 +1,7 @@
 //! The simulation's engine: plays requests and devices to a policy, moment by moment.
 
+mod calls;
+
 use crate::Nanos;
 use crate::events::EventLog;
 use crate::load::{Load, Request};
@@ -50,6 +52,16 @@ pub enum Order {
 /// [`Policy::next_wake`] or after whatever happens next. Each request that arrived is the policy's to run or to drop, once.
 pub trait Policy {
     fn arrived(&mut self, request: Request);
+    /// Whoever made the request has no use for it any more. True: it waited, and is forgotten. A policy that knows of no
+    /// queries goes on with it.
+    fn cancelled(&mut self, _request: u32, _now: Nanos) -> bool {
+        false
+    }
+    /// Whether calls of queries are given deadlines that count from their query's start; else each has its stage's share from
+    /// when it is made, as any request of a session.
+    fn knows_queries(&self) -> bool {
+        false
+    }
     fn ended(&mut self, ended: Ended<'_>, now: Nanos);
     fn decide(&mut self, now: Nanos, orders: &mut Vec<Order>);
     /// When `decide` is next due if nothing happens before; [`Nanos::MAX`]: never.
@@ -70,11 +82,14 @@ pub struct World {
     /// See [`Scenario::epoch`].
     pub epoch: Nanos,
     pub seed: u64,
+    /// Of the shares of the stages behind it, the part that a call of a query leaves them: its deadline is so much before
+    /// its query's, where a policy knows queries. With 1 each stage gets its share and what those before it left.
+    pub reserve: f64,
 }
 
 impl Default for World {
     fn default() -> World {
-        World { noise: 0.0, dispatch: 0, cold: false, told: true, epoch: 0, seed: 0 }
+        World { noise: 0.0, dispatch: 0, cold: false, told: true, epoch: 0, seed: 0, reserve: RESERVE }
     }
 }
 
@@ -82,8 +97,15 @@ impl Default for World {
 struct Engine<'a, 'log> {
     scenario: &'a Scenario,
     world: World,
-    requests: &'a [Request],
+    load: &'a Load,
+    /// The calls of the load that others make, as far as they were made.
+    called: Vec<Request>,
     states: Vec<State>,
+    /// By instance of a query.
+    instances: Vec<Instance>,
+    /// Calls that were answered, and instances that were given up, at this moment: what follows is still to be done.
+    ended: Vec<u32>,
+    given_up: Vec<usize>,
     devices: Vec<Device>,
     moments: BinaryHeap<Reverse<Moment>>,
     noise: Random,
@@ -97,6 +119,14 @@ enum State {
     Waiting,
     InBatch,
     Answered,
+}
+
+#[derive(Clone, Copy)]
+struct Instance {
+    /// Calls that are not answered, made or not.
+    open: u32,
+    /// It cannot be in time.
+    given_up: bool,
 }
 
 struct Device {
@@ -135,7 +165,7 @@ pub fn run(
     bad_share_max: Option<f64>,
     log: EventLog<'_>,
 ) -> Report {
-    let requests = &load.requests[..];
+    let requests = &load.requests[..load.arriving];
     let ready_at = |device: &crate::scenario::Device| -> Nanos {
         let held = (0..scenario.models.len()).filter(|&model| device.holds[model]);
         let loads = held.filter_map(|model| scenario.model_on(device.kind, model)).map(|model| model.load);
@@ -146,8 +176,12 @@ pub fn run(
     let mut engine = Engine {
         scenario,
         world,
-        requests,
-        states: vec![State::Coming; requests.len()],
+        load,
+        called: load.requests[load.arriving..].to_vec(),
+        states: vec![State::Coming; load.requests.len()],
+        instances: load.calls.instances.iter().map(|its| Instance { open: its.count(), given_up: false }).collect(),
+        ended: Vec::new(),
+        given_up: Vec::new(),
         devices: scenario.devices.iter().map(device).collect(),
         moments: BinaryHeap::new(),
         noise: Random::new(world.seed, NOISE_STREAM),
@@ -173,14 +207,14 @@ pub fn run(
         }
         while let Some(request) = requests.get(arrived).filter(|request| request.arrival == now) {
             arrived += 1;
-            engine.states[request.id as usize] = State::Waiting;
-            engine.log.arrival(request);
-            policy.arrived(*request);
+            engine.arrive(request.id, now, policy);
         }
+        engine.follow(now, policy);
         policy.decide(now, &mut orders);
         for order in orders.drain(..) {
             engine.carry_out(order, now);
         }
+        engine.follow(now, policy);
     }
 }
 
@@ -191,15 +225,14 @@ impl Engine<'_, '_> {
             return;
         }
         if let Some(Executing { run, began, refused }) = device.executing.take() {
-            let session = self.requests[run.requests[0] as usize].session as usize;
+            let session = self.session(run.requests[0]);
             let took = moment.at - began;
             for &id in &run.requests {
                 self.states[id as usize] = State::Answered;
                 if refused {
-                    self.record.dropped(&self.requests[id as usize]);
-                    self.log.dropped(&self.requests[id as usize], moment.at);
+                    self.dropped(id, moment.at);
                 } else {
-                    self.record.answered(&self.requests[id as usize], moment.at);
+                    self.answered(id, moment.at);
                 }
             }
             if !refused {
@@ -213,6 +246,8 @@ impl Engine<'_, '_> {
 
     /// Begins the next batch of a device that executes none, or plans to when its time comes.
     fn begin(&mut self, index: usize, now: Nanos) {
+        let Some(first) = self.devices[index].waiting.front().map(|run| run.requests[0]) else { return };
+        let session = self.session(first);
         let device = &mut self.devices[index];
         let Some(run) = device.waiting.front().filter(|_| device.executing.is_none()) else { return };
         device.generation += 1;
@@ -222,7 +257,6 @@ impl Engine<'_, '_> {
         } else {
             let run = device.waiting.pop_front().expect("looked at above");
             let refused = now > run.latest;
-            let session = self.requests[run.requests[0] as usize].session as usize;
             let mut took = 0;
             if !refused {
                 took = self.scenario.latencies_on(index, session).at(run.requests.len());
@@ -242,14 +276,13 @@ impl Engine<'_, '_> {
         match order {
             Order::Drop(id) => {
                 self.change(id, State::Waiting, State::Answered);
-                self.record.dropped(&self.requests[id as usize]);
-                self.log.dropped(&self.requests[id as usize], now);
+                self.dropped(id, now);
             }
             Order::Run(mut run) => {
-                let session = self.requests[run.requests[0] as usize].session;
-                assert!(self.scenario.serves(run.device, session as usize), "the device does not hold the model");
+                let session = self.session(run.requests[0]);
+                assert!(self.scenario.serves(run.device, session), "the device does not hold the model");
                 for &id in &run.requests {
-                    assert_eq!(self.requests[id as usize].session, session, "a batch of several sessions");
+                    assert_eq!(self.session(id), session, "a batch of several sessions");
                     self.change(id, State::Waiting, State::InBatch);
                 }
                 run.earliest = run.earliest.max(now + self.world.dispatch);
@@ -274,7 +307,7 @@ impl Engine<'_, '_> {
                     self.change(id, State::InBatch, State::Waiting);
                 }
                 if let Some(began) = began {
-                    let session = self.requests[run.requests[0] as usize].session as usize;
+                    let session = self.session(run.requests[0]);
                     self.record.wasted(index, now - began);
                     self.log.batch("preempt", now, index, session, &run.requests);
                 }
@@ -296,3 +329,5 @@ const NOISE_STREAM: u64 = u64::MAX;
 const NOISE_FACTOR_MIN: f64 = 0.1;
 /// Decisions at one moment: each must change something, and there are never so many things to change.
 const REPEATS_MAX: u32 = 100_000;
+/// See [`World::reserve`].
+pub const RESERVE: f64 = 0.75;

@@ -30,6 +30,11 @@ impl<'a> EventLog<'a> {
         self.request("drop", request, now);
     }
 
+    /// A call of a query that was given up.
+    pub(crate) fn cancelled(&mut self, request: &Request, now: Nanos) {
+        self.request("cancel", request, now);
+    }
+
     /// `kind` is "start", "end" or "preempt".
     pub(crate) fn batch(&mut self, kind: &str, now: Nanos, device: usize, session: usize, requests: &[u32]) {
         let batch = requests.len();

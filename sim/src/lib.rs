@@ -5,6 +5,7 @@
 
 pub mod arrivals;
 pub mod bound;
+pub mod calls;
 pub mod drops;
 pub mod engine;
 pub mod events;

@@ -21,6 +21,7 @@ use crate::engine::Policy;
 use crate::planning::{self, Planner};
 use crate::scenario::Scenario;
 use rota_sched::plan::ArrivalProcess;
+use rota_sched::query::Method;
 use std::fmt;
 use std::str::FromStr;
 
@@ -102,6 +103,15 @@ impl PolicySpec {
             PolicySpec::Triton { delay } => Box::new(triton::Triton::new(scenario, delay)),
             PolicySpec::Clipper => Box::new(clipper::Clipper::new(scenario)),
             PolicySpec::TfServing { timeout } => Box::new(tfserving::TfServing::new(scenario, timeout)),
+        }
+    }
+
+    /// How the system splits the SLOs of queries: the Nexus paper has the dynamic program, the others know no queries, and
+    /// whoever uses them gives every stage the same.
+    pub fn split(&self) -> Method {
+        match self {
+            PolicySpec::Rota | PolicySpec::Nexus { .. } => Method::Dp,
+            _ => Method::Even,
         }
     }
 

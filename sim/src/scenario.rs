@@ -2,7 +2,7 @@
 
 use crate::Nanos;
 use crate::placement;
-use crate::workload::{Kind, Workload};
+use crate::workload::{self, Kind, Workload};
 use rota_sched::Profile;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use std::time::Duration;
 pub struct Scenario {
     /// Never empty.
     pub sessions: Vec<Session>,
+    pub queries: Vec<Query>,
     /// Never empty.
     pub devices: Vec<Device>,
     /// On the kind of device where each is fastest, batch by batch: what bounds are made of. With one kind simply there.
@@ -35,6 +36,29 @@ pub struct Session {
     /// Requests per second.
     pub rate: f64,
     pub weight: f64,
+    /// `None`: a plain session.
+    pub stage: Option<Stage>,
+}
+
+/// What a session is to a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stage {
+    /// Index into [`Scenario::queries`].
+    pub query: usize,
+    /// Nobody calls it: the query begins here. Calls of others come when those that make them end, several at once.
+    pub first: bool,
+    /// Of the query's SLO, what the stages before it cannot do without: ℓ(1) of each where it is fastest.
+    pub before: Nanos,
+    /// The same of the stages behind it, on the longest way.
+    pub behind: Nanos,
+    /// Of the query's SLO, the shares of the stages behind it.
+    pub reserved: Nanos,
+}
+
+#[derive(Clone, Debug)]
+pub struct Query {
+    pub name: String,
+    pub slo: Nanos,
 }
 
 #[derive(Clone, Debug)]
@@ -104,7 +128,7 @@ impl Scenario {
                 }
             };
             let slo = session.slo.as_nanos() as Nanos;
-            sessions.push(Session { model, slo, rate: session.rate, weight: session.weight });
+            sessions.push(Session { model, slo, rate: session.rate, weight: session.weight, stage: None });
         }
         let over_kinds = |model: usize| kinds.iter().filter_map(move |models| models[model].as_ref());
         let count = kinds[0].len();
@@ -115,12 +139,44 @@ impl Scenario {
             std::iter::repeat_n(device, its.count)
         };
         let devices = used.iter().enumerate().flat_map(device).collect();
-        let mut scenario = Scenario { sessions, devices, models, kinds, slowest, told: true, epoch: 0 };
+        let mut scenario =
+            Scenario { sessions, queries: Vec::new(), devices, models, kinds, slowest, told: true, epoch: 0 };
+        scenario.set_queries(&workload.queries);
         let holds = placement::place(&scenario).ok_or(ScenarioError::NoPlace)?;
         for (device, holds) in scenario.devices.iter_mut().zip(holds) {
             device.holds = holds;
         }
         Ok(scenario)
+    }
+
+    fn set_queries(&mut self, queries: &[workload::Query]) {
+        for (index, query) in queries.iter().enumerate() {
+            let tree = &query.tree;
+            let of = |stage: usize| &self.sessions[query.stages[stage].session];
+            let slos: Vec<Nanos> = (0..query.stages.len()).map(|stage| of(stage).slo).collect();
+            let firsts: Vec<u64> =
+                (0..query.stages.len()).map(|stage| self.models[of(stage).model].latencies.at(1) as u64).collect();
+            let longest = tree.longest(&firsts);
+            let (mut before, mut taken) = (vec![0; firsts.len()], vec![0; firsts.len()]);
+            for &stage in tree.order() {
+                let own = slos[stage];
+                let reserved = tree.slo().as_nanos() as Nanos - taken[stage] - own;
+                for child in tree.children(stage) {
+                    before[child] = before[stage] + firsts[stage] as Nanos;
+                    taken[child] = taken[stage] + own;
+                }
+                let (first, behind) = (tree.stages()[stage].after.is_none(), (longest[stage] - firsts[stage]) as Nanos);
+                let its = Stage { query: index, first, before: before[stage], behind, reserved };
+                self.sessions[query.stages[stage].session].stage = Some(its);
+            }
+            self.queries.push(Query { name: query.name.clone(), slo: tree.slo().as_nanos() as Nanos });
+        }
+    }
+
+    /// Of a stage, the most time that one of its calls can have if its query is to be in time; of a plain session the SLO.
+    pub fn within(&self, session: usize) -> Nanos {
+        let its = &self.sessions[session];
+        its.stage.map_or(its.slo, |stage| self.queries[stage.query].slo - stage.before - stage.behind)
     }
 
     /// Kinds of device that there are.
@@ -144,6 +200,7 @@ impl Scenario {
         let device = |device: &Device| Device { kind: 0, holds: vec![false; own.len()], ..device.clone() };
         let scenario = Scenario {
             sessions: self.sessions.iter().filter_map(session).collect(),
+            queries: self.queries.clone(),
             devices: self.devices.iter().filter(|device| device.kind == kind).map(device).collect(),
             slowest: own.iter().map(|model| model.latencies.clone()).collect(),
             kinds: vec![own.iter().cloned().map(Some).collect()],
@@ -182,10 +239,10 @@ impl Scenario {
         self.devices[device].holds[self.sessions[session].model]
     }
 
-    /// Sessions whose SLO is shorter than ℓ(1): none of their requests can be in time, whatever the policy.
+    /// Sessions whose SLO is shorter than ℓ(1), and stages of queries whose SLO is shorter than all their ℓ(1): none of their requests can be in time, whatever the policy.
     pub fn hopeless(&self) -> Vec<usize> {
         let fastest = |session: usize| self.models[self.sessions[session].model].latencies.at(1);
-        let late = |&session: &usize| fastest(session) > self.sessions[session].slo;
+        let late = |&session: &usize| fastest(session) > self.within(session);
         (0..self.sessions.len()).filter(late).collect()
     }
 

@@ -1,6 +1,8 @@
 //! The standard workloads: those that policies are compared on, and how the synthetic ones are made.
 
+use crate::bound;
 use crate::random::Random;
+use crate::scenario::Scenario;
 use crate::synthetic::{Linear, fill, to_toml, zipf};
 use crate::workload::Workload;
 
@@ -38,6 +40,8 @@ pub const STANDARD: &[Standard] = standard![
     "step",
     "memory-20",
     "memory-100",
+    "query-traffic",
+    "query-game",
 ];
 
 impl Standard {
@@ -85,6 +89,7 @@ pub fn synthetic() -> Vec<(&'static str, String)> {
         ("many-small", many_small()),
         ("game", game()),
         ("ratios", ratios()),
+        ("query-game", query_game()),
         (
             "bursts",
             filled(&format!("{mixed_about} Bursty."), "seconds = 120\narrivals = \"gamma:3\"", 8, None, mixed(20, 5)),
@@ -132,6 +137,36 @@ fn game() -> String {
         memory_mb: None,
     });
     filled("A game: 20 tiny networks and a large one, all within 50 ms.", "seconds = 50", 4, None, sessions)
+}
+
+/// The game analysis as one query: a large network looks at a frame, and six numbers that it finds there are read by the tiny
+/// network of the game that it is.
+fn query_game() -> String {
+    const GAMES: u32 = 20;
+    let mut random = Random::new(12, 0);
+    let harmonic: f64 = (1..=GAMES).map(|rank| 1.0 / f64::from(rank)).sum();
+    let mut profiles = String::new();
+    let mut stages = String::from("stage = [\n  { name = \"frame\", model = \"icon\" },\n");
+    let mut profile = |name: &str, alpha_ms: f64, beta_ms: f64| {
+        let points = (0..=6u32).map(|power| (1u32 << power, alpha_ms * f64::from(1u32 << power) + beta_ms));
+        let points: Vec<String> = points.map(|(batch, ms)| format!("{batch} = {}", (ms * 1e3).round() / 1e3)).collect();
+        profiles += &format!("[[profile]]\nmodel = \"{name}\"\nbatch_ms = {{ {} }}\n", points.join(", "));
+    };
+    profile("icon", 1.1, 5.3);
+    for game in 0..GAMES {
+        profile(&format!("digits{game}"), (random.between(0.03, 0.06) * 1e3f64).round() / 1e3, 0.5);
+        let gamma = (6e4 / f64::from(game + 1) / harmonic).round() / 1e4;
+        stages += &format!(
+            "  {{ name = \"digits{game}\", model = \"digits{game}\", after = \"frame\", gamma = {gamma}, fan_out = \"poisson\" }},\n"
+        );
+    }
+    let head = "# A game as a query: a large network looks at a frame, then six numbers in it are read by the game's own.\n\
+                seconds = 50\n[[device]]\ncount = 4\n";
+    let text =
+        |rate: f64| format!("{head}\n{profiles}\n[[query]]\nname = \"game\"\nslo_ms = 50\nrate = {rate}\n{stages}]\n");
+    let one = Workload::parse(&text(1000.0), &|_| Err(String::new())).expect("a workload of ours");
+    let factor = bound::factor(&Scenario::new(&one).expect("memory does not matter"));
+    text((1e3 * factor).round())
 }
 
 /// From models that gain nothing by batches to those that gain everything.

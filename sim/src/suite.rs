@@ -10,7 +10,7 @@ use crate::parallel;
 use crate::planning::Planner;
 use crate::policy::PolicySpec;
 use crate::standard::Standard;
-use crate::trial::Trial;
+use crate::trial::{Splits, Trial};
 use crate::workload::Workload;
 use serde::Serialize;
 
@@ -85,7 +85,7 @@ pub struct Load {
     pub factor: f64,
     /// Over all sessions.
     pub bad_rate: f64,
-    /// Of the session that does worst.
+    /// Of the session or query that does worst.
     pub worst_bad_rate: f64,
     pub p99_ms: f64,
 }
@@ -178,7 +178,7 @@ impl Comparison<'_> {
             let scaled = workload.scaled(factor * bound);
             let report = Trial { workload: &scaled, ..trial }.run(&spec(outcome), EventLog::none());
             let report = report.expect("it was compared");
-            let worst = report.sessions.iter().map(|session| session.figures.bad_rate).fold(0.0, f64::max);
+            let worst = report.bad_rates().fold(0.0, f64::max);
             let total = report.total;
             Load { factor, bad_rate: total.bad_rate, worst_bad_rate: worst, p99_ms: total.p99_ms }
         };
@@ -200,6 +200,7 @@ impl Comparison<'_> {
             seconds: workload.seconds.unwrap_or(SECONDS) * self.effort.length,
             world,
             nexus: self.nexus,
+            splits: Splits::OfPolicy,
         }
     }
 }

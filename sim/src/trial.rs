@@ -11,6 +11,7 @@ use crate::record::Report;
 use crate::scenario::{REQUESTS_MAX, Scenario, ScenarioError};
 use crate::workload::{Session, Workload};
 use serde::Serialize;
+use std::borrow::Cow;
 
 /// A workload and everything about a run but the policy.
 #[derive(Clone, Copy)]
@@ -25,6 +26,16 @@ pub struct Trial<'a> {
     pub world: World,
     /// By the published greedy.
     pub nexus: Planner<'a>,
+    pub splits: Splits,
+}
+
+/// How the SLOs of queries are split over their stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Splits {
+    /// As the policy's system does: see [`PolicySpec::split`].
+    OfPolicy,
+    /// As the workload has them.
+    Given,
 }
 
 /// The largest load that a policy was found to hold.
@@ -40,9 +51,21 @@ pub struct Goodput {
 
 impl Trial<'_> {
     pub fn run(&self, policy: &PolicySpec, log: EventLog<'_>) -> Result<Report, ScenarioError> {
-        let scenario = Scenario::new(self.workload)?;
-        self.check_length(1.0)?;
-        Ok(self.run_at(policy, &scenario, 1.0, None, log))
+        let workload = self.split(policy);
+        let trial = Trial { workload: &workload, ..*self };
+        let scenario = Scenario::new(&workload)?;
+        trial.check_length(1.0)?;
+        Ok(trial.run_at(policy, &scenario, 1.0, None, log))
+    }
+
+    /// The workload with its queries split as the policy's system would.
+    fn split(&self, policy: &PolicySpec) -> Cow<'_, Workload> {
+        if self.workload.queries.is_empty() || self.splits == Splits::Given {
+            return Cow::Borrowed(self.workload);
+        }
+        let mut workload = self.workload.clone();
+        workload.split(policy.split());
+        Cow::Owned(workload)
     }
 
     /// The factor on all rates at which the fluid bound equals the devices.
@@ -50,22 +73,24 @@ impl Trial<'_> {
         Ok(bound::factor(&Scenario::new(self.workload)?))
     }
 
-    /// The largest factor on all rates, to within `precision` times the fluid bound, at which every session has at least
-    /// `good_share` of its requests within its SLO. The seed is the same for each, so that a larger factor is the same
+    /// The largest factor on all rates, to within `precision` times the fluid bound, at which every session and every query has at
+    /// least `good_share` within its SLO. The seed is the same for each, so that a larger factor is the same
     /// load, denser.
     ///
     /// Whether a load holds is not monotone in the factor (a plan for a little more may need a whole device more), so the
     /// search comes down from above the bound in steps, and only bisects the last.
     pub fn find_goodput(&self, policy: &PolicySpec, good_share: f64, precision: f64) -> Result<Goodput, ScenarioError> {
-        let scenario = Scenario::new(self.workload)?;
+        let workload = self.split(policy);
+        let trial = Trial { workload: &workload, ..*self };
+        let scenario = Scenario::new(&workload)?;
         let bound = bound::factor(&scenario);
-        self.check_length(ABOVE_BOUND * bound)?;
+        trial.check_length(ABOVE_BOUND * bound)?;
         if !scenario.hopeless().is_empty() {
             return Ok(Goodput { factor: 0.0, goodput: 0.0, bound });
         }
         let holds = |share: f64| {
             let factor = share * bound;
-            let report = self.run_at(policy, &scenario, factor, Some(1.0 - good_share), EventLog::none());
+            let report = trial.run_at(policy, &scenario, factor, Some(1.0 - good_share), EventLog::none());
             report.holds(good_share).then_some(Goodput { factor, goodput: report.total.goodput, bound })
         };
         let step = precision.max(STEP);
@@ -107,7 +132,7 @@ impl Trial<'_> {
     ) -> Report {
         let workload = self.workload.scaled(factor);
         let load = match self.trace {
-            Some(trace) => Load::replay(&workload, trace, factor, self.seconds / factor),
+            Some(trace) => Load::replay(&workload, trace, factor, self.seconds / factor, self.world.seed),
             None => Load::generate(&workload, self.pattern, self.seconds, self.world.seed),
         };
         let mut scenario = scenario.scaled(factor);

@@ -1,9 +1,11 @@
 //! The workload file: profiles, sessions and devices, as people write them. Everything wrong with one is found here.
 
 mod file;
+mod queries;
 
 use crate::arrivals::Pattern;
 use rota_sched::plan::{ArrivalProcess, Demand, DeviceKind, Fleet, ModelCost};
+use rota_sched::query::{self, Method};
 use rota_sched::{ModelId, Profile};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +17,9 @@ use std::time::Duration;
 pub struct Workload {
     /// Names of the models that have profiles.
     pub models: Vec<String>,
+    /// Those that the file has, and behind them one for each stage of each query, in order: its SLO is its share of the query's.
     pub sessions: Vec<Session>,
+    pub queries: Vec<Query>,
     /// Never empty; the first is the kind of devices that are not described.
     pub kinds: Vec<Kind>,
     /// How the sessions' requests arrive where a session does not say otherwise.
@@ -38,6 +42,36 @@ pub struct Session {
     pub arrivals: Option<Pattern>,
     /// Where it stands in the file, from 1: for messages.
     pub line: usize,
+}
+
+/// An application: calls that make others, under one SLO.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    pub name: String,
+    pub tree: query::Query,
+    /// As the tree's.
+    pub stages: Vec<Stage>,
+    /// Where it stands in the file, from 1.
+    pub line: usize,
+}
+
+/// A stage of a query, as the simulator needs it beside the tree.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stage {
+    pub name: String,
+    /// Index into [`Workload::sessions`].
+    pub session: usize,
+    pub fan_out: FanOut,
+}
+
+/// How many calls of a stage one call of its parent makes; γ in the mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FanOut {
+    /// γ, or one of the whole numbers around it.
+    Fixed,
+    Poisson,
+    /// Many make none, some make very many.
+    Geometric,
 }
 
 /// A kind of device: how many there are, and what models cost on it.
@@ -89,7 +123,45 @@ impl Workload {
     pub fn scaled(&self, factor: f64) -> Workload {
         let mut scaled = self.clone();
         scaled.sessions.iter_mut().for_each(|session| session.rate *= factor);
+        scaled.queries.iter_mut().for_each(|query| query.tree = query.tree.scaled(factor));
         scaled
+    }
+
+    /// Sessions that are no query's stages; they come first.
+    pub fn plain(&self) -> &[Session] {
+        let stages: usize = self.queries.iter().map(|query| query.stages.len()).sum();
+        &self.sessions[..self.sessions.len() - stages]
+    }
+
+    /// By query.
+    pub fn trees(&self) -> Vec<query::Query> {
+        self.queries.iter().map(|query| query.tree.clone()).collect()
+    }
+
+    /// Splits every query's SLO over its stages; as read they are split by [`Method::Dp`].
+    pub fn split(&mut self, method: Method) {
+        self.set_shares(&query::shares(&self.demand(ArrivalProcess::Even), &self.trees(), method));
+    }
+
+    /// `shares` are by query and stage.
+    pub fn set_shares(&mut self, shares: &[Vec<Duration>]) {
+        for (query, shares) in self.queries.iter().zip(shares) {
+            for (stage, &share) in query.stages.iter().zip(shares) {
+                self.sessions[stage.session].slo = share;
+            }
+        }
+    }
+
+    /// Of one of its queries, by stage.
+    pub fn shares(&self, query: &Query) -> Vec<Duration> {
+        query.stages.iter().map(|stage| self.sessions[stage.session].slo).collect()
+    }
+
+    /// As [`Workload::demand`] without the queries' stages.
+    pub fn plain_demand(&self, arrivals: ArrivalProcess) -> Demand {
+        let mut demand = self.demand(arrivals);
+        demand.sessions.truncate(self.plain().len());
+        demand
     }
 
     /// The number of devices of a workload with one kind of device is this, whatever the file says.

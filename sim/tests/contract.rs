@@ -8,7 +8,7 @@ use rota_sim::engine::World;
 use rota_sim::events::EventLog;
 use rota_sim::policy::PolicySpec;
 use rota_sim::record::Report;
-use rota_sim::trial::Trial;
+use rota_sim::trial::{Splits, Trial};
 use rota_sim::workload::Workload;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -37,7 +37,8 @@ fn dealt(demand: &Demand) -> Plan {
 fn simulate(text: &str, policy: &PolicySpec, world: World, seconds: f64) -> (Report, String) {
     let workload = Workload::parse(text, &|_| Err(String::new())).expect("a workload");
     let pattern = workload.arrivals.unwrap_or(Pattern::Poisson);
-    let trial = Trial { workload: &workload, pattern, trace: None, seconds, world, nexus: &dealt };
+    let trial =
+        Trial { workload: &workload, pattern, trace: None, seconds, world, nexus: &dealt, splits: Splits::OfPolicy };
     let (mut events, mut failed) = (Vec::new(), None);
     let report = trial.run(policy, EventLog::to(&mut events, &mut failed)).expect("a scenario");
     assert!(failed.is_none());
@@ -182,7 +183,7 @@ proptest! {
         let memory = (quarters > 0).then(|| (sessions.len() as u32).div_ceil(devices as u32).max(quarters));
         let text = text(&sessions, devices, memory) + &if mixed { slower(&sessions) } else { String::new() };
         let slos: Vec<f64> = sessions.iter().map(|drawn| f64::from(drawn.slo_ms)).collect();
-        let world = World { noise, dispatch, cold, told, epoch: 200_000_000, seed };
+        let world = World { noise, dispatch, cold, told, epoch: 200_000_000, seed, ..World::default() };
         for policy in policies() {
             let (report, events) = simulate(&text, &policy, world, 0.7);
             recount(&events, &report, &slos, 0.7);

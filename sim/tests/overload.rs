@@ -5,7 +5,7 @@ use rota_sim::arrivals::Pattern;
 use rota_sim::engine::World;
 use rota_sim::overload;
 use rota_sim::standard::STANDARD;
-use rota_sim::trial::Trial;
+use rota_sim::trial::{Splits, Trial};
 
 #[test]
 fn goodput_stays_and_everybody_has_a_fair_share() {
@@ -16,8 +16,15 @@ fn goodput_stays_and_everybody_has_a_fair_share() {
         let standard = STANDARD.iter().find(|standard| standard.name == name).expect("a standard workload");
         let workload = standard.workload();
         let world = World { seed: 1, ..World::default() };
-        let trial =
-            Trial { workload: &workload, pattern: Pattern::Poisson, trace: None, seconds: 8.0, world, nexus: &nobody };
+        let trial = Trial {
+            workload: &workload,
+            pattern: Pattern::Poisson,
+            trace: None,
+            seconds: 8.0,
+            world,
+            nexus: &nobody,
+            splits: Splits::OfPolicy,
+        };
         let factor = held * trial.bound().expect("a scenario");
         let plateau = overload::run(&trial, &rota, factor).expect("a scenario").goodput;
         for times in [1.5, 10.0] {

@@ -11,12 +11,17 @@ use rota_sim::suite::{self, Comparison, Effort};
 #[test]
 fn every_standard_workload_can_be_simulated_and_most_fill_their_devices() {
     // Those whose rates are given rather than scaled to the devices.
-    let given = ["many-small", "step", "traffic", "titanx"];
+    let given = ["many-small", "step", "traffic", "titanx", "query-traffic"];
     for standard in STANDARD {
         let workload = standard.workload();
         assert!(workload.seconds.is_some(), "{} does not say how long", standard.name);
         // Measured profiles fall in places, and are raised there; those that are lines do not.
-        assert_eq!(workload.warnings.is_empty(), !["traffic", "titanx"].contains(&standard.name), "{}", standard.name);
+        assert_eq!(
+            workload.warnings.is_empty(),
+            !["traffic", "titanx", "query-traffic"].contains(&standard.name),
+            "{}",
+            standard.name
+        );
         let factor = bound::factor(&Scenario::new(&workload).expect(standard.name));
         if !given.contains(&standard.name) {
             // The bound jumps down where a rate allows a larger batch, so it may cross the devices more than once.
@@ -33,7 +38,7 @@ fn the_committed_workloads_are_what_the_generator_makes() {
         .map(|standard| standard.name)
         .filter(|name| made.iter().all(|(made, _)| made != name))
         .collect();
-    assert_eq!(measured, ["traffic", "titanx"], "these alone are on measured profiles");
+    assert_eq!(measured, ["traffic", "titanx", "query-traffic"], "these alone are on measured profiles");
     for (name, text) in made {
         let committed = STANDARD.iter().find(|standard| standard.name == name).expect(name);
         assert!(committed.text == text, "{name}: run `cargo run -p rota-sim --example workloads`");

@@ -2,11 +2,11 @@
 
 use super::Outcome;
 use super::output::{self, Table, significant};
-use super::workload::{self, RepositoryArguments};
+use super::workload::{self, RepositoryArguments, SplitName};
 use crate::planning::{why_code, why_text};
-use rota_sched::plan::{ArrivalProcess, Fleet, Plan, Planner, Slot, Steps, Timetable, Unplaced};
+use rota_sched::plan::{ArrivalProcess, Plan, Planner, Slot, Steps, Timetable, Unplaced};
 use rota_sim::svg::{self, Label};
-use rota_sim::workload::Workload;
+use rota_sim::workload::{Query, Workload};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,6 +33,9 @@ pub struct Arguments {
     /// How requests arrive: evenly spaced, as the published planner assumes, or at random, which takes headroom
     #[arg(long = "for", value_enum, default_value = "even")]
     arrivals: Arrivals,
+    /// How the SLOs of queries are split over their stages
+    #[arg(long, value_enum, default_value = "dp")]
+    split: SplitName,
     /// How many devices there are, or "any": as few as it takes [default: the workload's, or any]
     #[arg(long, value_name = "N", value_parser = parse_devices)]
     devices: Option<Devices>,
@@ -73,9 +76,28 @@ struct Report {
     planner: &'static str,
     devices: Vec<DeviceReport>,
     unplaced: Vec<UnplacedReport>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    queries: Vec<QueryReport>,
     lower_bound: f64,
     /// Devices beyond the lower bound, as a share of it; `null` where the number of devices was given.
     gap: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct QueryReport {
+    name: String,
+    slo_ms: f64,
+    rate: f64,
+    stages: Vec<StageReport>,
+}
+
+#[derive(Serialize)]
+struct StageReport {
+    name: String,
+    /// Its number in the slots.
+    session: usize,
+    share_ms: f64,
+    rate: f64,
 }
 
 #[derive(Serialize)]
@@ -127,14 +149,14 @@ pub fn run(arguments: Arguments) -> Outcome {
         }
     }
     let (planner, arrivals) = (arguments.planner.planner(), arguments.arrivals.process());
-    let demand = workload.demand(arrivals);
-    let plan = workload::planned(&workload, &arguments.workload, &demand, planner, Steps(arguments.steps))?;
+    let (path, steps) = (&arguments.workload, Steps(arguments.steps));
+    let plan = workload::planned(&mut workload, path, arrivals, arguments.split, planner, steps)?;
     if let Some(path) = &arguments.svg {
         workload::write_file(path, &svg::timetable(&plan, &labels(&workload)))?;
     }
-    let fixed = matches!(demand.fleet, Fleet::Fixed(_));
+    let fixed = workload.kinds.iter().any(|kind| kind.count > 0);
     if arguments.json {
-        output::print_json(&Report::of(&plan, arguments.planner.name(), fixed))?;
+        output::print_json(&Report::of(&plan, &workload, arguments.planner.name(), fixed))?;
     } else {
         output::print(&text(&plan, &workload, &arguments, fixed))?;
     }
@@ -159,13 +181,30 @@ fn labels(workload: &Workload) -> Vec<Label> {
 }
 
 impl Report {
-    fn of(plan: &Plan, planner: &'static str, fixed: bool) -> Report {
+    fn of(plan: &Plan, workload: &Workload, planner: &'static str, fixed: bool) -> Report {
         Report {
             planner,
             devices: plan.devices.iter().enumerate().map(|(index, its)| DeviceReport::of(index, its)).collect(),
             unplaced: plan.unplaced.iter().map(UnplacedReport::of).collect(),
+            queries: workload.queries.iter().map(|query| QueryReport::of(query, workload)).collect(),
             lower_bound: plan.lower_bound,
             gap: (!fixed).then(|| gap(plan)),
+        }
+    }
+}
+
+impl QueryReport {
+    fn of(query: &Query, workload: &Workload) -> QueryReport {
+        let stage = |stage: &rota_sim::workload::Stage| {
+            let session = &workload.sessions[stage.session];
+            let (share_ms, rate) = (exact_ms(session.slo), session.rate);
+            StageReport { name: stage.name.clone(), session: stage.session, share_ms, rate }
+        };
+        QueryReport {
+            name: query.name.clone(),
+            slo_ms: exact_ms(query.tree.slo()),
+            rate: query.tree.rates()[query.tree.order()[0]],
+            stages: query.stages.iter().map(stage).collect(),
         }
     }
 }
@@ -239,11 +278,13 @@ fn text(plan: &Plan, workload: &Workload, arguments: &Arguments, fixed: bool) ->
         if used == 1 { "device" } else { "devices" },
         arguments.planner.name(),
     );
+    text += &queries_text(workload, arguments.split);
     if fixed {
         text += &format!("there are {} devices\n", plan.devices.len());
     } else {
         let (bound, gap) = (plan.lower_bound, 100.0 * gap(plan));
-        text += &format!("no plan can do with fewer than {bound}; this one is {gap:.1} % above\n");
+        let which = if workload.queries.is_empty() { "no plan" } else { "no plan with these shares" };
+        text += &format!("{which} can do with fewer than {bound}; this one is {gap:.1} % above\n");
     }
     let mut table =
         Table::new(&["device", "period ms", "at ms", "takes ms", "batch", "session", "model", "SLO ms", "rate/s"]);
@@ -273,6 +314,27 @@ fn text(plan: &Plan, workload: &Workload, arguments: &Arguments, fixed: bool) ->
             &format!("\n{}\n{}", pool_heading(first, devices, slot.shares.len()), pool_table(slot, devices, workload));
     }
     text + &unplaced_text(plan, workload)
+}
+
+/// What each stage of each query was given.
+fn queries_text(workload: &Workload, split: SplitName) -> String {
+    let by = match split {
+        SplitName::Dp => "by the dynamic program",
+        SplitName::Even => "evenly",
+        SplitName::ByLatency => "by latency",
+        SplitName::Joint => "jointly with the packing",
+    };
+    let mut text = String::new();
+    for query in &workload.queries {
+        let stage = |stage: &rota_sim::workload::Stage| {
+            let share = significant(exact_ms(workload.sessions[stage.session].slo));
+            format!("{} {share} (session {})", stage.name, stage.session)
+        };
+        let stages: Vec<String> = query.stages.iter().map(stage).collect();
+        let slo = significant(exact_ms(query.tree.slo()));
+        text += &format!("query {}: {slo} ms, split {by}: {}\n", query.name, stages.join(", "));
+    }
+    text
 }
 
 /// Slots that sessions share, each once: the first device with it, and how many have it.

@@ -3,7 +3,7 @@
 mod comparisons;
 
 use super::output::{self, Table, significant};
-use super::workload::{self, RepositoryArguments};
+use super::workload::{self, RepositoryArguments, SplitName};
 use super::{Failure, Outcome};
 use rota_sched::plan::{Demand, Plan, Planner, Steps, plan};
 use rota_sim::arrivals::{Pattern, PatternError, Trace};
@@ -13,7 +13,7 @@ use rota_sim::policy::PolicySpec;
 use rota_sim::record::{Figures, Report};
 use rota_sim::scenario::Scenario;
 use rota_sim::suite;
-use rota_sim::trial::{Goodput, Trial};
+use rota_sim::trial::{Goodput, Splits, Trial};
 use rota_sim::workload::Workload;
 use serde::Serialize;
 use std::fs::File;
@@ -37,6 +37,9 @@ pub struct Arguments {
     /// be repeated with --suite [default: rota; --suite: all]
     #[arg(long, value_name = "NAME[:KEY=VALUE,…]")]
     policy: Vec<PolicySpec>,
+    /// How the SLOs of queries are split over their stages [default: dp for rota and nexus, even for the others]
+    #[arg(long, value_enum, conflicts_with_all = ["suite", "suite_devices", "early_drop"])]
+    split: Option<SplitName>,
     /// How many devices there are [default: as many as the workload says]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     devices: Option<u32>,
@@ -165,6 +168,7 @@ fn one(arguments: &Arguments, path: &Path) -> Result<(), Failure> {
     if let Some(devices) = arguments.devices {
         workload.set_devices(devices as usize).map_err(|error| in_file(&error))?;
     }
+    workload::split(&mut workload, path, arguments.split.unwrap_or(SplitName::of(&policy)))?;
     let (pattern, trace) = arguments.arrivals(&workload)?;
     let seconds = arguments.seconds.or(workload.seconds).unwrap_or(suite::SECONDS);
     let trial = Trial {
@@ -174,13 +178,18 @@ fn one(arguments: &Arguments, path: &Path) -> Result<(), Failure> {
         seconds,
         world: arguments.world(),
         nexus: &nexus_plan,
+        splits: Splits::Given,
     };
-    for session in Scenario::new(&workload).map_err(|error| in_file(&error))?.hopeless() {
-        let line = workload.sessions[session].line;
-        eprintln!(
-            "warning: {}: line {line}: the SLO of session {session} is shorter than a batch of one takes",
-            path.display()
-        );
+    let scenario = Scenario::new(&workload).map_err(|error| in_file(&error))?;
+    for session in scenario.hopeless() {
+        let what = match scenario.sessions[session].stage {
+            None => format!("the SLO of session {session} is shorter than a batch of one takes"),
+            Some(stage) => {
+                let name = &scenario.queries[stage.query].name;
+                format!("the SLO of query '{name}' is shorter than batches of one take on the way by this stage")
+            }
+        };
+        eprintln!("warning: {}: line {}: {what}", path.display(), workload.sessions[session].line);
     }
     if arguments.find_goodput {
         let found = search(arguments, &trial, &policy).map_err(|error| in_file(&error))?;
@@ -240,11 +249,13 @@ fn print_goodput(arguments: &Arguments, workload: &Workload, found: &GoodputRepo
     if arguments.json {
         return Ok(output::print_json(found)?);
     }
-    let offered: f64 = workload.sessions.iter().map(|session| session.rate).sum();
+    let queries = workload.queries.iter().map(|query| query.tree.rates()[query.tree.order()[0]]);
+    let offered: f64 = workload.plain().iter().map(|session| session.rate).chain(queries).sum();
     let mut text = format!(
-        "{}: every session has 99 % within its SLO up to {:.3} times the rates\n  \
+        "{}: every {} 99 % within its SLO up to {:.3} times the rates\n  \
          {} of {} requests/s in time; {:.3} of the fluid bound, which is reached at {:.3} times the rates\n",
         found.policy,
+        if workload.queries.is_empty() { "session has" } else { "session and every query has" },
         found.factor,
         significant(found.goodput),
         significant(offered * found.factor),
@@ -284,7 +295,12 @@ fn text(head: &str, workload: &Workload, report: &Report) -> String {
     let devices = &report.utilisation;
     let mean = devices.iter().sum::<f64>() / devices.len() as f64;
     let (least, most) = devices.iter().fold((f64::MAX, 0f64), |(least, most), &d| (least.min(d), most.max(d)));
-    let mut text = format!("{head}\n\n{}\ndevices executed {} of the time", table.text(), share(mean));
+    let mut text = format!(
+        "{head}\n\n{}\n{}devices executed {} of the time",
+        table.text(),
+        queries_text(workload, report),
+        share(mean)
+    );
     if devices.len() > 1 {
         text += &format!(", the least busy {}, the most {}", share(least), share(most));
     }
@@ -292,6 +308,30 @@ fn text(head: &str, workload: &Workload, report: &Report) -> String {
         text += &format!("\n{} requests were never answered: the policy forgot them", report.unanswered);
     }
     text + "\n"
+}
+
+/// A table of the queries, if there are any.
+fn queries_text(workload: &Workload, report: &Report) -> String {
+    if workload.queries.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(&["query", "SLO ms", "offered/s", "goodput/s", "bad %", "p50 ms", "p99 ms", "sessions"]);
+    for (query, its) in workload.queries.iter().zip(&report.queries) {
+        let of_answers = |ms: f64| if its.p50_ms > 0.0 { output::ms(ms) } else { output::MISSING.to_string() };
+        let stages: Vec<String> =
+            query.stages.iter().map(|stage| format!("{} {}", stage.session, stage.name)).collect();
+        table.row(vec![
+            its.name.clone(),
+            output::ms(1e3 * query.tree.slo().as_secs_f64()),
+            significant(its.offered),
+            significant(its.goodput),
+            format!("{:.2}", 100.0 * its.bad_rate),
+            of_answers(its.p50_ms),
+            of_answers(its.p99_ms),
+            stages.join(", "),
+        ]);
+    }
+    format!("{}\n", table.text())
 }
 
 impl Arguments {
@@ -303,6 +343,7 @@ impl Arguments {
             told: self.rates == Rates::Known,
             epoch: (self.epoch * 1e9) as i64,
             seed: self.seed,
+            ..World::default()
         }
     }
 
@@ -315,8 +356,9 @@ impl Arguments {
                 arrivals.parse().map_err(|error: PatternError| format!("--arrivals: {error}; or trace:FILE.csv"));
             return Ok((pattern?, None));
         };
-        let models: Vec<&str> = workload.sessions.iter().map(|s| &workload.models[s.model][..]).collect();
-        let trace = Trace::parse(&workload::read_file(Path::new(file))?, &models);
+        let models = workload.plain().iter().map(|session| &workload.models[session.model][..]);
+        let names: Vec<&str> = models.chain(workload.queries.iter().map(|query| &query.name[..])).collect();
+        let trace = Trace::parse(&workload::read_file(Path::new(file))?, &names);
         Ok((otherwise, Some(trace.map_err(|error| format!("{file}: {error}"))?)))
     }
 }

@@ -5,10 +5,13 @@ use crate::config::Config;
 use crate::profiles::{Found, Store};
 use crate::repository;
 use crate::serve::profile_cache;
-use rota_sched::plan::{Demand, Plan, PlanError, Planner, Steps, plan};
+use rota_sched::plan::{ArrivalProcess, Plan, PlanError, Planner, Steps};
+use rota_sched::query::{self, Method, Split, Tries};
+use rota_sim::policy::PolicySpec;
 use rota_sim::workload::{Points, Sources, Workload};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Where models come from that the workload file gives no profile of.
 #[derive(clap::Args)]
@@ -45,15 +48,50 @@ pub fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
     std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()).into())
 }
 
-/// A plan; an error names the file and the session's line.
+/// How the SLO of a query is split over its stages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SplitName {
+    /// So that the stages take the fewest devices
+    Dp,
+    /// Every stage the same
+    Even,
+    /// In proportion to what a batch of one takes
+    ByLatency,
+    /// Together with the planner, which takes longer
+    Joint,
+}
+
+impl SplitName {
+    /// As the system that a policy is of does it.
+    pub fn of(policy: &PolicySpec) -> SplitName {
+        match policy.split() {
+            Method::Dp => SplitName::Dp,
+            Method::Even => SplitName::Even,
+            Method::ByLatency => SplitName::ByLatency,
+        }
+    }
+
+    pub fn split(self) -> Split {
+        match self {
+            SplitName::Dp => Split::Alone(Method::Dp),
+            SplitName::Even => Split::Alone(Method::Even),
+            SplitName::ByLatency => Split::Alone(Method::ByLatency),
+            SplitName::Joint => Split::Joint(TRIES),
+        }
+    }
+}
+
+/// A plan, for which the workload's queries are split; an error names the file and the session's line.
 pub fn planned(
-    workload: &Workload,
+    workload: &mut Workload,
     path: &Path,
-    demand: &Demand,
+    arrivals: ArrivalProcess,
+    split: SplitName,
     planner: Planner,
     steps: Steps,
 ) -> Result<Plan, Failure> {
-    plan(demand, planner, steps).map_err(|error| {
+    let planned = query::plan(&workload.plain_demand(arrivals), &workload.trees(), split.split(), planner, steps);
+    let planned = planned.map_err(|error| -> Failure {
         let session = match error {
             PlanError::Rate { session, .. }
             | PlanError::Weight { session, .. }
@@ -62,7 +100,24 @@ pub fn planned(
         };
         let line = session.map_or(String::new(), |session| format!("line {}: ", session.line));
         format!("{}: {line}{error}", path.display()).into()
-    })
+    })?;
+    workload.set_shares(&planned.shares);
+    Ok(planned.plan)
+}
+
+/// Splits the workload's queries, jointly as if there were as many devices as it takes, of the first kind.
+pub fn split(workload: &mut Workload, path: &Path, split: SplitName) -> Result<(), Failure> {
+    match split.split() {
+        Split::Alone(method) => workload.split(method),
+        Split::Joint(_) => {
+            let mut unlimited = workload.clone();
+            unlimited.kinds.iter_mut().for_each(|kind| kind.count = 0);
+            planned(&mut unlimited, path, ArrivalProcess::Poisson, split, Planner::Rota, Steps(0))?;
+            let shares: Vec<Vec<Duration>> = unlimited.queries.iter().map(|query| unlimited.shares(query)).collect();
+            workload.set_shares(&shares);
+        }
+    }
+    Ok(())
 }
 
 struct Repository {
@@ -107,3 +162,6 @@ impl Repository {
         Ok(Some(newest.points.clone()))
     }
 }
+
+/// Plans that a joint search makes at most.
+const TRIES: Tries = Tries(24);

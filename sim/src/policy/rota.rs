@@ -1,6 +1,7 @@
 //! Rota's own dispatcher, the very type that the daemon drives.
 
 use crate::Nanos;
+use crate::bound;
 use crate::engine::{Ended, Order, Policy, Run};
 use crate::load::Request;
 use crate::scenario::Scenario;
@@ -22,12 +23,13 @@ pub struct Rota {
 impl Rota {
     pub fn new(scenario: &Scenario, requests: usize) -> Rota {
         let mut dispatcher = dispatcher(scenario, requests);
-        let open = |session: &crate::scenario::Session| {
+        let weights = weights(scenario);
+        let open = |(session, weight): (&crate::scenario::Session, f64)| {
             let (model, slo) = (ModelId(session.model as u32), Duration::from_nanos(session.slo as u64));
-            let config = SessionConfig { model, slo, weight: session.weight };
+            let config = SessionConfig { model, slo, weight };
             dispatcher.add_session(config).expect("there is room for every session")
         };
-        let sessions: Vec<SessionId> = scenario.sessions.iter().map(open).collect();
+        let sessions: Vec<SessionId> = scenario.sessions.iter().zip(weights).map(open).collect();
         let promises: Vec<(SessionId, f64)> =
             sessions.iter().zip(&scenario.sessions).map(|(&id, session)| (id, session.rate)).collect();
         if scenario.told {
@@ -36,6 +38,26 @@ impl Rota {
         Rota { sessions, dispatcher, outstanding: vec![VecDeque::new(); scenario.devices.len()], actions: Vec::new() }
     }
 }
+
+/// By session. A query's stages share its weight by what they need, so that in overload each keeps the same part of its calls:
+/// what the first stage answers beyond what the later ones can is done for nothing.
+fn weights(scenario: &Scenario) -> Vec<f64> {
+    let need = |session: &crate::scenario::Session| {
+        bound::devices(&scenario.models[session.model].latencies, session.slo, session.rate)
+    };
+    let mut needs = vec![0.0; scenario.queries.len()];
+    for session in &scenario.sessions {
+        session.stage.iter().for_each(|stage| needs[stage.query] += need(session));
+    }
+    let weight = |session: &crate::scenario::Session| match session.stage {
+        Some(stage) => session.weight * (need(session) / needs[stage.query]).max(WEIGHT_MIN),
+        None => session.weight,
+    };
+    scenario.sessions.iter().map(weight).collect()
+}
+
+/// A stage's least part of its query's weight: one that is hardly ever called has to be served all the same.
+const WEIGHT_MIN: f64 = 1e-3;
 
 /// A dispatcher with the scenario's devices and their profiles. The one place where a plan will be handed to it.
 fn dispatcher(scenario: &Scenario, requests: usize) -> Dispatcher {
@@ -66,6 +88,14 @@ impl Policy for Rota {
             priority: Priority::NORMAL,
         };
         self.dispatcher.handle(Event::Arrived(arrival), Instant(request.arrival as u64));
+    }
+
+    fn cancelled(&mut self, request: u32, now: Nanos) -> bool {
+        self.dispatcher.handle(Event::Cancelled(RequestId(request)), Instant(now as u64))
+    }
+
+    fn knows_queries(&self) -> bool {
+        true
     }
 
     fn ended(&mut self, ended: Ended<'_>, now: Nanos) {

@@ -1,7 +1,9 @@
 //! From TOML to a [`Workload`]: each figure is checked where its line is still known.
 
+use super::queries::{self, QueryTable};
 use super::{Kind, Session, Sources, Workload, WorkloadError};
 use rota_sched::plan::ModelCost;
+use rota_sched::query::Method;
 use rota_sched::{Profile, ProfileError};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -18,6 +20,8 @@ struct File {
     profile: Vec<Spanned<ProfileTable>>,
     #[serde(default)]
     session: Vec<SessionTable>,
+    #[serde(default)]
+    query: Vec<QueryTable>,
     #[serde(default)]
     device: Vec<DeviceTable>,
 }
@@ -58,11 +62,11 @@ struct DeviceTable {
     memory_mb: Option<Spanned<f64>>,
 }
 
-type Checked<T> = Result<T, WorkloadError>;
+pub(super) type Checked<T> = Result<T, WorkloadError>;
 
 /// A text whose byte positions can be told as lines.
 #[derive(Clone, Copy)]
-struct Source<'a>(&'a str);
+pub(super) struct Source<'a>(&'a str);
 
 /// Profiles as they are collected, by kind and model.
 #[derive(Default)]
@@ -90,13 +94,17 @@ pub fn read(text: &str, sources: Sources<'_>) -> Checked<Workload> {
         let model = collected.model(&table.model, source, sources)?;
         sessions.push(session(table, model, source)?);
     }
+    let queries = queries::read(&file.query, &mut sessions, source, |name| collected.model(name, source, sources))?;
     let Collected { models, kinds, warnings } = collected;
     if sessions.is_empty() {
-        return Err(WorkloadError { line: 1, text: "there is no [[session]]; a workload needs at least one".into() });
+        let text = "there is no [[session]] and no [[query]]; a workload needs at least one";
+        return Err(WorkloadError { line: 1, text: text.into() });
     }
     let arrivals = file.arrivals.as_ref().map(|pattern| source.pattern(pattern)).transpose()?;
     let seconds = file.seconds.as_ref().map(|seconds| source.figure(seconds, "seconds", SECONDS)).transpose()?;
-    Ok(Workload { models, sessions, kinds, arrivals, seconds, warnings })
+    let mut workload = Workload { models, sessions, queries, kinds, arrivals, seconds, warnings };
+    workload.split(Method::Dp);
+    Ok(workload)
 }
 
 fn session(table: &SessionTable, model: usize, source: Source<'_>) -> Checked<Session> {
@@ -279,11 +287,11 @@ impl Collected {
 }
 
 impl Source<'_> {
-    fn line(self, at: usize) -> usize {
+    pub(super) fn line(self, at: usize) -> usize {
         1 + self.0.bytes().take(at).filter(|&byte| byte == b'\n').count()
     }
 
-    fn error<T>(self, at: &Spanned<T>, text: String) -> WorkloadError {
+    pub(super) fn error<T>(self, at: &Spanned<T>, text: String) -> WorkloadError {
         WorkloadError { line: self.line(at.span().start), text }
     }
 
@@ -293,7 +301,7 @@ impl Source<'_> {
         WorkloadError { line, text: error.message().lines().collect::<Vec<_>>().join(", ") }
     }
 
-    fn figure(self, figure: &Spanned<f64>, name: &str, range: RangeInclusive<f64>) -> Checked<f64> {
+    pub(super) fn figure(self, figure: &Spanned<f64>, name: &str, range: RangeInclusive<f64>) -> Checked<f64> {
         let value = *figure.get_ref();
         if range.contains(&value) {
             return Ok(value);
@@ -302,12 +310,12 @@ impl Source<'_> {
         Err(self.error(figure, format!("{name} = {value} should be from {least} to {most}")))
     }
 
-    fn pattern(self, pattern: &Spanned<String>) -> Checked<crate::arrivals::Pattern> {
+    pub(super) fn pattern(self, pattern: &Spanned<String>) -> Checked<crate::arrivals::Pattern> {
         pattern.get_ref().parse().map_err(|error: crate::arrivals::PatternError| self.error(pattern, error.to_string()))
     }
 }
 
-fn milliseconds(ms: f64) -> Duration {
+pub(super) fn milliseconds(ms: f64) -> Duration {
     Duration::from_nanos((ms * 1e6).round() as u64)
 }
 
@@ -319,8 +327,8 @@ fn mega(megabytes: f64) -> u64 {
 const DEFAULT_KIND: &str = "default";
 const DEVICES_MAX: usize = 4096;
 const SECONDS: RangeInclusive<f64> = 0.001..=1e7;
-const SLO_MS: RangeInclusive<f64> = 0.001..=1e7;
-const RATE: RangeInclusive<f64> = 1e-6..=1e8;
+pub(super) const SLO_MS: RangeInclusive<f64> = 0.001..=1e7;
+pub(super) const RATE: RangeInclusive<f64> = 1e-6..=1e8;
 const WEIGHT: RangeInclusive<f64> = 1e-3..=1e3;
 const MEMORY_MB: RangeInclusive<f64> = 0.0..=1e9;
 const LOAD_MS: RangeInclusive<f64> = 0.0..=1e7;
