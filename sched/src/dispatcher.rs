@@ -274,8 +274,12 @@ impl Dispatcher {
     pub fn change_session(&mut self, session: SessionId, slo: Duration, weight: f64) {
         let Some(Some(changed)) = self.sessions.get_mut(session.0 as usize) else { return };
         (changed.config.slo, changed.config.weight) = (slo, weight);
-        for &queue in changed.queues.iter().flatten() {
-            (self.queues[queue].slo, self.queues[queue].weight) = (nanos(slo), weight);
+        for levels in &changed.queues {
+            for (level, &queue) in levels.iter().enumerate() {
+                let Some(queue) = queue else { continue };
+                let priority = Priority(level as u8);
+                (self.queues[queue].slo, self.queues[queue].weight) = (nanos(slo), weight * priority.weight());
+            }
         }
     }
 
