@@ -312,7 +312,10 @@ fn models_come_and_go_while_requests_are_in_flight() {
     let answer = client.infer(request(&client, std::slice::from_ref(&a), &input)).unwrap();
     assert_eq!(answer.status, Status::Ok, "{}", answer.message());
     wholes[0].assert_same(&input, answer.output::<f32>(0).unwrap().data);
-    assert!(!daemon.log().contains("WARN"), "{}", daemon.log());
+    let log = daemon.log();
+    // Without ONNX Runtime the daemon warns of that.
+    let warning = log.lines().find(|line| line.contains("WARN") && !line.contains("slower engine"));
+    assert_eq!(warning, None, "{log}");
     assert!(daemon.stop().success());
 }
 
