@@ -501,10 +501,12 @@ impl Dispatcher {
     /// Starts the prepared batch of a device that executes nothing, or gives an idle one its turn.
     fn resume(&mut self, device: usize, actions: &mut Vec<Action>) {
         let id = DeviceId(device as u32);
-        let batch = if let Some(behind) = self.devices.change(device, self.now, |device| device.behind.take()) {
-            behind.batch
+        let batch = if let Some(Behind { batch, .. }) = self.devices[device].behind {
+            self.devices.change(device, self.now, |device| device.behind = None);
+            batch
         } else {
-            let Some(batch) = self.turn(device, self.now, actions) else { return };
+            let found = if self.queues.any_ready() { self.turn(device, self.now, actions) } else { None };
+            let Some(batch) = found else { return };
             self.queues.count_idle(device, false);
             actions.push(Action::Prepare { device: id, batch });
             batch
