@@ -52,7 +52,7 @@ fn loads(replan: &Replan) -> usize {
 /// Few cases by default, since each plans twice, and is then played at length. A release build with `REPLAN_CASES=2000` searches
 /// in earnest.
 fn cases() -> u32 {
-    std::env::var("REPLAN_CASES").map_or(3, |cases| cases.parse().expect("REPLAN_CASES is a number of cases"))
+    std::env::var("REPLAN_CASES").map_or(6, |cases| cases.parse().expect("REPLAN_CASES is a number of cases"))
 }
 
 /// What runs, and what is asked for then.
@@ -104,7 +104,7 @@ proptest! {
         changes in prop::collection::vec((0..48usize, prop_oneof![Just(0.0), 0.3..3.0f64], any::<bool>()), 1..6),
         arrivals in prop_oneof![Just(ArrivalProcess::Even), Just(ArrivalProcess::Poisson)],
         memory in prop_oneof![Just(None), (2..12u64).prop_map(|models| Some(100 * models))],
-        fixed in prop::option::weighted(0.2, 1..12usize),
+        fixed in prop::option::of(1..12usize),
         steps in prop_oneof![3 => Just(0), 1 => Just(8)],
     ) {
         Case { seed, sessions, changes, arrivals, memory, fixed, steps }.assert_valid();
