@@ -26,7 +26,7 @@ pub use connect::ClientOptions;
 pub use control::{Control, default_socket_path};
 pub use error::Error;
 pub use query::{OpenQuery, Query, Run, RunId, Stage};
-pub use request::{Answer, Deadline, Element, Key, Request, Ticket, Timing, View};
+pub use request::{Answer, Deadline, Element, Key, Rejected, Request, Ticket, Timing, View};
 pub use session::{Open, Session};
 
 use crate::control::{ModelInfo, Reply, Request as Question, TensorInfo};
@@ -47,7 +47,8 @@ use std::time::{Duration, Instant};
 ///
 /// It belongs to one thread at a time; threads that ask at the same time connect each for themselves. Requests in flight are
 /// found by their slot; submitting, taking an answer and cancelling are O(1), and none of them allocates or locks when
-/// the request was used before. Only `wait`, `infer` and the control calls block.
+/// the request was used before. Only `wait`, `infer` and the control calls block; a submission waits at most a tenth of a second
+/// for a daemon that does not take what was submitted before.
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
@@ -89,20 +90,6 @@ struct InFlight {
     number: u64,
     cancelled: bool,
     request: Request,
-}
-
-/// A request that was not submitted, and why. As an [`Error`] it forgets the request.
-#[derive(Debug, thiserror::Error)]
-#[error("{error}")]
-pub struct Rejected {
-    pub request: Request,
-    pub error: Error,
-}
-
-impl From<Box<Rejected>> for Error {
-    fn from(rejected: Box<Rejected>) -> Error {
-        rejected.error
-    }
 }
 
 impl Client {
@@ -324,17 +311,30 @@ impl Client {
         Ok(ticket)
     }
 
+    /// Writes a submission, behind those that the ring had no room for before. A full ring is waited for: the daemon soon takes some.
     fn push(&mut self, submission: &Submission) -> Result<(), Error> {
-        self.push_unsent()?;
-        match self.link.push(submission) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(self.ring_full()),
-            Err(poisoned) => Err(self.broken(poisoned)),
+        let mut until = None;
+        loop {
+            match self.push_unsent().and_then(|()| self.push_now(submission)) {
+                Err(Error::RingFull { .. }) if *until.get_or_insert_with(|| after(RING_WAIT)) > Instant::now() => {
+                    self.link.publish();
+                    std::thread::sleep(RING_LOOK);
+                    if self.peer_checked.elapsed() >= PEER_CHECK_EVERY {
+                        self.look_for_peer()?;
+                    }
+                    self.check_open()?;
+                }
+                pushed => return pushed,
+            }
         }
     }
 
-    fn ring_full(&self) -> Error {
-        Error::RingFull { entries: submission_entries(self.link.slots()) }
+    fn push_now(&mut self, submission: &Submission) -> Result<(), Error> {
+        match self.link.push(submission) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::RingFull { entries: submission_entries(self.link.slots()) }),
+            Err(poisoned) => Err(self.broken(poisoned)),
+        }
     }
 
     fn wait_until<T>(
@@ -482,6 +482,9 @@ fn after(time: Duration) -> Instant {
     now.checked_add(time).unwrap_or(now + Duration::from_secs(1 << 30))
 }
 
+/// How long a full submission ring is waited for, and how often it is looked at.
+const RING_WAIT: Duration = Duration::from_millis(100);
+const RING_LOOK: Duration = Duration::from_micros(20);
 /// A dead daemon is noticed this late at most.
 const PEER_CHECK_EVERY: Duration = Duration::from_millis(100);
 /// Polls between two looks at the clock, which costs as much as several of them.

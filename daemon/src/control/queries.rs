@@ -39,7 +39,10 @@ struct Declared {
 enum Unbound {
     /// A model of it is being loaded.
     Loading,
-    Refused(Reply),
+    Refused {
+        code: ErrorCode,
+        message: String,
+    },
 }
 
 impl Queries {
@@ -89,7 +92,7 @@ impl Control {
         match self.bind(entry) {
             Ok(bound) => self.open_bound(key, bound),
             Err(Unbound::Loading) => self.wait(key, Waiting::QueryAfterLoad { name: name.to_string() }),
-            Err(Unbound::Refused(reply)) => Some(reply),
+            Err(Unbound::Refused { code, message }) => Some(error(code, message)),
         }
     }
 
@@ -133,9 +136,9 @@ impl Control {
                 let name = self.queries.entries[entry].spec.name.clone();
                 self.wait(key, Waiting::QueryAfterLoad { name })
             }
-            Err(Unbound::Refused(reply)) => {
+            Err(Unbound::Refused { code, message }) => {
                 self.let_go(key, entry);
-                Some(reply)
+                Some(error(code, message))
             }
         }
     }
@@ -181,7 +184,10 @@ impl Control {
         if let Some(bound) = bound {
             return Ok(Arc::clone(bound));
         }
-        let refused = |code, what: String| Unbound::Refused(error(code, format!("query \"{}\": {what}", spec.name)));
+        let refused = |code, what: String| {
+            let message = format!("query \"{}\": {what}", spec.name);
+            Unbound::Refused { code, message }
+        };
         let mut models: Vec<Arc<Model>> = Vec::with_capacity(spec.stages.len());
         for stage in &spec.stages {
             match self.catalogue.find(&stage.model, stage.version) {
@@ -206,7 +212,7 @@ impl Control {
     pub(super) fn bind_queries(&mut self) {
         let keys: Vec<usize> = self.queries.entries.iter().map(|(key, _)| key).collect();
         for key in keys {
-            if let Err(Unbound::Refused(Reply::Error { message, .. })) = self.bind(key) {
+            if let Err(Unbound::Refused { message, .. }) = self.bind(key) {
                 tracing::error!(reason = %message, "a query can't be served");
             }
         }

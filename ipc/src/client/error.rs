@@ -40,8 +40,8 @@ pub enum Error {
         "all {slots} request slots are in flight; take answers with `poll` or `wait`, or connect with more `slots`"
     )]
     SlotsFull { slots: u32 },
-    /// The daemon has not taken earlier submissions yet; try again after the next answer.
-    #[error("the submission ring's {entries} entries are full; try again after the next answer")]
+    /// The daemon has not taken earlier submissions for a while; try again later.
+    #[error("the submission ring's {entries} entries are full: the daemon does not take them; try again later")]
     RingFull { entries: usize },
     /// The session or request belongs to another client, or to the connection before a reconnect.
     #[error("{what} belongs to another connection; make a new one with this client")]

@@ -285,11 +285,9 @@ impl Client {
     /// What the ring had no room for before goes first.
     pub(super) fn push_unsent(&mut self) -> Result<(), Error> {
         while let Some(submission) = self.runs.unsent.front() {
-            match self.link.push(submission) {
-                Ok(true) => self.runs.unsent.pop_front(),
-                Ok(false) => return Err(self.ring_full()),
-                Err(poisoned) => return Err(self.broken(poisoned)),
-            };
+            let submission = *submission;
+            self.push_now(&submission)?;
+            self.runs.unsent.pop_front();
         }
         Ok(())
     }

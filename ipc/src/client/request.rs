@@ -195,6 +195,20 @@ impl Request {
     }
 }
 
+/// A request that was not submitted, and why. As an [`Error`] it forgets the request.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Rejected {
+    pub request: Request,
+    pub error: Error,
+}
+
+impl From<Box<Rejected>> for Error {
+    fn from(rejected: Box<Rejected>) -> Error {
+        rejected.error
+    }
+}
+
 /// What the daemon answered: the outputs, when there are any, and how it went.
 #[derive(Debug)]
 pub struct Answer {
