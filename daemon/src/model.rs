@@ -78,6 +78,11 @@ impl Model {
         self.profiles.iter().flatten().filter_map(|p| p.latency(1)).min().unwrap_or_default()
     }
 
+    /// ℓ(b) on the device with the shortest ℓ(1); `None` when no device serves it.
+    pub fn fastest(&self) -> Option<&Profile> {
+        self.profiles.iter().flatten().min_by_key(|profile| profile.latency(1))
+    }
+
     /// Whether the content of an input is part of a request's shape class: where requests share batches, they share what has no
     /// batch axis.
     pub fn shares(&self, input: &TensorSpec) -> bool {

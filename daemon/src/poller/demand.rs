@@ -5,7 +5,7 @@
 
 use super::Poller;
 use super::messages::Notice;
-use crate::planning::{Asked, Cause, Promise, SessionDemand};
+use crate::planning::{Asked, Cause, Promise, QueryDemand, SessionDemand};
 use rota_sched::{Instant, SessionId};
 use std::time::Duration;
 
@@ -107,7 +107,8 @@ impl Poller {
             Pass::Collects => {
                 if !self.collect_some(now) {
                     self.watch.pass = Pass::Waits;
-                    self.send_demand();
+                    let queries = (0..self.queries.len()).filter_map(|index| self.query_demand(index, now)).collect();
+                    self.send_demand(queries);
                 }
                 true
             }
@@ -154,16 +155,23 @@ impl Poller {
             let rate = measured(self.dispatcher.rates(id, now).offered);
             (session.planned.asked, session.planned.apart_since) = (rate, None);
             let model = session.model.clone();
-            self.watch.demand.push(SessionDemand { id, model, slo: session.slo, rate, members });
+            self.watch.demand.push(SessionDemand {
+                id,
+                model,
+                slo: session.slo,
+                weight: session.weight,
+                rate,
+                members,
+            });
         }
         left
     }
 
-    fn send_demand(&mut self) {
+    fn send_demand(&mut self, queries: Vec<QueryDemand>) {
         let Some(cause) = self.watch.due.take() else { return };
         self.watch.planning = true;
         let sessions = std::mem::take(&mut self.watch.demand);
-        (self.notices)(Notice::Demand(Asked { cause, sessions }));
+        (self.notices)(Notice::Demand(Asked { cause, sessions, queries }));
     }
 
     /// Takes over what a plan gives the sessions. Whoever has left meanwhile, or asks for nothing, is not touched.
