@@ -204,6 +204,61 @@ fn several_models_are_asked_about_one_input_whether_they_share_or_not() {
 }
 
 #[test]
+fn stages_of_a_query_that_share_a_trunk_are_served_together_and_divide_its_slo_all_the_same() {
+    let folder = Folder::new("query-share");
+    let first = model(&[1, 2, 3], 100, 10);
+    add(&folder, "first", 1, &first);
+    add(&folder, "second", 1, &model(&[1, 2, 3], 200, 3));
+    let query = "plan_interval_ms = 100\n[[query]]\nname = \"both\"\nslo_ms = 60000\nstage = [ { name = \"a\", model = \"first\" }, \
+                 { name = \"b\", model = \"second\", after = \"a\" } ]\n";
+    let device = "[[device]]\nkind = \"cpu\"\nthreads = 1\n";
+    let mut daemon = Daemon::start(&folder, &format!("repository = \"repository\"\n{query}{device}"));
+    let mut client = client(&daemon);
+    let both = client.open_query("both").unwrap();
+    let mut whole = Whole::new(&folder, &first);
+    // Before, while and after the two are joined.
+    let mut rounds = 0;
+    let mut settled = false;
+    let begin = std::time::Instant::now();
+    let shares =
+        |status: &Value| [0, 1].map(|stage| status["queries"][0]["stages"][stage]["share_ms"].as_f64().unwrap());
+    let before = shares(&daemon.status());
+    while !settled {
+        let run = client.begin(&both).unwrap();
+        let input = values(rounds, 1);
+        let mut ask = client.request_in(run, "a").unwrap();
+        ask.input::<f32>(0, &[1, IN]).unwrap().copy_from_slice(&input);
+        let answer = client.infer(ask).unwrap();
+        assert_eq!(answer.status, Status::Ok, "{}", answer.message());
+        whole.assert_same(&input, answer.output::<f32>(0).unwrap().data);
+        let tickets: Vec<Ticket> = (0..4)
+            .map(|part| {
+                let mut ask = client.request_in(run, "b").unwrap();
+                ask.input::<f32>(0, &[1, IN]).unwrap().copy_from_slice(&values(rounds + part, 1));
+                client.submit(ask).unwrap()
+            })
+            .collect();
+        for ticket in tickets {
+            assert_eq!(take(&mut client, ticket).status, Status::Ok);
+        }
+        client.finish(run).unwrap();
+        rounds += 1;
+        if rounds % 100 == 0 {
+            let status = daemon.status();
+            settled = status["grouping"] == false && shares(&status) != before;
+            assert!(begin.elapsed() < PATIENCE, "the SLO is divided as at first: {status:#}");
+        }
+    }
+    assert_eq!(groups(&daemon)[0].2, [["first", "second"]]);
+    settle(&mut daemon);
+    let status = daemon.status();
+    assert_eq!((&status["queries"][0]["ok"], &status["queries"][0]["runs"]), (&rounds.into(), &0.into()));
+    let shares = shares(&status);
+    assert!((shares[0] + shares[1] - 60_000.0).abs() < 1.0, "{shares:?}");
+    assert_eq!(status["queries"][0]["stages"][1]["gamma"], 4.0);
+}
+
+#[test]
 fn of_models_that_share_more_a_second_part_is_shared_too() {
     let folder = Folder::new("levels");
     let files = [model(&[1, 2, 3], 100, 3), model(&[1, 2, 3], 110, 4), model(&[1, 2, 4], 120, 5)];

@@ -349,7 +349,9 @@ const STEPS: Steps = Steps(200);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::query::{QueryId, Spec};
     use rota_device::Signature;
+    use rota_ipc::control::{QueryDeclaration, StageDeclaration};
 
     /// ℓ(b) = 1 ms·b + 4 ms on each device that `served` says, up to 16 items.
     fn session(id: u32, slo_ms: u64, rate: f64, weight: f64, served: &[bool]) -> SessionDemand {
@@ -401,6 +403,40 @@ mod tests {
             slots.iter().flat_map(|slot| &slot.sessions).map(|share| &share.session.model[..]).collect()
         };
         assert!(on(0).contains(&"model0") && !on(1).contains(&"model0"), "where its model runs: {report:?}");
+    }
+
+    #[test]
+    fn stages_are_planned_with_their_shares_for_all_that_their_query_would_call() {
+        let (ms, served) = (Duration::from_millis, [true; 8]);
+        let plain = session(0, 100, 10.0, 1.0, &served);
+        // Of a query that loses calls on its way: the second stage is asked far less than the first makes of it.
+        let stages = [session(1, 40, 50.0, 0.5, &served), session(2, 60, 20.0, 0.5, &served)];
+        let (first, after) = (StageDeclaration::first, StageDeclaration::after);
+        let stage = vec![first("a", "model1"), after("a", "b", "model2")];
+        let spec =
+            Spec::check(&QueryDeclaration { name: "q".into(), slo_ms: 100.0, weight: Some(4.0), stage }).unwrap();
+        let models = stages.iter().map(|stage| Arc::clone(&stage.model)).collect();
+        let bound = Arc::new(Bound::new(QueryId(0), Arc::new(spec), models).unwrap());
+        let sessions = vec![SessionId(1), SessionId(2)];
+        let demand =
+            |rate| QueryDemand { bound: Arc::clone(&bound), sessions: sessions.clone(), rate, gammas: vec![1.0, 3.0] };
+        let asked = |rate| {
+            let sessions = [&plain, &stages[0], &stages[1]].map(Clone::clone).to_vec();
+            Asked { cause: Cause::Demand, sessions, queries: vec![demand(rate)] }
+        };
+        let planned = plan(&asked(50.0), 8);
+        let split = &planned.splits[0].split;
+        assert_eq!(split.rates, [50.0, 150.0]);
+        let all = split.shares[0] + split.shares[1];
+        assert!(all <= ms(100) && all > ms(99), "{split:?}");
+        assert!(split.weights[1] > split.weights[0], "{split:?}");
+        assert!((split.weights.iter().sum::<f64>() - 4.0).abs() < 1e-9, "they are the query's weight: {split:?}");
+        let promised: Vec<_> = planned.promises.iter().map(|p| (p.session.0, p.slo, p.rate.round())).collect();
+        let expected = [(0, ms(100), 10.0), (1, ms(40), 50.0), (2, ms(60), 150.0)];
+        assert_eq!(promised, expected, "by the SLO by which the poller knows them");
+        let idle = plan(&asked(0.0), 8);
+        assert!(idle.splits.is_empty(), "what is asked nothing stays as it is");
+        assert_eq!(idle.promises[2].rate.round(), 20.0);
     }
 
     #[test]

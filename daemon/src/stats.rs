@@ -90,7 +90,7 @@ pub struct QueryStats {
     pub failed: u64,
     /// Given up by their clients.
     pub abandoned: u64,
-    /// Not finished within four times the SLO.
+    /// Not finished within four times the SLO, or a second if that is longer.
     pub expired: u64,
     /// Runs answered in time.
     pub good: RecentRate,
@@ -111,6 +111,11 @@ impl QueryStats {
             good: RecentRate::new(now),
             total: histogram(),
         }
+    }
+
+    /// Runs that have begun and not ended.
+    pub fn open(&self) -> u64 {
+        self.started - (self.ok + self.late + self.dropped + self.failed + self.abandoned + self.expired)
     }
 
     /// A run was finished whose last answer came after `took`.
@@ -201,7 +206,7 @@ pub struct QueryReport {
     pub slo_ms: f64,
     pub weight: f64,
     /// Open now.
-    pub runs: u32,
+    pub runs: u64,
     pub started: u64,
     pub ok: u64,
     pub late: u64,

@@ -77,7 +77,7 @@ struct Session {
 struct Query {
     name: String,
     slo_ms: f64,
-    runs: u32,
+    runs: u64,
     goodput: f64,
     ok: u64,
     bad_rate: f64,

@@ -265,7 +265,7 @@ impl Control {
 }
 
 pub(super) fn query_report(snapshot: &QuerySnapshot) -> QueryReport {
-    let QuerySnapshot { bound, runs, shares, gammas, calls, goodput, stats } = snapshot;
+    let QuerySnapshot { bound, shares, gammas, calls, goodput, stats } = snapshot;
     let spec = &bound.spec;
     let stage = |index: usize| {
         let (stage, model) = (&spec.stages[index], &bound.models[index]);
@@ -283,7 +283,7 @@ pub(super) fn query_report(snapshot: &QuerySnapshot) -> QueryReport {
         name: spec.name.clone(),
         slo_ms: millis(spec.slo),
         weight: spec.weight,
-        runs: *runs,
+        runs: stats.open(),
         started: stats.started,
         ok: stats.ok,
         late: stats.late,

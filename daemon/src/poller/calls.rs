@@ -12,6 +12,7 @@ use crate::query::QueryId;
 use rota_ipc::wire::{Reason, Status, Submission};
 use rota_sched::query::RESERVE;
 use rota_sched::{Event, Instant, RequestId};
+use std::time::Duration;
 
 /// A call that may be made.
 pub(super) struct Call {
@@ -54,7 +55,7 @@ impl Poller {
         let place = match opened {
             Some((index, run)) => {
                 (run.client, run.id) = (key as u32, id);
-                (run.deadline, run.expires) = (now + slo, now + slo * EXPIRES_AFTER);
+                (run.deadline, run.expires) = (now + slo, now + (slo * EXPIRES_AFTER).max(EXPIRES_MIN));
                 self.runs_due = self.runs_due.min(run.expires);
                 Place::Open(index)
             }
@@ -294,3 +295,5 @@ fn lost(why: Lost) -> Refused {
 
 /// A run that is not finished so many times its SLO after it began is given up: until then a client may look at late answers.
 const EXPIRES_AFTER: u32 = 4;
+/// … and not before this: a client may be held up for longer than a short SLO when all is answered.
+const EXPIRES_MIN: Duration = Duration::from_secs(1);

@@ -26,6 +26,7 @@ pub(super) struct Watch {
     /// In this round, a session asks for something or was planned to: without new requests that changes too.
     restless: bool,
     demand: Vec<SessionDemand>,
+    queries: Vec<QueryDemand>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -34,8 +35,10 @@ enum Pass {
     Waits,
     /// Compares measured rates with those that were planned for.
     Compares,
-    /// Takes down what all sessions ask for.
+    /// Takes down what all sessions ask for, …
     Collects,
+    /// … and all queries.
+    CollectsQueries,
 }
 
 /// What a session was planned for.
@@ -106,9 +109,20 @@ impl Poller {
             }
             Pass::Collects => {
                 if !self.collect_some(now) {
+                    self.begin(Pass::CollectsQueries);
+                }
+                true
+            }
+            // One a turn: it may have many stages.
+            Pass::CollectsQueries => {
+                let next =
+                    (self.watch.at..self.queries.len()).find_map(|index| Some((index, self.query_demand(index, now)?)));
+                if let Some((index, demand)) = next {
+                    self.watch.queries.push(demand);
+                    self.watch.at = index + 1;
+                } else {
                     self.watch.pass = Pass::Waits;
-                    let queries = (0..self.queries.len()).filter_map(|index| self.query_demand(index, now)).collect();
-                    self.send_demand(queries);
+                    self.send_demand();
                 }
                 true
             }
@@ -167,10 +181,11 @@ impl Poller {
         left
     }
 
-    fn send_demand(&mut self, queries: Vec<QueryDemand>) {
+    fn send_demand(&mut self) {
         let Some(cause) = self.watch.due.take() else { return };
         self.watch.planning = true;
         let sessions = std::mem::take(&mut self.watch.demand);
+        let queries = std::mem::take(&mut self.watch.queries);
         (self.notices)(Notice::Demand(Asked { cause, sessions, queries }));
     }
 

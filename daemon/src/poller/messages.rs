@@ -151,8 +151,6 @@ pub struct SessionSnapshot {
 #[derive(Debug)]
 pub struct QuerySnapshot {
     pub bound: Arc<Bound>,
-    /// Open now.
-    pub runs: u32,
     pub shares: Vec<Duration>,
     pub gammas: Vec<f64>,
     /// Items per second.

@@ -183,7 +183,6 @@ impl Poller {
         let query = self.queries[index].as_ref()?;
         Some(QuerySnapshot {
             bound: Arc::clone(&query.bound),
-            runs: self.runs.count_of(index as u32),
             shares: query.shares.clone(),
             gammas: query.gammas(now),
             calls: query.sessions.iter().map(|&session| self.rates(session, now).offered).collect(),
