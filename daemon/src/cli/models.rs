@@ -55,6 +55,9 @@ fn shared_text(models: &[ModelInfo]) -> String {
             let indent = if whole { "" } else { "  " };
             let _ = writeln!(text, "{indent}{names} share {size}{time}, up to {}", shared.cut.join(", "));
         }
+        if !group.stacked.is_empty() && told.insert((group.id, &group.stacked)) {
+            let _ = writeln!(text, "  what {} have behind it can run as one", group.stacked.join(", "));
+        }
     }
     text
 }
