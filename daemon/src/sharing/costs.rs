@@ -68,3 +68,34 @@ fn shared_out(parts: impl Iterator<Item = Vec<Duration>>, most: usize) -> Vec<Du
 fn times(profile: &Profile, most: usize) -> Vec<Duration> {
     (0..=most).map(|items| profile.latency(items as u32).unwrap_or_default()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree::Branch;
+    use super::*;
+    use rota_graph::Cut;
+    use rota_sched::ModelId;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn members_of_a_stack_take_at_most_what_the_stack_takes() {
+        let cut = Cut { nodes: BTreeSet::new(), ports: Vec::new(), weight_bytes: 0, refused: Vec::new() };
+        let tree = Tree {
+            members: vec![ModelId(0), ModelId(1), ModelId(2)],
+            branches: vec![Branch { parent: None, members: 0..3, cut }],
+            behind: vec![0; 3],
+        };
+        let profile = |one: u64, four: u64| {
+            Profile::new(&[(1, Duration::from_millis(one)), (4, Duration::from_millis(four))]).unwrap()
+        };
+        // The shared part, and three that take 10 ms for one item and 13 for four.
+        let times = [profile(100, 130), profile(10, 13), profile(10, 13), profile(10, 13)];
+        let latency = |stacks: &[InUse], items| {
+            Costs { tree: &tree, times: &times, stacks }.profile(4).unwrap().latency(items).unwrap().as_millis()
+        };
+        assert_eq!([latency(&[], 1), latency(&[], 2), latency(&[], 4)], [110, 130, 161]);
+        // The first and the last as one, in 12 ms for one item and 15 for four: of four items one is dearest with the second.
+        let stack = [InUse { members: vec![0, 2], time: profile(12, 15) }];
+        assert_eq!([latency(&stack, 1), latency(&stack, 2), latency(&stack, 4)], [110, 130, 154]);
+    }
+}

@@ -416,6 +416,7 @@ mod tests {
                     assert!(found.is_none_or(shape));
                 }
             }
+            told.sort_unstable();
             (self.runs.iter().map(|runs| runs.swap(0, Ordering::Relaxed)).collect(), told)
         }
     }
