@@ -141,7 +141,7 @@ impl Default for Limits {
             requests_max: 65_536,
             sessions_max: 4096,
             queries_max: 256,
-            queries_per_user: 32,
+            queries_per_user: 16,
             runs_max: 16_384,
             runs_per_user: 8192,
             arena_mb: 4096,
