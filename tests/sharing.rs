@@ -489,3 +489,53 @@ fn trained_heads_on_a_real_trunk_answer_as_whole() {
         }
     }
 }
+
+#[test]
+fn emulated_models_share_what_their_profiles_say() {
+    let folder = Folder::new("emulated");
+    let member = |name: &str| {
+        format!(
+            "[[profile]]\nmodel = \"{name}\"\nprefix = \"trunk\"\nsuffix_ms = {{ 1 = 0.1, 8 = 0.2 }}\nsuffix_mb = 5\n\
+             inputs = [{{ name = \"x\", dtype = \"f32\", dims = [\"batch\", 2] }}]\n\
+             outputs = [{{ name = \"y\", dtype = \"f32\", dims = [\"batch\", 2] }}]\n"
+        )
+    };
+    let prefix = "[[prefix]]\nname = \"trunk\"\nbatch_ms = { 1 = 2.0, 8 = 4.0 }\nmemory_mb = 95\n";
+    let alone = member("alone").replace("prefix = \"trunk\"\nsuffix_ms", "batch_ms").replace("suffix_mb = 5\n", "");
+    folder.write("p.toml", format!("{prefix}{}{}{}{alone}", member("a"), member("b"), member("c")).as_bytes());
+    let device = "[[device]]\nkind = \"emulated\"\ncount = 2\nprofiles = \"p.toml\"\n";
+    let mut daemon = Daemon::start(&folder, device);
+    settle(&mut daemon);
+    let all = ["a", "b", "c"].map(String::from).to_vec();
+    let found = groups(&daemon);
+    for name in &all {
+        assert!(found.contains(&(name.clone(), 1, vec![all.clone()])), "{found:?}\n{}", daemon.log());
+    }
+    assert!(found.contains(&("alone".to_string(), 1, Vec::new())), "{found:?}");
+    let text = stdout(&daemon.rota(&["models"]));
+    assert!(text.contains("a, b, c share 95.0 MB") && text.contains("trunk (emulated)"), "{text}");
+
+    let mut client = client(&daemon);
+    let sessions: Vec<Session> = all.iter().map(|name| client.open(name, PATIENT).unwrap()).collect();
+    let input = |at: usize| [at as f32, -1.0];
+    // Each model about an input of its own, and all about one.
+    let mut asked = Vec::new();
+    for at in 0..24 {
+        let sessions = if at % 4 == 3 { &sessions[..] } else { &sessions[at % 4..=at % 4] };
+        let mut request = client.request_of(sessions).unwrap();
+        request.input::<f32>(0, &[1, 2]).unwrap().copy_from_slice(&input(at));
+        asked.push((at, sessions.len(), client.submit(request).unwrap()));
+    }
+    for (at, outputs, ticket) in asked {
+        let answer = take(&mut client, ticket);
+        answer.check().unwrap();
+        for member in 0..outputs {
+            assert_eq!(answer.output_of::<f32>(member, 0).unwrap().data.to_vec(), input(at), "{at}, output {member}");
+        }
+    }
+    drop(daemon);
+
+    let mut whole = Daemon::start(&folder, &format!("prefix = false\n{device}"));
+    settle(&mut whole);
+    assert!(groups(&whole).iter().all(|(_, _, shared)| shared.is_empty()));
+}

@@ -42,7 +42,7 @@ type Done<'a> = &'a mut dyn FnMut(&mut Batch, usize);
 pub(crate) struct Batched<R> {
     signature: Signature,
     memory_bytes: u64,
-    /// Each behind those that it goes on from; the first runs for every request.
+    /// Each behind those that it goes on from; one that all outputs come of runs for every request.
     parts: Vec<Part<R>>,
     /// The batch buffers, one per input.
     gathered: Vec<HostTensor>,
@@ -97,9 +97,10 @@ impl<R: Runner> Batched<R> {
         let mut result = Ok(());
         for index in 0..self.parts.len() {
             let wanted = self.parts[index].outputs.clone();
+            let runs_for_all = wanted.len() == outputs;
             let wants = |row: &&Row| {
                 let spans = &batch.spans[row.request * (inputs + outputs) + inputs..][wanted.clone()];
-                index == 0 || spans.iter().any(|span| span.offset != crate::Span::UNWANTED)
+                runs_for_all || spans.iter().any(|span| span.offset != crate::Span::UNWANTED)
             };
             self.parts[index].choose(self.rows.iter().filter(wants).map(|row| (row.request, row.items)));
             if self.parts[index].rows.is_empty() {

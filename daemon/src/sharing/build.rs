@@ -386,17 +386,17 @@ fn sizes_of(signature: &Signature, tensors: &[HostTensor]) -> Hints {
 }
 
 /// What batches of a group take, part by part.
-struct Costs<'a> {
-    tree: &'a Tree,
+pub(super) struct Costs<'a> {
+    pub tree: &'a Tree,
     /// The branches, then the members' own parts.
-    times: &'a [Profile],
+    pub times: &'a [Profile],
 }
 
 impl Costs<'_> {
     /// A time for a batch of b items that holds however they are shared out among the members: the shared part for all, and the
     /// dearest way to share out b items below it. (Requests that ask several members at once may still take longer; what
     /// executions take corrects that.)
-    fn profile(&self, max_batch: u32) -> Result<Profile, String> {
+    pub fn profile(&self, max_batch: u32) -> Result<Profile, String> {
         let most = self.times.iter().map(Profile::max_batch).min().unwrap_or(1).min(max_batch);
         let dearest = self.dearest(0, most as usize);
         let points: Vec<(u32, Duration)> =
@@ -419,7 +419,7 @@ impl Costs<'_> {
     }
 
     /// The share of what several members share in a batch of one.
-    fn shared_time(&self) -> f64 {
+    pub fn shared_time(&self) -> f64 {
         let one = |profile: &Profile| profile.latency(1).unwrap_or_default().as_secs_f64();
         let members = self.tree.members.len() as f64;
         let shares = (0..self.tree.members.len()).map(|member| {
