@@ -257,7 +257,8 @@ impl<'a> Player<'a> {
             queries.push(client.open_query(&query.name)?);
         }
         let running = load.calls.instances.iter().map(|instance| Running { run: None, left: instance.count() });
-        let tally = Tally { offered: 0, good: 0, sent_late: 0, latency: Histogram::new_with_bounds(1_000, 60_000_000_000, 3)? };
+        let tally =
+            Tally { offered: 0, good: 0, sent_late: 0, latency: Histogram::new_with_bounds(1_000, 60_000_000_000, 3)? };
         Ok(Player {
             client,
             load,

@@ -12,6 +12,8 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Several models under one SLO: [`Query`].
 
 mod arena;
 mod connect;

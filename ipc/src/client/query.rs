@@ -1,29 +1,4 @@
 //! Queries: trees of calls under one SLO, which counts from the beginning of a run.
-//!
-//! ```no_run
-//! use rota_ipc::Client;
-//! # fn crops(_: &rota_ipc::client::Answer) -> Result<Vec<Vec<f32>>, rota_ipc::client::Error> { Ok(vec![]) }
-//! # fn main() -> Result<(), rota_ipc::client::Error> {
-//! # let page = vec![0.0; 3 * 960 * 704];
-//! let mut client = Client::connect_default()?;
-//! let mut run = client.query("read-page")?.start();
-//! let mut image = run.request("find")?;
-//! image.input::<f32>("x", &[1, 3, 960, 704])?.copy_from_slice(&page);
-//! let found = run.call("find", image)?;
-//! // All lines are in flight at once.
-//! let mut tickets = Vec::new();
-//! for crop in crops(&found)? {
-//!     let mut line = run.request("read")?;
-//!     line.input::<f32>("x", &[1, 3, 48, 320])?.copy_from_slice(&crop);
-//!     tickets.push(run.submit("read", line)?);
-//! }
-//! for ticket in tickets {
-//!     println!("{:?}", run.wait_for(ticket)?.output::<f32>(0)?.dims);
-//! }
-//! run.finish()?;
-//! # Ok(())
-//! # }
-//! ```
 
 use super::control::{Control, unexpected};
 use super::error::Error;
@@ -356,6 +331,31 @@ impl Client {
 }
 
 /// A query whose runs a client makes one after the other.
+///
+/// ```no_run
+/// use rota_ipc::Client;
+/// # fn crops(_: &rota_ipc::client::Answer) -> Result<Vec<Vec<f32>>, rota_ipc::client::Error> { Ok(vec![]) }
+/// # fn main() -> Result<(), rota_ipc::client::Error> {
+/// # let page = vec![0.0; 3 * 960 * 704];
+/// let mut client = Client::connect_default()?;
+/// let mut run = client.query("read-page")?.start();
+/// let mut image = run.request("find")?;
+/// image.input::<f32>("x", &[1, 3, 960, 704])?.copy_from_slice(&page);
+/// let found = run.call("find", image)?;
+/// // All lines are in flight at once.
+/// let mut tickets = Vec::new();
+/// for crop in crops(&found)? {
+///     let mut line = run.request("read")?;
+///     line.input::<f32>("x", &[1, 3, 48, 320])?.copy_from_slice(&crop);
+///     tickets.push(run.submit("read", line)?);
+/// }
+/// for ticket in tickets {
+///     println!("{:?}", run.wait_for(ticket)?.output::<f32>(0)?.dims);
+/// }
+/// run.finish()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Query<'a> {
     client: &'a mut Client,
