@@ -430,10 +430,12 @@ fn unloading_a_model_ends_the_runs_of_its_queries_and_loading_it_brings_them_bac
     daemon.wait_until("it is served again", |status| {
         status["queries"].as_array().unwrap().iter().any(|query| query["name"] == "mixed")
     });
-    let mut again = daemon.client();
-    let mut run = again.query("mixed").unwrap().start();
-    let request = filled(run.request("a").unwrap(), 1.0);
-    assert_eq!(run.call("a", request).unwrap().status, Status::Ok);
+    // The same client may go on, and so may its requests, once it has asked for the query again.
+    let mut again = answer.into_request();
+    let mut run = client.query("mixed").unwrap().start();
+    again.input::<f32>("x", &[1, 4]).unwrap().fill(1.0);
+    assert_eq!(run.call("a", again).unwrap().status, Status::Ok);
+    run.finish().unwrap();
 }
 
 #[test]

@@ -191,6 +191,8 @@ impl Config {
                 *profiles = base.join(&*profiles);
             }
         }
+        let queries = config.queries();
+        queries.map_err(|error| ConfigError::Parse { path: path.to_path_buf(), text: error.to_string() })?;
         Ok(config)
     }
 
