@@ -1,0 +1,312 @@
+//! The kernels on the host: the same sources compiled with g++, each thread of a block a fiber (`host/`).
+//!
+//! For tests and for the stand-in driver; the program embeds none of it. Objects and libraries are kept under the hash of what went
+//! into them, in `$ROTA_CACHE`, else `$XDG_CACHE_HOME/rota`, else `~/.cache/rota`, so a source is compiled once per change.
+
+use std::ffi::{CString, c_char, c_int, c_void};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::{env, fs, io, thread};
+
+use libloading::Library;
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::launch::Launch;
+use crate::params::Pointer;
+
+/// The shared object with every kernel and `host/host.h`'s interface; compiled when it is not in the cache.
+pub fn host_library() -> Result<PathBuf, BuildError> {
+    let kernels = folder();
+    let mut sources = Vec::new();
+    for (place, extension) in [(kernels.to_path_buf(), "cu"), (kernels.join("host"), "cpp")] {
+        sources.extend(files(&place, extension)?);
+    }
+    shared_object("librota_kernels_host.so", &sources, &[])
+}
+
+/// Where the kernels' sources are.
+pub fn folder() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The host compiler could not make what was asked. A person's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A file or folder could not be read or written.
+    #[error("{path}: {error}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// There is no compiler to start.
+    #[error("{compiler} can't be started: {error}; install g++ or set CXX")]
+    NoCompiler {
+        /// What was tried.
+        compiler: String,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The compiler refused.
+    #[error("{command}\n{output}")]
+    Refused {
+        /// The whole command.
+        command: String,
+        /// What it printed.
+        output: String,
+    },
+}
+
+/// Compiles each of `sources` (C++ or CUDA) for the host and links them into a shared object called `name`; returns where it is.
+///
+/// `flags` go to compiler and linker. What is cached is used again as long as sources, all headers of the kernels' folder, flags,
+/// compiler and processor are the same.
+pub fn shared_object(name: &str, sources: &[PathBuf], flags: &[String]) -> Result<PathBuf, BuildError> {
+    let compiler = env::var("CXX").unwrap_or_else(|_| "g++".to_string());
+    let common = common_hash(&compiler, flags)?;
+    let objects = thread::scope(|scope| {
+        let workers = thread::available_parallelism().map_or(1, |n| n.get());
+        let share = sources.len().div_ceil(workers).max(1);
+        let chunks: Vec<_> = sources
+            .chunks(share)
+            .map(|chunk| {
+                let (compiler, common) = (&compiler, &common);
+                scope.spawn(move || chunk.iter().map(|source| object(compiler, common, source, flags)).collect())
+            })
+            .collect();
+        let results: Vec<Result<Vec<PathBuf>, BuildError>> =
+            chunks.into_iter().map(|chunk| chunk.join().expect("a worker does not panic")).collect();
+        results.into_iter().collect::<Result<Vec<_>, _>>()
+    })?
+    .concat();
+    let mut hash = Hash::new();
+    hash.add(name.as_bytes());
+    for object in &objects {
+        hash.add(object.as_os_str().as_encoded_bytes());
+    }
+    let folder = cache()?.join(hash.hex());
+    fs::create_dir_all(&folder).map_err(|error| BuildError::File { path: folder.clone(), error })?;
+    cached(folder.join(name), |part| {
+        let mut command = Command::new(&compiler);
+        command.args(["-shared", "-pthread", &format!("-Wl,-soname,{name}"), "-Wl,-z,defs", "-o"]).arg(part);
+        command.args(&objects).args(link_flags(flags)).arg("-ldl");
+        command
+    })
+}
+
+/// What only the compiler is to see does not reach the linker: instrumentation has its runtime in our own sources.
+fn link_flags(flags: &[String]) -> impl Iterator<Item = &String> {
+    flags.iter().filter(|flag| !flag.starts_with("-fsanitize"))
+}
+
+fn object(compiler: &str, common: &Hash, source: &Path, flags: &[String]) -> Result<PathBuf, BuildError> {
+    let mut hash = common.clone();
+    hash.add(&read(source)?);
+    hash.add(source.file_name().unwrap_or_default().as_encoded_bytes());
+    cached(cache()?.join(format!("{}.o", hash.hex())), |part| {
+        let mut command = Command::new(compiler);
+        command.args(COMPILE_FLAGS).args(["-I"]).arg(folder()).args(flags);
+        command.args(["-x", "c++", "-c"]).arg(source).arg("-o").arg(part);
+        command
+    })
+}
+
+/// -march=native: the emulation is several times faster with vectors, and what is built stays on this machine.
+const COMPILE_FLAGS: &[&str] = &[
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-pthread",
+    "-DROTA_HOST",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-Wno-unknown-pragmas",
+];
+
+/// Runs `command` for `path` unless it is there. It writes to a file beside it that is then renamed, so that nobody sees half of it.
+fn cached(path: PathBuf, command: impl FnOnce(&Path) -> Command) -> Result<PathBuf, BuildError> {
+    if path.exists() {
+        return Ok(path);
+    }
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let part = path.with_extension(format!("part-{}-{number}", std::process::id()));
+    let mut command = command(&part);
+    let compiler = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|error| BuildError::NoCompiler { compiler, error })?;
+    if !output.status.success() {
+        let output = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(BuildError::Refused { command: format!("{command:?}"), output });
+    }
+    fs::rename(&part, &path).map_err(|error| BuildError::File { path: path.clone(), error })?;
+    Ok(path)
+}
+
+/// What every object depends on besides its source.
+fn common_hash(compiler: &str, flags: &[String]) -> Result<Hash, BuildError> {
+    let mut hash = Hash::new();
+    let version = Command::new(compiler)
+        .arg("--version")
+        .output()
+        .map_err(|error| BuildError::NoCompiler { compiler: compiler.to_string(), error })?;
+    hash.add(&version.stdout);
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    hash.add(processor.lines().find(|line| line.starts_with("flags")).unwrap_or_default().as_bytes());
+    for flag in COMPILE_FLAGS {
+        hash.add(flag.as_bytes());
+    }
+    for flag in flags {
+        hash.add(flag.as_bytes());
+    }
+    for (place, extension) in [("", "cuh"), ("", "h"), ("host", "h"), ("host/driver", "h")] {
+        for header in files(&folder().join(place), extension)? {
+            hash.add(&read(&header)?);
+        }
+    }
+    Ok(hash)
+}
+
+/// Files of one kind in a folder, by name; none where there is no such folder.
+fn files(place: &Path, extension: &str) -> Result<Vec<PathBuf>, BuildError> {
+    let entries = match fs::read_dir(place) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(BuildError::File { path: place.to_path_buf(), error }),
+    };
+    let mut found: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+    found.retain(|path| path.extension().is_some_and(|found| found == extension));
+    found.sort();
+    Ok(found)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, BuildError> {
+    fs::read(path).map_err(|error| BuildError::File { path: path.to_path_buf(), error })
+}
+
+fn cache() -> Result<PathBuf, BuildError> {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let path = set("ROTA_CACHE")
+        .or_else(|| set("XDG_CACHE_HOME").map(|path| path.join("rota")))
+        .or_else(|| set("HOME").map(|path| path.join(".cache/rota")))
+        .unwrap_or_else(|| env::temp_dir().join("rota"))
+        .join("kernels-host");
+    fs::create_dir_all(&path).map_err(|error| BuildError::File { path: path.clone(), error })?;
+    Ok(path)
+}
+
+/// 128 bits of FNV-1a: names of files in our own cache, no defence against anybody.
+#[derive(Clone)]
+struct Hash(u128);
+
+impl Hash {
+    fn new() -> Hash {
+        Hash(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        for &byte in bytes.iter().chain(&(bytes.len() as u64).to_le_bytes()) {
+            self.0 = (self.0 ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+        }
+    }
+
+    fn hex(&self) -> String {
+        format!("{:032x}", self.0)
+    }
+}
+
+/// Memory that kernels on the host work on. Buffers stay where they are until it is dropped.
+#[derive(Default)]
+pub struct Memory {
+    /// Of 16-byte units, since kernels load as much at once.
+    buffers: Vec<Box<[u128]>>,
+}
+
+impl Memory {
+    /// A buffer with these elements' bytes.
+    pub fn upload<T: IntoBytes + Immutable>(&mut self, elements: &[T]) -> Pointer {
+        let bytes = elements.as_bytes();
+        let pointer = self.alloc(bytes.len());
+        let buffer = self.buffers.last_mut().expect("alloc pushed one");
+        buffer.as_mut_bytes()[..bytes.len()].copy_from_slice(bytes);
+        pointer
+    }
+
+    /// A buffer of that many bytes, filled with a pattern that is no sensible number.
+    pub fn alloc(&mut self, bytes: usize) -> Pointer {
+        let buffer = vec![u128::from_ne_bytes([0xab; 16]); bytes.div_ceil(16).max(1)].into_boxed_slice();
+        let pointer = Pointer(buffer.as_ptr() as u64);
+        self.buffers.push(buffer);
+        pointer
+    }
+
+    /// The first `count` elements of the buffer that begins at `pointer`. Panics when there is no such buffer: a test's mistake.
+    pub fn download<T: FromBytes + Copy>(&self, pointer: Pointer, count: usize) -> Vec<T> {
+        let buffer = self.buffers.iter().find(|buffer| buffer.as_ptr() as u64 == pointer.0).expect("a buffer of ours");
+        let bytes = buffer.as_bytes();
+        bytes.chunks_exact(size_of::<T>()).take(count).map(|bytes| T::read_from_bytes(bytes).expect("whole")).collect()
+    }
+}
+
+type LaunchFunction =
+    unsafe extern "C" fn(*const c_char, *const u32, *const u32, u32, *const c_void, usize, *mut c_char, usize) -> c_int;
+
+/// The loaded library. One per process.
+pub struct Host {
+    launch: LaunchFunction,
+    _library: Library,
+}
+
+impl Host {
+    /// Builds the library if need be and loads it.
+    pub fn load() -> Result<&'static Host, String> {
+        static HOST: OnceLock<Result<Host, String>> = OnceLock::new();
+        HOST.get_or_init(Host::open).as_ref().map_err(Clone::clone)
+    }
+
+    fn open() -> Result<Host, String> {
+        let path = host_library().map_err(|error| error.to_string())?;
+        // SAFETY: the library is ours; its initialisers only fill a table.
+        let library = unsafe { Library::new(&path) }.map_err(|error| format!("{}: {error}", path.display()))?;
+        // SAFETY: host.h declares the function with this type.
+        let launch =
+            unsafe { library.get::<LaunchFunction>(b"rota_host_launch\0") }.map_err(|error| error.to_string())?;
+        Ok(Host { launch: *launch, _library: library })
+    }
+
+    /// Runs `launch` to its end on this thread. Its addresses have to lie in `memory`; the error is the emulation's, in words.
+    pub fn run(&self, launch: &Launch, memory: &mut Memory) -> Result<(), String> {
+        let ranges: Vec<_> = memory.buffers.iter().map(|buffer| buffer.as_ptr_range()).collect();
+        for Pointer(address) in launch.pointers().filter(|pointer| pointer.is_some()) {
+            let inside =
+                |range: &std::ops::Range<*const u128>| (range.start as u64..range.end as u64).contains(&address);
+            ranges.iter().find(|range| inside(range)).ok_or_else(|| format!("{address:#x} is in no buffer"))?;
+        }
+        let name = CString::new(launch.kernel.name).expect("names have no zero bytes");
+        let mut error = [0_u8; 512];
+        // SAFETY: all arguments outlive the call and have the lengths that are passed. The kernel writes through the addresses among its
+        // parameters: each lies in a buffer of `memory`, which is borrowed mutably; that a kernel keeps to the shapes which it is told is
+        // what the checking build of the library shows.
+        let status = unsafe {
+            (self.launch)(
+                name.as_ptr(),
+                launch.grid.as_ptr(),
+                launch.block.as_ptr(),
+                launch.shared_bytes,
+                launch.params.as_ptr().cast(),
+                launch.params.len(),
+                error.as_mut_ptr().cast(),
+                error.len(),
+            )
+        };
+        if status == 0 {
+            return Ok(());
+        }
+        let text = error.split(|&byte| byte == 0).next().unwrap_or_default();
+        Err(String::from_utf8_lossy(text).into_owned())
+    }
+}

@@ -1,0 +1,43 @@
+//! Rota's CUDA kernels: their catalogue, the launches that shapes ask for, and the same kernels on the host.
+//!
+//! The sources are in `kernels/*.cu`; each takes one parameter, a struct of [`params`]. For every family there is a struct that describes
+//! a computation by shapes and device addresses, whose `launch` answers with a [`Launch`]: the kernel, grid, block,
+//! parameter bytes and [`Cost`]. Tiling and padding arithmetic lives there and nowhere else. Addresses may be places in a memory plan:
+//! [`Launch::relocate`] turns them into real ones later.
+//!
+//! - [`image`] is the fat binary for the driver, when nvcc was there to build it.
+//! - [`host`] compiles the same sources with g++ and runs them, for tests and for the stand-in driver.
+
+pub mod dtype;
+pub mod epilogue;
+pub mod gemm;
+pub mod host;
+pub mod launch;
+pub mod params;
+pub mod softmax;
+
+pub use dtype::Float;
+pub use epilogue::{Activation, Epilogue};
+pub use gemm::{Gemm, Matrix};
+pub use launch::{Cost, Kernel, Launch, Unfit};
+pub use params::Pointer;
+pub use softmax::Softmax;
+
+/// Every kernel there is.
+pub fn kernels() -> Vec<&'static Kernel> {
+    let mut all: Vec<&'static Kernel> = gemm::F32.iter().map(|tile| &tile.kernel).collect();
+    all.extend([&softmax::F32, &softmax::F16]);
+    all
+}
+
+/// The fat binary with every kernel, for `cuModuleLoadData`; `None` when this build had no nvcc.
+pub fn image() -> Option<&'static [u8]> {
+    IMAGE
+}
+
+/// Why there is no [`image`], and how to get one; empty when there is.
+pub fn image_missing_reason() -> &'static str {
+    MISSING
+}
+
+include!(concat!(env!("OUT_DIR"), "/image.rs"));
