@@ -10,6 +10,7 @@ pub mod batch;
 mod batched;
 pub mod check;
 pub mod cpu;
+pub mod cuda;
 pub mod emulated;
 pub mod engine;
 pub mod host;

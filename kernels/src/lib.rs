@@ -15,6 +15,7 @@ pub mod host;
 pub mod launch;
 pub mod params;
 pub mod softmax;
+pub mod standin;
 
 pub use dtype::Float;
 pub use epilogue::{Activation, Epilogue};

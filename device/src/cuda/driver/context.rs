@@ -4,6 +4,7 @@ use super::{Driver, DriverError, check};
 use cudarc::driver::sys;
 use std::ffi::CString;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What a GPU says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +69,8 @@ impl Driver {
 pub struct Context {
     raw: sys::CUcontext,
     device: sys::CUdevice,
+    /// After a reset the driver may give the same names and addresses to others, so that ours must not be named any more.
+    ended: AtomicBool,
 }
 
 // SAFETY: a context is the driver's, which may be called on it from any thread that has made it current.
@@ -82,13 +85,16 @@ impl Context {
         let mut raw = std::ptr::null_mut();
         // SAFETY: `device` is valid; one pointer is written.
         check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut raw, device) })?;
-        let context = Context { raw, device };
+        let context = Context { raw, device, ended: AtomicBool::new(false) };
         context.enter()?;
         Ok(context)
     }
 
-    /// Makes it the calling thread's.
+    /// Makes it the calling thread's. An error after a [`Context::reset`].
     pub fn enter(&self) -> Result<(), DriverError> {
+        if self.ended.load(Ordering::Acquire) {
+            return check("cuCtxSetCurrent", sys::CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED);
+        }
         // SAFETY: the context is held until `self` is dropped.
         check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.raw) })
     }
@@ -103,8 +109,9 @@ impl Context {
     }
 
     /// Takes the context from whoever holds it, with all that it has: the way back after an error that it does not survive. Handles into it
-    /// are void afterwards, and releasing them fails without harm.
+    /// are void afterwards, and dropping them does nothing.
     pub fn reset(&self) -> Result<(), DriverError> {
+        self.ended.store(true, Ordering::Release);
         // SAFETY: `device` is valid. What was made in the context is only ever named to the driver again, which refuses it.
         check("cuDevicePrimaryCtxReset", unsafe { sys::cuDevicePrimaryCtxReset_v2(self.device) })
     }

@@ -94,7 +94,10 @@ fn preload(library: &Path) -> Result<(), DriverError> {
     let opened = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) };
     match opened {
         // It stays open for as long as the process lives.
-        Ok(library) => Ok(drop(library.into_raw())),
+        Ok(library) => {
+            std::mem::forget(library);
+            Ok(())
+        }
         Err(error) => Err(DriverError::Library { library: library.to_owned(), text: error.to_string() }),
     }
 }

@@ -82,11 +82,19 @@ impl Stream {
         shared_bytes: u32,
         params: &[u8],
     ) -> Result<(), DriverError> {
-        let mut parameters = [params.as_ptr().cast_mut().cast::<c_void>()];
+        // The struct with its size, which the driver compares with what the kernel declares.
+        let mut bytes = params.len();
+        let mut extra = [
+            sys::CU_LAUNCH_PARAM_BUFFER_POINTER_AS_INT as usize as *mut c_void,
+            params.as_ptr().cast_mut().cast(),
+            sys::CU_LAUNCH_PARAM_BUFFER_SIZE_AS_INT as usize as *mut c_void,
+            (&raw mut bytes).cast(),
+            std::ptr::null_mut(),
+        ];
         let ([gx, gy, gz], [bx, by, bz]) = (grid, block);
-        let (list, none) = (parameters.as_mut_ptr(), std::ptr::null_mut());
-        // SAFETY: the caller's promise. The driver reads the struct before it returns, as long as the kernel declares it.
-        let launched = unsafe { sys::cuLaunchKernel(function.0, gx, gy, gz, bx, by, bz, shared_bytes, self.raw, list, none) };
+        let (list, none) = (extra.as_mut_ptr(), std::ptr::null_mut());
+        // SAFETY: the caller's promise; `extra` is a list of the form that the driver asks for, and it reads the struct before it returns.
+        let launched = unsafe { sys::cuLaunchKernel(function.0, gx, gy, gz, bx, by, bz, shared_bytes, self.raw, none, list) };
         check("cuLaunchKernel", launched)
     }
 }

@@ -92,9 +92,13 @@ pub fn find(flat: &Flat, limits: Limits, fuse: bool) -> Result<Groups, LowerErro
 fn readers(flat: &Flat) -> Vec<BTreeSet<NodeId>> {
     let mut readers = vec![BTreeSet::new(); flat.graph.values.len()];
     for id in flat.graph.node_ids() {
-        flat.graph.node(id).reads().for_each(|value| drop(readers[value.0 as usize].insert(id)));
+        for value in flat.graph.node(id).reads() {
+            readers[value.0 as usize].insert(id);
+        }
     }
-    flat.graph.outputs.iter().for_each(|value| drop(readers[value.0 as usize].insert(OUTSIDE)));
+    for value in &flat.graph.outputs {
+        readers[value.0 as usize].insert(OUTSIDE);
+    }
     readers
 }
 
@@ -238,4 +242,12 @@ fn host(flat: &Flat, readers: &[BTreeSet<NodeId>], group: &Group, roles: &[Role]
         let finish = epilogue::matched(&Site::new(flat, node), group, number, &dims)?;
         Some((node, finish))
     })
+}
+
+impl Group {
+    /// For people: its operators in order.
+    pub fn text(&self, flat: &Flat) -> String {
+        let operators: Vec<&str> = self.members.iter().map(|id| flat.graph.node(*id).operator.as_str()).collect();
+        operators.join(" + ")
+    }
 }
