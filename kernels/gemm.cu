@@ -12,8 +12,6 @@ __device__ __forceinline__ void gemm(const GemmParams& p) {
   const unsigned tiles_across = (p.columns + T::COLUMNS - 1) / T::COLUMNS;
   const unsigned first_row = blockIdx.x / tiles_across * T::ROWS, first_column = blockIdx.x % tiles_across * T::COLUMNS;
   const unsigned batches = p.batch_outer * p.batch_inner;
-  const unsigned row = first_row + threadIdx.x / T::THREADS_X * T::ROWS_EACH;
-  const unsigned column = first_column + threadIdx.x % T::THREADS_X * T::COLUMNS_EACH;
 
   for (unsigned batch = blockIdx.y; batch < batches; batch += gridDim.y) {
     const size_t outer = batch / p.batch_inner, inner = batch % p.batch_inner;
@@ -25,22 +23,17 @@ __device__ __forceinline__ void gemm(const GemmParams& p) {
     multiply_tile<T>(Strided<float>{a, p.rows, p.depth, p.a_row, p.a_depth, p.a_vector != 0},
                      Strided<float>{b, p.columns, p.depth, p.b_column, p.b_depth, p.b_vector != 0},
                      first_row, first_column, p.depth, sums);
-#pragma unroll
-    for (unsigned r = 0; r < T::ROWS_EACH; r++) {
-#pragma unroll
-      for (unsigned c = 0; c < T::COLUMNS_EACH; c++) {
-        if (row + r >= p.rows || column + c >= p.columns) continue;
-        const size_t place = shift + static_cast<size_t>(row + r) * p.c_row + column + c;
-        const float* bias = p.bias ? at<const float>(p.bias) + static_cast<size_t>(row + r) * p.epilogue.bias_row +
-                                         static_cast<size_t>(column + c) * p.epilogue.bias_column
-                                   : nullptr;
-        const float* residual = p.residual ? at<const float>(p.residual) + place : nullptr;
-        at<float>(p.c)[place] = finish(p.epilogue, sums[r][c], bias, residual);
-      }
-    }
+    store_tile<T>(sums, [&](unsigned tile_row, unsigned tile_column, float sum) {
+      const size_t row = first_row + tile_row, column = first_column + tile_column;
+      if (row >= p.rows || column >= p.columns) return;
+      const size_t place = shift + row * p.c_row + column;
+      const float* bias =
+          p.bias ? at<const float>(p.bias) + row * p.epilogue.bias_row + column * p.epilogue.bias_column : nullptr;
+      at<float>(p.c)[place] = finish(p.epilogue, sum, bias, p.residual ? at<const float>(p.residual) + place : nullptr);
+    });
   }
 }
 
 ROTA_KERNEL(rota_gemm_f32_128x128, GemmParams, 256, 2) { gemm<Tile<128, 128, 8, 8, 8>>(p); }
-ROTA_KERNEL(rota_gemm_f32_64x64, GemmParams, 256, 3) { gemm<Tile<64, 64, 16, 4, 4>>(p); }
+ROTA_KERNEL(rota_gemm_f32_64x64, GemmParams, 256, 2) { gemm<Tile<64, 64, 16, 4, 4>>(p); }
 ROTA_KERNEL(rota_gemm_f32_16x64, GemmParams, 128, 6) { gemm<Tile<16, 64, 32, 2, 4>>(p); }

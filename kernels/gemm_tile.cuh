@@ -140,3 +140,24 @@ __device__ __forceinline__ void multiply_tile(const A& a, const B& b, unsigned f
     now ^= 1;
   }
 }
+
+// Hands every sum of the tile to `store(row, column, sum)`, both within the tile. A band of rows at a time goes through shared memory, so that
+// a warp stores neighbouring columns, and what `store` does is compiled once per band and not once per sum.
+template <class T, class Store>
+__device__ __forceinline__ void store_tile(const float (&sums)[T::ROWS_EACH][T::COLUMNS_EACH], const Store& store) {
+  using Band = float[T::THREADS_Y][T::COLUMNS + T::PAD];
+  ROTA_SHARED(Band, band);
+  const unsigned column = threadIdx.x % T::THREADS_X * T::COLUMNS_EACH;
+#pragma unroll
+  for (unsigned r = 0; r < T::ROWS_EACH; r++) {
+#pragma unroll
+    for (unsigned c = 0; c < T::COLUMNS_EACH; c++) band[threadIdx.x / T::THREADS_X][column + c] = sums[r][c];
+    __syncthreads();
+#pragma unroll 1
+    for (unsigned place = threadIdx.x; place < T::THREADS_Y * T::COLUMNS; place += T::THREADS) {
+      const unsigned y = place / T::COLUMNS, x = place % T::COLUMNS;
+      store(y * T::ROWS_EACH + r, x, band[y][x]);
+    }
+    __syncthreads();
+  }
+}

@@ -75,4 +75,143 @@ typedef struct SoftmaxParams {
   uint32_t log;
 } SoftmaxParams;
 
+// Element types that memory can hold.
+enum RotaType {
+  ROTA_F32 = 0,
+  ROTA_F16 = 1,
+  ROTA_BF16 = 2,
+  ROTA_I8 = 3,
+  ROTA_U8 = 4,
+  ROTA_I16 = 5,
+  ROTA_U16 = 6,
+  ROTA_I32 = 7,
+  ROTA_U32 = 8,
+  ROTA_I64 = 9,
+  ROTA_BOOL = 10,  // one byte, 0 or 1
+};
+
+// n / divisor for n < 2^31 is (n * multiplier) >> (31 + shift).
+typedef struct Divider {
+  uint32_t divisor;
+  uint32_t multiplier;
+  uint32_t shift;
+} Divider;
+
+#define ROTA_RANK 6
+
+// Steps of the fused expression: x is the accumulator, y and z are the step's operands.
+enum RotaOp {
+  ROTA_OP_LOAD = 0,      // y
+  ROTA_OP_SAVE = 1,      // slot[y's index] = x
+  ROTA_OP_ADD = 2,       // x + y
+  ROTA_OP_SUB = 3,       // x - y
+  ROTA_OP_SUB_FROM = 4,  // y - x
+  ROTA_OP_MUL = 5,       // x * y
+  ROTA_OP_DIV = 6,       // x / y; integers towards zero
+  ROTA_OP_DIV_INTO = 7,  // y / x
+  ROTA_OP_POW = 8,       // x to the y
+  ROTA_OP_POW_OF = 9,    // y to the x
+  ROTA_OP_MIN = 10,      // NaN when either is
+  ROTA_OP_MAX = 11,
+  ROTA_OP_MOD = 12,      // sign of y
+  ROTA_OP_MOD_OF = 13,   // y mod x, sign of x
+  ROTA_OP_FMOD = 14,     // sign of x
+  ROTA_OP_FMOD_OF = 15,
+  ROTA_OP_MUL_ADD = 16,  // x * y + z
+  ROTA_OP_CLIP = 17,     // min(max(x, y), z)
+  ROTA_OP_SELECT = 18,   // x != 0 ? y : z
+  ROTA_OP_EQUAL = 19,    // 1 or 0, like all comparisons
+  ROTA_OP_LESS = 20,
+  ROTA_OP_LESS_EQUAL = 21,
+  ROTA_OP_GREATER = 22,
+  ROTA_OP_GREATER_EQUAL = 23,
+  ROTA_OP_AND = 24,  // of truth values
+  ROTA_OP_OR = 25,
+  ROTA_OP_XOR = 26,
+  ROTA_OP_NOT = 27,
+  ROTA_OP_NEG = 28,
+  ROTA_OP_ABS = 29,
+  ROTA_OP_SIGN = 30,
+  // From here on f32 only.
+  ROTA_OP_SQRT = 31,
+  ROTA_OP_RECIPROCAL = 32,
+  ROTA_OP_EXP = 33,
+  ROTA_OP_LOG = 34,
+  ROTA_OP_FLOOR = 35,
+  ROTA_OP_CEIL = 36,
+  ROTA_OP_ROUND = 37,  // ties to even
+  ROTA_OP_TRUNC = 38,
+  ROTA_OP_ERF = 39,
+  ROTA_OP_TANH = 40,
+  ROTA_OP_SIGMOID = 41,
+  ROTA_OP_SOFTPLUS = 42,
+  ROTA_OP_SOFTSIGN = 43,
+  ROTA_OP_HARD_SIGMOID = 44,  // clip(y * x + z, 0, 1)
+  ROTA_OP_HARD_SWISH = 45,    // x * clip(y * x + z, 0, 1)
+  ROTA_OP_SWISH = 46,
+  ROTA_OP_GELU = 47,
+  ROTA_OP_PRELU = 48,  // x < 0 ? y * x : x
+  ROTA_OP_ELU = 49,    // x < 0 ? y * (exp(x) - 1) : x
+  ROTA_OP_SIN = 50,
+  ROTA_OP_COS = 51,
+  ROTA_OP_TAN = 52,
+  ROTA_OP_ASIN = 53,
+  ROTA_OP_ACOS = 54,
+  ROTA_OP_ATAN = 55,
+  ROTA_OP_SINH = 56,
+  ROTA_OP_COSH = 57,
+  ROTA_OP_ASINH = 58,
+  ROTA_OP_ACOSH = 59,
+  ROTA_OP_ATANH = 60,
+  ROTA_OP_IS_NAN = 61,
+  ROTA_OP_IS_INF = 62,  // x = +inf and y != 0, or x = -inf and z != 0
+  // And these integers only.
+  ROTA_OP_BIT_AND = 63,
+  ROTA_OP_BIT_OR = 64,
+  ROTA_OP_BIT_XOR = 65,
+  ROTA_OP_BIT_NOT = 66,
+  ROTA_OP_SHIFT_LEFT = 67,
+  ROTA_OP_SHIFT_RIGHT = 68,
+};
+
+// Where an operand comes from: the kind, and below it an index.
+enum RotaSource { ROTA_NOTHING = 0, ROTA_INPUT = 1, ROTA_SLOT = 2, ROTA_CONSTANT = 3 };
+
+#define ROTA_INPUTS 8
+#define ROTA_SLOTS 4
+#define ROTA_STEPS 24
+
+typedef struct Step {
+  uint32_t op;        // RotaOp
+  uint32_t y;         // RotaSource * 256 + index of the input or slot
+  uint32_t z;
+  uint32_t reserved;  // 0
+  int64_t y_constant; // the integer, or an f32's bits
+  int64_t z_constant;
+} Step;
+
+// output[i] = the steps' result; the output is contiguous, inputs are broadcast by strides of 0.
+typedef struct ElementwiseParams {
+  uint64_t output;
+  uint64_t inputs[ROTA_INPUTS];
+  uint32_t count;
+  uint32_t rank;
+  uint32_t steps;
+  uint32_t output_type;                  // RotaType
+  uint32_t quads;                        // 1: the innermost dimension is a multiple of 4
+  uint32_t input_types[ROTA_INPUTS];     // RotaType
+  uint32_t modes[ROTA_INPUTS];           // RotaMode
+  Divider dims[ROTA_RANK];               // outermost first
+  uint32_t strides[ROTA_INPUTS][ROTA_RANK];
+  uint32_t output_vector;                // 1: the output is aligned to four elements
+  Step program[ROTA_STEPS];
+} ElementwiseParams;
+
+// How an input is read.
+enum RotaMode {
+  ROTA_STRIDED = 0,
+  ROTA_CONTIGUOUS = 1,  // laid out like the output, and aligned to four elements
+  ROTA_SCALAR = 2,      // one element for all
+};
+
 #endif

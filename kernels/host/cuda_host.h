@@ -127,6 +127,7 @@ inline unsigned __float_as_uint(float value) {
   return bits;
 }
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>((static_cast<uint64_t>(a) * b) >> 32); }
+inline float sinpif(float x) { return static_cast<float>(sin(3.14159265358979323846 * x)); }
 inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 inline unsigned atomicOr(unsigned* word, unsigned bits) { return __atomic_fetch_or(word, bits, __ATOMIC_RELAXED); }
 inline int min(int a, int b) { return a < b ? a : b; }

@@ -18,3 +18,52 @@ impl Float {
         }
     }
 }
+
+/// What memory can hold; the codes are those of `params.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Type {
+    /// IEEE binary32.
+    F32 = 0,
+    /// IEEE binary16.
+    F16 = 1,
+    /// The upper half of a binary32.
+    Bf16 = 2,
+    /// Signed, 8 bits.
+    I8 = 3,
+    /// Unsigned, 8 bits.
+    U8 = 4,
+    /// Signed, 16 bits.
+    I16 = 5,
+    /// Unsigned, 16 bits.
+    U16 = 6,
+    /// Signed, 32 bits.
+    I32 = 7,
+    /// Unsigned, 32 bits.
+    U32 = 8,
+    /// Signed, 64 bits.
+    I64 = 9,
+    /// A byte, 0 or 1.
+    Bool = 10,
+}
+
+impl Type {
+    /// Size of an element.
+    pub const fn bytes(self) -> u64 {
+        match self {
+            Type::I8 | Type::U8 | Type::Bool => 1,
+            Type::F16 | Type::Bf16 | Type::I16 | Type::U16 => 2,
+            Type::F32 | Type::I32 | Type::U32 => 4,
+            Type::I64 => 8,
+        }
+    }
+}
+
+impl From<Float> for Type {
+    fn from(float: Float) -> Type {
+        match float {
+            Float::F32 => Type::F32,
+            Float::F16 => Type::F16,
+        }
+    }
+}

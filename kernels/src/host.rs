@@ -12,6 +12,7 @@ use std::{env, fs, io, thread};
 use libloading::Library;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::cache::{self, Hash};
 use crate::launch::Launch;
 use crate::params::Pointer;
 
@@ -86,7 +87,7 @@ pub fn shared_object(name: &str, sources: &[PathBuf], flags: &[String]) -> Resul
     for object in &objects {
         hash.add(object.as_os_str().as_encoded_bytes());
     }
-    let folder = cache()?.join(hash.hex());
+    let folder = cache_folder()?.join(hash.hex());
     fs::create_dir_all(&folder).map_err(|error| BuildError::File { path: folder.clone(), error })?;
     cached(folder.join(name), |part| {
         let mut command = Command::new(&compiler);
@@ -105,7 +106,7 @@ fn object(compiler: &str, common: &Hash, source: &Path, flags: &[String]) -> Res
     let mut hash = common.clone();
     hash.add(&read(source)?);
     hash.add(source.file_name().unwrap_or_default().as_encoded_bytes());
-    cached(cache()?.join(format!("{}.o", hash.hex())), |part| {
+    cached(cache_folder()?.join(format!("{}.o", hash.hex())), |part| {
         let mut command = Command::new(compiler);
         command.args(COMPILE_FLAGS).args(["-I"]).arg(folder()).args(flags);
         command.args(["-x", "c++", "-c"]).arg(source).arg("-o").arg(part);
@@ -128,22 +129,19 @@ const COMPILE_FLAGS: &[&str] = &[
     "-Wno-unknown-pragmas",
 ];
 
-/// Runs `command` for `path` unless it is there. It writes to a file beside it that is then renamed, so that nobody sees half of it.
+/// Runs `command` for `path` unless it is there.
 fn cached(path: PathBuf, command: impl FnOnce(&Path) -> Command) -> Result<PathBuf, BuildError> {
-    if path.exists() {
-        return Ok(path);
-    }
-    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let part = path.with_extension(format!("part-{}-{number}", std::process::id()));
-    let mut command = command(&part);
-    let compiler = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().map_err(|error| BuildError::NoCompiler { compiler, error })?;
-    if !output.status.success() {
+    let make = |part: &Path| {
+        let mut command = command(part);
+        let compiler = command.get_program().to_string_lossy().into_owned();
+        let output = command.output().map_err(|error| BuildError::NoCompiler { compiler, error })?;
+        if output.status.success() {
+            return Ok(());
+        }
         let output = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(BuildError::Refused { command: format!("{command:?}"), output });
-    }
-    fs::rename(&part, &path).map_err(|error| BuildError::File { path: path.clone(), error })?;
+        Err(BuildError::Refused { command: format!("{command:?}"), output })
+    };
+    cache::once(&path, make, |error| BuildError::File { path: path.clone(), error })?;
     Ok(path)
 }
 
@@ -171,52 +169,16 @@ fn common_hash(compiler: &str, flags: &[String]) -> Result<Hash, BuildError> {
     Ok(hash)
 }
 
-/// Files of one kind in a folder, by name; none where there is no such folder.
 fn files(place: &Path, extension: &str) -> Result<Vec<PathBuf>, BuildError> {
-    let entries = match fs::read_dir(place) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(BuildError::File { path: place.to_path_buf(), error }),
-    };
-    let mut found: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
-    found.retain(|path| path.extension().is_some_and(|found| found == extension));
-    found.sort();
-    Ok(found)
+    cache::files(place, extension).map_err(|error| BuildError::File { path: place.to_path_buf(), error })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, BuildError> {
     fs::read(path).map_err(|error| BuildError::File { path: path.to_path_buf(), error })
 }
 
-fn cache() -> Result<PathBuf, BuildError> {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let path = set("ROTA_CACHE")
-        .or_else(|| set("XDG_CACHE_HOME").map(|path| path.join("rota")))
-        .or_else(|| set("HOME").map(|path| path.join(".cache/rota")))
-        .unwrap_or_else(|| env::temp_dir().join("rota"))
-        .join("kernels-host");
-    fs::create_dir_all(&path).map_err(|error| BuildError::File { path: path.clone(), error })?;
-    Ok(path)
-}
-
-/// 128 bits of FNV-1a: names of files in our own cache, no defence against anybody.
-#[derive(Clone)]
-struct Hash(u128);
-
-impl Hash {
-    fn new() -> Hash {
-        Hash(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        for &byte in bytes.iter().chain(&(bytes.len() as u64).to_le_bytes()) {
-            self.0 = (self.0 ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
-        }
-    }
-
-    fn hex(&self) -> String {
-        format!("{:032x}", self.0)
-    }
+fn cache_folder() -> Result<PathBuf, BuildError> {
+    cache::folder("kernels-host").map_err(|error| BuildError::File { path: PathBuf::from("kernels-host"), error })
 }
 
 /// Memory that kernels on the host work on. Buffers stay where they are until it is dropped.

@@ -8,7 +8,9 @@
 //! - [`image`] is the fat binary for the driver, when nvcc was there to build it.
 //! - [`host`] compiles the same sources with g++ and runs them, for tests and for the stand-in driver.
 
+mod cache;
 pub mod dtype;
+pub mod elementwise;
 pub mod epilogue;
 pub mod gemm;
 pub mod host;
@@ -17,7 +19,8 @@ pub mod params;
 pub mod softmax;
 pub mod standin;
 
-pub use dtype::Float;
+pub use dtype::{Float, Type};
+pub use elementwise::{Elementwise, Input, Op, Source, Step};
 pub use epilogue::{Activation, Epilogue};
 pub use gemm::{Gemm, Matrix};
 pub use launch::{Cost, Kernel, Launch, Unfit};
@@ -27,7 +30,7 @@ pub use softmax::Softmax;
 /// Every kernel there is.
 pub fn kernels() -> Vec<&'static Kernel> {
     let mut all: Vec<&'static Kernel> = gemm::F32.iter().map(|tile| &tile.kernel).collect();
-    all.extend([&softmax::F32, &softmax::F16]);
+    all.extend([&softmax::F32, &softmax::F16, &elementwise::F32, &elementwise::I64]);
     all
 }
 
@@ -39,6 +42,11 @@ pub fn image() -> Option<&'static [u8]> {
 /// Why there is no [`image`], and how to get one; empty when there is.
 pub fn image_missing_reason() -> &'static str {
     MISSING
+}
+
+/// What ptxas said about each kernel and architecture in the [`image`]: registers, shared memory, spills. Empty without one.
+pub fn resources() -> &'static str {
+    RESOURCES
 }
 
 include!(concat!(env!("OUT_DIR"), "/image.rs"));

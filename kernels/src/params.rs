@@ -30,6 +30,17 @@ pub trait Params: IntoBytes + Immutable + Copy {
     const POINTERS: usize;
 }
 
+/// How a parameter struct lies in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Its name in `params.h`.
+    pub name: &'static str,
+    /// Its size.
+    pub bytes: usize,
+    /// Each field's name and offset in bytes.
+    pub fields: &'static [(&'static str, usize)],
+}
+
 macro_rules! params {
     ($($(#[$doc:meta])* $name:ident($pointers:literal) { $($field:ident: $type:ty,)* })*) => {
         $(
@@ -47,9 +58,12 @@ macro_rules! params {
             }
         )*
 
-        /// Every struct's name, size in bytes and fields.
-        pub const LAYOUTS: &[(&str, usize, &[(&str, usize)])] =
-            &[$((<$name as Params>::NAME, size_of::<$name>(), <$name as Params>::FIELDS),)*];
+        /// Every parameter struct.
+        pub const LAYOUTS: &[Layout] = &[$(Layout {
+            name: <$name as Params>::NAME,
+            bytes: size_of::<$name>(),
+            fields: <$name as Params>::FIELDS,
+        },)*];
     };
 }
 
@@ -102,5 +116,75 @@ params! {
         columns: u32,
         inner: u32,
         log: u32,
+    }
+
+    /// Division by a known number.
+    Divider(0) {
+        divisor: u32,
+        multiplier: u32,
+        shift: u32,
+    }
+
+    /// One step of a fused expression.
+    Step(0) {
+        op: u32,
+        y: u32,
+        z: u32,
+        reserved: u32,
+        y_constant: i64,
+        z_constant: i64,
+    }
+
+    /// Of `elementwise.cu`.
+    ElementwiseParams(9) {
+        output: Pointer,
+        inputs: [Pointer; INPUTS],
+        count: u32,
+        rank: u32,
+        steps: u32,
+        output_type: u32,
+        quads: u32,
+        input_types: [u32; INPUTS],
+        modes: [u32; INPUTS],
+        dims: [Divider; RANK],
+        strides: [[u32; RANK]; INPUTS],
+        output_vector: u32,
+        program: [Step; STEPS],
+    }
+}
+
+/// Most dimensions of a tensor, after those that can be joined were.
+pub const RANK: usize = 6;
+/// Most inputs of a fused expression.
+pub const INPUTS: usize = 8;
+/// Most values that it can save.
+pub const SLOTS: usize = 4;
+/// Most steps that it can have.
+pub const STEPS: usize = 24;
+
+impl Divider {
+    /// By `divisor`, which is not 0.
+    pub(crate) fn by(divisor: u32) -> Divider {
+        let shift = divisor.next_power_of_two().trailing_zeros();
+        let multiplier = (1_u64 << (31 + shift)).div_ceil(u64::from(divisor));
+        Divider { divisor, multiplier: multiplier as u32, shift }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_divider_divides_like_the_machine() {
+        let divide = |n: u32, d: Divider| ((u64::from(n) * u64::from(d.multiplier)) >> (31 + d.shift)) as u32;
+        let edges = [0, 1, 2, 3, 5, 7, 31, 32, 33, 1023, 65_535, 65_536, 1 << 20, i32::MAX as u32 - 1, i32::MAX as u32];
+        for &divisor in edges.iter().filter(|&&divisor| divisor > 0) {
+            for &n in &edges {
+                for n in [n, (n / divisor * divisor).min(i32::MAX as u32), (n / divisor * divisor).saturating_sub(1)] {
+                    assert_eq!(divide(n, Divider::by(divisor)), n / divisor, "{n} / {divisor}");
+                }
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::process::Command;
 
-use rota_kernels::params::LAYOUTS;
+use rota_kernels::params::{LAYOUTS, Layout};
 
 #[test]
 fn every_struct_has_the_offsets_and_the_size_that_the_header_gives_it() {
@@ -12,13 +12,13 @@ fn every_struct_has_the_offsets_and_the_size_that_the_header_gives_it() {
 
 #[test]
 fn a_field_at_another_offset_is_found() {
-    let wrong = [("SoftmaxParams", 32, &[("x", 8)][..])];
+    let wrong = [Layout { name: "SoftmaxParams", bytes: 32, fields: &[("x", 8)] }];
     assert!(check(&assertions(&wrong)).unwrap_err().contains("SoftmaxParams.x"));
 }
 
-fn assertions(layouts: &[(&str, usize, &[(&str, usize)])]) -> String {
+fn assertions(layouts: &[Layout]) -> String {
     let mut source = String::from("#include \"params.h\"\n#include <cstddef>\n");
-    for (name, bytes, fields) in layouts {
+    for Layout { name, bytes, fields } in layouts {
         writeln!(source, "static_assert(sizeof({name}) == {bytes}, \"{name}\");").unwrap();
         for (field, offset) in *fields {
             writeln!(source, "static_assert(offsetof({name}, {field}) == {offset}, \"{name}.{field}\");").unwrap();
