@@ -8,7 +8,7 @@ mod rules;
 pub(crate) use rules::{ARITHMETIC, COMPARING, UNARY, product};
 
 use crate::dim::{Dim, Symbol, Symbols};
-use crate::graph::{DeclaredDim, Graph, NodeId, Source, ValueId};
+use crate::graph::{DeclaredDim, Graph, NodeId, Source, Value, ValueId};
 use crate::tensor::{DType, Tensor};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -136,7 +136,7 @@ impl Inferred {
     pub fn add_value(&mut self, graph: &Graph, id: ValueId) {
         assert_eq!(id.0 as usize, self.values.len(), "values are added in order");
         let known = match &graph.value(id).source {
-            Source::Input(input) => self.input(graph, *input),
+            Source::Input(input) => self.input(graph.value(id), *input),
             Source::Constant(tensor) => Known::constant(tensor),
             Source::Captured(_) => Known::unknown("it comes from a graph around this one"),
             Source::Node { .. } => Known::unknown("nothing makes it"),
@@ -156,8 +156,7 @@ impl Inferred {
 }
 
 impl Inferred {
-    fn input(&mut self, graph: &Graph, input: u32) -> Known {
-        let value = graph.value(graph.inputs[input as usize]);
+    fn input(&mut self, value: &Value, input: u32) -> Known {
         let too_many = |dims: &Vec<DeclaredDim>| dims.len() > RANK_MAX;
         if value.declared.as_ref().is_some_and(|declared| declared.dims.as_ref().is_some_and(too_many)) {
             return Known::unknown("it has too many dimensions");

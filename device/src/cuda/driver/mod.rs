@@ -32,8 +32,8 @@ pub enum DriverError {
     /// No NVIDIA driver on this host.
     #[error("no CUDA driver: libcuda.so.1 was not found; install NVIDIA's driver, or set {LIBRARY_VARIABLE} to the library")]
     NotFound,
-    /// The library that the variable names can't be loaded.
-    #[error("{LIBRARY_VARIABLE}={library}: {text}")]
+    /// The library that was named can't be loaded.
+    #[error("CUDA driver {library}: {text}")]
     Library { library: PathBuf, text: String },
     #[error("the driver's {call} failed: {name} ({code})")]
     Call { call: &'static str, name: String, code: u32 },
@@ -68,15 +68,21 @@ impl DriverError {
     }
 }
 
-/// Loads the driver, once per process.
+/// Loads the driver, once per process: the library that [`LIBRARY_VARIABLE`] names, else the system's.
 pub fn open() -> Result<Driver, DriverError> {
-    static OPENED: OnceLock<Result<Driver, DriverError>> = OnceLock::new();
-    OPENED.get_or_init(load).clone()
+    let named = std::env::var_os(LIBRARY_VARIABLE).filter(|library| !library.is_empty());
+    open_library(named.as_deref().map(Path::new))
 }
 
-fn load() -> Result<Driver, DriverError> {
-    if let Some(library) = std::env::var_os(LIBRARY_VARIABLE).filter(|library| !library.is_empty()) {
-        preload(Path::new(&library))?;
+/// As [`open`], with this library, or with the system's. Whoever is the first in a process chooses for all.
+pub fn open_library(library: Option<&Path>) -> Result<Driver, DriverError> {
+    static OPENED: OnceLock<Result<Driver, DriverError>> = OnceLock::new();
+    OPENED.get_or_init(|| load(library)).clone()
+}
+
+fn load(library: Option<&Path>) -> Result<Driver, DriverError> {
+    if let Some(library) = library {
+        preload(library)?;
     }
     // SAFETY: looks whether a library of the driver's name can be opened, and opens it: code of the system's or of whoever set the variable.
     if !unsafe { sys::is_culib_present() } {

@@ -211,6 +211,11 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
+    /// What is wrong with the node that is being lowered.
+    pub fn refuse(&self, why: impl Into<String>) -> LowerError {
+        LowerError::Node { node: self.label.clone(), why: why.into() }
+    }
+
     fn finish(mut self, inputs: Vec<Option<BufferId>>) -> Result<Program, LowerError> {
         self.label = "an output".to_owned();
         let mut outputs: Vec<Output> = Vec::new();

@@ -5,11 +5,75 @@ use super::{LowerError, Site};
 use rota_graph::DType;
 
 /// Operators that [`expression`] knows.
-pub const OPERATORS: [&str; 53] = [
-    "Abs", "Add", "And", "Cast", "Ceil", "Celu", "Clip", "Cos", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater",
-    "GreaterOrEqual", "HardSigmoid", "HardSwish", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod",
-    "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin",
-    "Softplus", "Softsign", "Sqrt", "Sub", "Sum", "Tanh", "ThresholdedRelu", "Where", "Xor", "BatchNormalization", "CastLike",
+pub const OPERATORS: [&str; 68] = [
+    "Abs",
+    "Acos",
+    "Acosh",
+    "Add",
+    "And",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "BatchNormalization",
+    "BitwiseAnd",
+    "BitwiseNot",
+    "BitwiseOr",
+    "BitwiseXor",
+    "Cast",
+    "CastLike",
+    "Ceil",
+    "Celu",
+    "Clip",
+    "Cos",
+    "Cosh",
+    "Div",
+    "Elu",
+    "Equal",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Gelu",
+    "Greater",
+    "GreaterOrEqual",
+    "HardSigmoid",
+    "HardSwish",
+    "IsNaN",
+    "LeakyRelu",
+    "Less",
+    "LessOrEqual",
+    "Log",
+    "Max",
+    "Mean",
+    "Min",
+    "Mish",
+    "Mod",
+    "Mul",
+    "Neg",
+    "Not",
+    "Or",
+    "PRelu",
+    "Pow",
+    "Reciprocal",
+    "Relu",
+    "Round",
+    "Selu",
+    "Shrink",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Sub",
+    "Sum",
+    "Swish",
+    "Tan",
+    "Tanh",
+    "ThresholdedRelu",
+    "Where",
+    "Xor",
 ];
 
 /// Whether the node computes each element of its one output from the elements of its inputs at the same place.
@@ -32,7 +96,6 @@ pub fn expression(site: &Site, e: &mut Expression, inputs: &[Option<Term>]) -> R
         return all(site, inputs)?.into_iter().reduce(|a, b| e.binary(function, a, b)).ok_or_else(|| site.refuse("has no inputs"));
     }
     let zero = e.constant(0.0);
-    let one = e.constant(1.0);
     Ok(match operator {
         "Relu" => e.binary(Binary::Max, x, zero),
         "Clip" => {
@@ -43,6 +106,11 @@ pub fn expression(site: &Site, e: &mut Expression, inputs: &[Option<Term>]) -> R
             high.map_or(raised, |high| e.binary(Binary::Min, raised, high))
         }
         "HardSigmoid" => hard_sigmoid(e, x, number("alpha", 0.2), number("beta", 0.5)),
+        "Swish" => {
+            let scaled = e.scaled(x, number("alpha", 1.0), 0.0);
+            let gate = e.unary(Unary::Sigmoid, scaled);
+            e.binary(Binary::Mul, x, gate)
+        }
         "HardSwish" => {
             let gate = hard_sigmoid(e, x, 1.0 / 6.0, 0.5);
             e.binary(Binary::Mul, x, gate)
@@ -76,38 +144,14 @@ pub fn expression(site: &Site, e: &mut Expression, inputs: &[Option<Term>]) -> R
             let gate = e.unary(Unary::Tanh, softplus);
             e.binary(Binary::Mul, x, gate)
         }
-        "Softsign" => {
-            let size = e.unary(Unary::Abs, x);
-            let below = e.binary(Binary::Add, size, one);
-            e.binary(Binary::Div, x, below)
-        }
         "Greater" => e.binary(Binary::Less, input(1)?, x),
         "GreaterOrEqual" => e.binary(Binary::LessOrEqual, input(1)?, x),
-        "And" => {
-            let both = e.binary(Binary::Mul, x, input(1)?);
-            truth(e, both)
-        }
-        "Or" => {
-            let either = e.binary(Binary::Add, x, input(1)?);
-            truth(e, either)
-        }
-        "Xor" => {
-            let (a, b) = (truth(e, x), input(1)?);
-            let b = truth(e, b);
-            let same = e.binary(Binary::Equal, a, b);
-            e.unary(Unary::Not, same)
-        }
         "Mean" => {
             let count = e.constant(inputs.len() as f32);
             let sum = all(site, inputs)?.into_iter().reduce(|a, b| e.binary(Binary::Add, a, b)).unwrap_or(x);
             e.binary(Binary::Div, sum, count)
         }
-        "Mod" if site.flag("fmod") => {
-            let quotient = e.binary(Binary::Div, x, input(1)?);
-            let whole = e.unary(Unary::Trunc, quotient);
-            let product = e.binary(Binary::Mul, whole, input(1)?);
-            e.binary(Binary::Sub, x, product)
-        }
+        "Mod" if site.flag("fmod") => e.binary(Binary::Remainder, x, input(1)?),
         "Mod" => e.binary(Binary::Mod, x, input(1)?),
         "Div" => {
             let quotient = e.binary(Binary::Div, x, input(1)?);
@@ -153,6 +197,18 @@ fn unary(operator: &str) -> Option<Unary> {
         "Sigmoid" => Unary::Sigmoid,
         "Sin" => Unary::Sin,
         "Cos" => Unary::Cos,
+        "Tan" => Unary::Tan,
+        "Asin" => Unary::Asin,
+        "Acos" => Unary::Acos,
+        "Atan" => Unary::Atan,
+        "Sinh" => Unary::Sinh,
+        "Cosh" => Unary::Cosh,
+        "Asinh" => Unary::Asinh,
+        "Acosh" => Unary::Acosh,
+        "Atanh" => Unary::Atanh,
+        "IsNaN" => Unary::IsNan,
+        "Softsign" => Unary::Softsign,
+        "BitwiseNot" => Unary::BitNot,
         "Sign" => Unary::Sign,
         "Not" => Unary::Not,
         "Softplus" => Unary::Softplus,
@@ -171,6 +227,12 @@ fn binary(operator: &str) -> Option<Binary> {
         "Equal" => Binary::Equal,
         "Less" => Binary::Less,
         "LessOrEqual" => Binary::LessOrEqual,
+        "And" => Binary::And,
+        "Or" => Binary::Or,
+        "Xor" => Binary::Xor,
+        "BitwiseAnd" => Binary::BitAnd,
+        "BitwiseOr" => Binary::BitOr,
+        "BitwiseXor" => Binary::BitXor,
         _ => return None,
     })
 }

@@ -155,7 +155,7 @@ fn sides(e: &Expression, term: Term, function: Binary) -> Option<[(Term, Term); 
 }
 
 /// A term as one of the kernels' activations, and of what.
-fn activation(e: &Expression, term: Term) -> Option<(Term, Activation)> {
+pub(super) fn activation(e: &Expression, term: Term) -> Option<(Term, Activation)> {
     if let Some((inner, low, high)) = clip(e, term) {
         return Some((inner, if (low, high) == (0.0, f32::INFINITY) { Activation::Relu } else { Activation::Clip { low, high } }));
     }

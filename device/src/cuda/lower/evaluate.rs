@@ -124,6 +124,18 @@ pub(super) fn floats(of: &Tensor) -> Option<Vec<f32>> {
     }
 }
 
+/// The one element of a constant, exactly but for integers beyond 2^53.
+pub(super) fn number(of: &Tensor) -> Option<f64> {
+    if of.elements() != 1 {
+        return None;
+    }
+    match elements(of)? {
+        Elements::Floats(values) => Some(f64::from(values[0])),
+        Elements::Doubles(values) => Some(values[0]),
+        Elements::Ints(values) => Some(values[0] as f64),
+    }
+}
+
 fn unary(operator: &str, input: &Tensor) -> Option<Tensor> {
     let float: fn(f64) -> f64 = match operator {
         "Floor" => f64::floor,

@@ -1,6 +1,6 @@
 //! Element-wise arithmetic as expressions: what a group of fused nodes computes for one element of its output.
 //!
-//! Everything is computed in f32; integers up to 2^24 are exact there, and the rules refuse element types for which that is not enough.
+//! Groups of integers are computed in 64-bit integers, all others in f32, whatever memory holds.
 
 /// Index into [`Expression::terms`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,10 +26,24 @@ pub enum Unary {
     Sigmoid,
     Sin,
     Cos,
+    Tan,
+    Asin,
+    Acos,
+    Atan,
+    Sinh,
+    Cosh,
+    Asinh,
+    Acosh,
+    Atanh,
+    /// 1 where it is no number, else 0.
+    IsNan,
     Sign,
     /// 1 where it is 0, else 0.
     Not,
     Softplus,
+    Softsign,
+    /// Of integers.
+    BitNot,
 }
 
 /// Functions of two numbers; comparisons give 1 or 0.
@@ -44,16 +58,27 @@ pub enum Binary {
     Max,
     /// The remainder with the divisor's sign.
     Mod,
+    /// The remainder with the dividend's sign.
+    Remainder,
     Equal,
     Less,
     LessOrEqual,
+    /// Of truth values.
+    And,
+    Or,
+    Xor,
+    /// Of integers.
+    BitAnd,
+    BitOr,
+    BitXor,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Node {
     /// Input `n` of the expression, at this element.
     Load(u16),
-    Constant(f32),
+    /// Wide enough for every f32 and for integers up to 2^53.
+    Constant(f64),
     Unary(Unary, Term),
     Binary(Binary, Term, Term),
     /// The second where the first is not 0, else the third.
@@ -93,7 +118,7 @@ impl Expression {
     }
 
     pub fn constant(&mut self, value: f32) -> Term {
-        self.term(Node::Constant(value))
+        self.term(Node::Constant(f64::from(value)))
     }
 
     pub fn unary(&mut self, function: Unary, of: Term) -> Term {
@@ -120,7 +145,7 @@ impl Expression {
     /// The constant that a term is.
     pub fn value(&self, term: Term) -> Option<f32> {
         match self.node(term) {
-            Node::Constant(value) => Some(value),
+            Node::Constant(value) => Some(value as f32),
             _ => None,
         }
     }

@@ -6,10 +6,13 @@
 
 use super::elementwise;
 use super::epilogue::{self, Finish};
-use super::evaluate::floats;
+use super::code;
+use super::evaluate::{floats, number};
 use super::expression::{Expression, Term};
 use super::{Flat, LowerError, Site};
-use rota_graph::{NodeId, Source, Tensor, ValueId};
+use rota_graph::{DType, NodeId, Source, Tensor, ValueId};
+use rota_kernels::elementwise::{Domain, Step};
+use rota_kernels::params::{INPUTS, STEPS};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a group reads.
@@ -29,6 +32,9 @@ pub struct Group {
     pub result: Term,
     /// By number in the expression's loads.
     pub inputs: Vec<Input>,
+    pub domain: Domain,
+    /// The expression as the element-wise kernel takes it.
+    pub steps: Vec<Step>,
 }
 
 /// How a node is lowered.
@@ -52,19 +58,10 @@ pub struct Groups {
     pub hosts: Vec<Option<(NodeId, Finish)>>,
 }
 
-/// What one launch of the element-wise kernel can do.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Values and large constants that are read.
-    pub inputs: usize,
-    /// Operations per element.
-    pub operations: usize,
-}
-
 /// Finds them. `fuse` off: every node for itself.
-pub fn find(flat: &Flat, limits: Limits, fuse: bool) -> Result<Groups, LowerError> {
+pub fn find(flat: &Flat, fuse: bool) -> Result<Groups, LowerError> {
     let readers = readers(flat);
-    let joined = join(flat, &readers, limits, fuse)?;
+    let joined = join(flat, &readers, fuse)?;
     let mut found = Groups { roles: vec![Role::Alone; flat.graph.nodes.len()], groups: Vec::new(), hosts: Vec::new() };
     let mut members: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
     for id in flat.graph.node_ids() {
@@ -73,19 +70,34 @@ pub fn find(flat: &Flat, limits: Limits, fuse: bool) -> Result<Groups, LowerErro
         }
     }
     for (root, members) in members {
-        let number = found.groups.len();
         let group = build(flat, root, members)?;
-        for member in &group.members {
-            found.roles[member.0 as usize] = if *member == root { Role::Root(number) } else { Role::Member };
-        }
         let host = if fuse { host(flat, &readers, &group, &found.roles) } else { None };
         if let Some((host, _)) = &host {
-            found.roles[host.0 as usize] = Role::Hosts(number);
+            found.roles[host.0 as usize] = Role::Hosts(found.groups.len());
+        } else if group.steps.is_empty() {
+            // More than one launch can do: each node for itself.
+            for member in group.members {
+                let alone = build(flat, member, vec![member])?;
+                if alone.steps.is_empty() {
+                    return Err(Site::new(flat, member).refuse("takes more steps than the element-wise kernel has"));
+                }
+                found.add(alone, None);
+            }
+            continue;
         }
-        found.groups.push(group);
-        found.hosts.push(host);
+        found.add(group, host);
     }
     Ok(found)
+}
+
+impl Groups {
+    fn add(&mut self, group: Group, host: Option<(NodeId, Finish)>) {
+        for member in &group.members {
+            self.roles[member.0 as usize] = if *member == group.root { Role::Root(self.groups.len()) } else { Role::Member };
+        }
+        self.groups.push(group);
+        self.hosts.push(host);
+    }
 }
 
 /// By value: the nodes that read it; [`OUTSIDE`] for the model's outputs.
@@ -105,9 +117,10 @@ fn readers(flat: &Flat) -> Vec<BTreeSet<NodeId>> {
 const OUTSIDE: NodeId = NodeId(u32::MAX);
 
 /// By node: the root of its group, for element-wise ones.
-fn join(flat: &Flat, readers: &[BTreeSet<NodeId>], limits: Limits, fuse: bool) -> Result<Vec<Option<NodeId>>, LowerError> {
+fn join(flat: &Flat, readers: &[BTreeSet<NodeId>], fuse: bool) -> Result<Vec<Option<NodeId>>, LowerError> {
     let mut roots: Vec<Option<NodeId>> = vec![None; flat.graph.nodes.len()];
-    let mut size: BTreeMap<NodeId, usize> = BTreeMap::new();
+    let mut operations: BTreeMap<NodeId, usize> = BTreeMap::new();
+    let mut domains: BTreeMap<NodeId, Option<Domain>> = BTreeMap::new();
     let mut reads: BTreeMap<NodeId, BTreeSet<ValueId>> = BTreeMap::new();
     for id in flat.graph.node_ids().rev() {
         let site = Site::new(flat, id);
@@ -115,6 +128,7 @@ fn join(flat: &Flat, readers: &[BTreeSet<NodeId>], limits: Limits, fuse: bool) -
             continue;
         }
         let output = site.output(0)?;
+        let (own, domain) = (count(&site)?, domain(&site));
         let mut around = readers[output.0 as usize].iter().map(|&reader| match reader {
             OUTSIDE => None,
             reader => roots[reader.0 as usize],
@@ -125,11 +139,14 @@ fn join(flat: &Flat, readers: &[BTreeSet<NodeId>], limits: Limits, fuse: bool) -
         let joins = one.filter(|root| {
             let same = Site::new(flat, *root).output_dims(0).ok() == site.output_dims(0).ok();
             let all = reads[root].iter().chain(&mine).collect::<BTreeSet<_>>().len();
-            fuse && same && size[root] + WORST_OPERATIONS <= limits.operations && all < limits.inputs
+            let alike = domains[root].is_none() || domain.is_none() || domains[root] == domain;
+            fuse && same && alike && operations[root] + own <= STEPS && all <= INPUTS
         });
         let root = joins.unwrap_or(id);
         roots[id.0 as usize] = Some(root);
-        *size.entry(root).or_default() += operations(&site)?;
+        *operations.entry(root).or_default() += own;
+        let of_group = domains.entry(root).or_default();
+        *of_group = of_group.or(domain);
         let all = reads.entry(root).or_default();
         all.remove(&output);
         all.extend(mine);
@@ -137,10 +154,17 @@ fn join(flat: &Flat, readers: &[BTreeSet<NodeId>], limits: Limits, fuse: bool) -
     Ok(roots)
 }
 
-/// More than any one operator takes.
-const WORST_OPERATIONS: usize = 12;
+/// In what a node has to be computed; `None`: it has truth values only, which are the same in both.
+fn domain(site: &Site) -> Option<Domain> {
+    let dtype = |id: &ValueId| site.flat.inferred.value(*id).dtype;
+    let dtypes: Vec<DType> = site.node.inputs.iter().chain(&site.node.outputs).flatten().filter_map(dtype).collect();
+    if dtypes.iter().any(|&dtype| !elementwise::is_integer(dtype)) {
+        return Some(Domain::F32);
+    }
+    dtypes.iter().any(|&dtype| dtype != DType::BOOL).then_some(Domain::I64)
+}
 
-fn operations(site: &Site) -> Result<usize, LowerError> {
+fn count(site: &Site) -> Result<usize, LowerError> {
     let mut expression = Expression::default();
     let inputs: Vec<Option<Term>> =
         site.node.inputs.iter().enumerate().map(|(at, id)| id.map(|_| expression.load(at))).collect();
@@ -154,7 +178,9 @@ fn is_large(flat: &Flat, id: ValueId) -> bool {
 }
 
 fn build(flat: &Flat, root: NodeId, members: Vec<NodeId>) -> Result<Group, LowerError> {
-    let mut group = Group { root, members, expression: Expression::default(), result: Term(0), inputs: Vec::new() };
+    let domain = members.iter().find_map(|&id| domain(&Site::new(flat, id))).unwrap_or(Domain::F32);
+    let (expression, result, inputs, steps) = (Expression::default(), Term(0), Vec::new(), Vec::new());
+    let mut group = Group { root, members, expression, result, inputs, domain, steps };
     let mut terms: BTreeMap<ValueId, Term> = BTreeMap::new();
     for id in group.members.clone() {
         let site = Site::new(flat, id);
@@ -181,14 +207,16 @@ fn build(flat: &Flat, root: NodeId, members: Vec<NodeId>) -> Result<Group, Lower
         terms.insert(site.output(0)?, made);
         group.result = made;
     }
+    if group.inputs.len() <= INPUTS {
+        group.steps = code::compile(&group.expression, group.result, domain).unwrap_or_default();
+    }
     Ok(group)
 }
 
 impl Group {
     fn read(&mut self, flat: &Flat, value: ValueId) -> Term {
-        let number = flat.graph.constant(value).filter(|tensor| tensor.elements() == 1).and_then(floats);
-        match number.as_deref() {
-            Some(&[number]) => self.expression.constant(number),
+        match flat.graph.constant(value).and_then(number) {
+            Some(number) => self.expression.term(super::expression::Node::Constant(number)),
             _ => {
                 self.inputs.push(Input::Value(value));
                 self.expression.load(self.inputs.len() - 1)

@@ -6,6 +6,7 @@
 //! 4. [`memory`]: where the buffers lie.
 
 pub mod builder;
+mod code;
 pub mod elementwise;
 pub mod epilogue;
 pub mod evaluate;
@@ -57,6 +58,6 @@ pub enum LowerError {
 /// Lowers `model` for inputs that are given in the order of its file.
 pub fn lower(model: &Graph, given: &[Given], options: Options) -> Result<Program, LowerError> {
     let flat = flatten(model, given)?;
-    let groups = groups::find(&flat, rules::LIMITS, options.fuse)?;
+    let groups = groups::find(&flat, options.fuse)?;
     builder::Builder::new(&flat, options).run(&groups)
 }

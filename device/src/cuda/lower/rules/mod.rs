@@ -3,7 +3,7 @@
 mod matrix;
 mod pointwise;
 
-pub use pointwise::{LIMITS, copy, elementwise};
+pub use pointwise::{copy, elementwise};
 
 use super::builder::Builder;
 use super::epilogue::Finish;

@@ -1,0 +1,66 @@
+//! The cuda device on the stand-in driver: real device code, real driver calls, real kernels compiled for the host.
+
+mod common;
+
+use common::{inputs, onnxruntime};
+use rota_device::cuda::{CudaEngine, Precision, driver};
+use rota_device::engine::{self, CompileOptions, Engine, EngineChoice};
+use rota_device::sample::Hints;
+use rota_device::{DType, HostTensor};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// GPU 0 of the stand-in driver.
+fn stand_in() -> CudaEngine {
+    let library = rota_kernels::standin::library().unwrap_or_else(|error| panic!("{error}"));
+    driver::open_library(Some(&library)).unwrap();
+    CudaEngine::open(0, Precision::Fp32).unwrap()
+}
+
+/// What it is compared with.
+fn reference() -> Arc<dyn Engine> {
+    onnxruntime().unwrap_or_else(|| engine::open(&EngineChoice::Rten).unwrap().engine)
+}
+
+fn models() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models")
+}
+
+/// Largest difference, relative to the output's range.
+fn difference(found: &HostTensor, expected: &HostTensor, what: &str) -> f32 {
+    assert_eq!((found.dtype, found.shape), (expected.dtype, expected.shape), "{what}");
+    if found.dtype != DType::F32 {
+        assert_eq!(found.bytes, expected.bytes, "{what}");
+        return 0.0;
+    }
+    let (found, expected) = (found.bytes.elements::<f32>(), expected.bytes.elements::<f32>());
+    let range = expected.iter().fold(0f32, |range, value| range.max(value.abs())).max(1e-20);
+    let each = found.iter().zip(expected).map(|(a, b)| if (a - b).is_nan() { f32::INFINITY } else { (a - b).abs() });
+    each.fold(0.0, f32::max) / range
+}
+
+/// Runs the model on both for each number of items.
+fn compare(file: &Path, hints: &Hints, items: &[u32]) {
+    let options = CompileOptions { threads: 1, ..CompileOptions::default() };
+    let mut ours = stand_in().compile(file, &options).unwrap_or_else(|error| panic!("{error}"));
+    let mut theirs = reference().compile(file, &options).unwrap();
+    for &items in items {
+        let inputs = inputs(theirs.signature(), items, hints, 7);
+        let expected = theirs.run(&inputs).unwrap();
+        let found = ours.run(&inputs).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            let what = format!("{} for {items} items, output {index}", file.display());
+            let worst = difference(found, expected, &what);
+            assert!(worst <= 1e-4, "{what}: {worst} of its range");
+        }
+    }
+}
+
+fn tiny(name: &str) -> PathBuf {
+    models().join("tiny/repository").join(name).join("1/model.onnx")
+}
+
+#[test]
+fn a_multilayer_perceptron_equals_the_reference() {
+    compare(&tiny("digits-mlp"), &Hints::default(), &[1, 3, 8]);
+}
