@@ -41,7 +41,7 @@ impl Engine for CudaEngine {
             Precision::Tf32 => "tf32",
             Precision::Fp16 => "fp16",
         };
-        format!("{} ({}, {precision})", self.gpu.info.name, self.gpu.label())
+        format!("{}, {precision}", self.gpu.info.name)
     }
 
     fn kind(&self) -> EngineKind {

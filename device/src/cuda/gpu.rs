@@ -77,11 +77,6 @@ impl Gpu {
         *current = Current { session: Some(Arc::clone(&session)), retry_at: None };
         Ok(session)
     }
-
-    /// The GPU with its ordinal: "cuda0".
-    pub fn label(&self) -> String {
-        format!("cuda{}", self.info.ordinal)
-    }
 }
 
 impl Session {

@@ -127,7 +127,7 @@ ROTA_DRIVER_CALL cuDeviceGet(CUdevice* device, int ordinal) {
 
 ROTA_DRIVER_CALL cuDeviceGetName(char* name, int bytes, CUdevice ordinal) {
   if (!device_of(ordinal) || bytes < 1) return CUDA_ERROR_INVALID_VALUE;
-  snprintf(name, static_cast<size_t>(bytes), "Stand-in GPU %d", ordinal);
+  snprintf(name, static_cast<size_t>(bytes), "Stand-in GPU");
   return CUDA_SUCCESS;
 }
 
