@@ -119,7 +119,8 @@ __device__ __forceinline__ void multiply_tile(const A& a, const B& b, unsigned f
       a.fetch(share_a, first_row, step + T::DEPTH);
       b.fetch(share_b, first_column, step + T::DEPTH);
     }
-#pragma unroll
+    // Unrolled further, the fragments of several depths at once no longer fit the registers.
+#pragma unroll 4
     for (unsigned d = 0; d < T::DEPTH; d++) {
       float left[T::ROWS_EACH], right[T::COLUMNS_EACH];
 #pragma unroll

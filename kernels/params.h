@@ -214,4 +214,96 @@ enum RotaMode {
   ROTA_SCALAR = 2,      // one element for all
 };
 
+// y[n, f, oy, ox] = epilogue(sum over c, ky, kx of x[n, c, oy * stride_y + ky * dilation_y - pad_top, ...] * w[f, c, ky, kx]).
+// Of a transposed convolution, w is [channels, group_filters, kernel_height, kernel_width], and y what x was above.
+typedef struct ConvParams {
+  uint64_t x;
+  uint64_t w;
+  uint64_t y;
+  uint64_t bias;      // per filter
+  uint64_t residual;  // laid out like y
+  uint32_t images;
+  uint32_t channels;  // of all groups together
+  uint32_t height;
+  uint32_t width;
+  uint32_t filters;  // of all groups together
+  uint32_t out_height;
+  uint32_t out_width;
+  uint32_t groups;
+  uint32_t group_channels;
+  uint32_t group_filters;
+  uint32_t kernel_height;
+  uint32_t kernel_width;
+  uint32_t stride_y;
+  uint32_t stride_x;
+  uint32_t dilation_y;
+  uint32_t dilation_x;
+  int32_t pad_top;
+  int32_t pad_left;
+  uint32_t w_vector;  // 1: four neighbouring weights may be loaded at once
+  Divider by_out_pixels;
+  Divider by_out_width;
+  Divider by_out_height;
+  Divider by_kernel_area;
+  Divider by_kernel_width;
+  Divider by_filters;  // depthwise: filters; transposed: fours of filters
+  Divider by_across;   // depthwise: fours of out_width
+  Epilogue epilogue;
+} ConvParams;
+
+enum RotaPool { ROTA_POOL_MAX = 0, ROTA_POOL_AVERAGE = 1 };
+
+// y[plane, oy, ox] = maximum or average of x over a window.
+typedef struct PoolParams {
+  uint64_t x;
+  uint64_t y;
+  uint32_t count;  // outputs
+  uint32_t height;
+  uint32_t width;
+  uint32_t kernel_height;
+  uint32_t kernel_width;
+  uint32_t stride_y;
+  uint32_t stride_x;
+  uint32_t dilation_y;
+  uint32_t dilation_x;
+  int32_t pad_top;
+  int32_t pad_left;
+  uint32_t padded_height;  // with the padding before and behind; what an average that counts padding may divide by
+  uint32_t padded_width;
+  uint32_t mode;            // RotaPool
+  uint32_t counts_padding;  // 1: an average divides by the window's part in the padded picture
+  Divider by_out_width;
+  Divider by_out_height;
+  uint32_t reserved;
+} PoolParams;
+
+enum RotaReduction {
+  ROTA_REDUCE_SUM = 0,
+  ROTA_REDUCE_MEAN = 1,
+  ROTA_REDUCE_MAX = 2,
+  ROTA_REDUCE_MIN = 3,
+  ROTA_REDUCE_PRODUCT = 4,
+  ROTA_REDUCE_SUM_SQUARE = 5,
+  ROTA_REDUCE_L1 = 6,
+  ROTA_REDUCE_L2 = 7,
+  ROTA_REDUCE_LOG_SUM = 8,
+  ROTA_REDUCE_LOG_SUM_EXP = 9,
+  ROTA_REDUCE_ARG_MAX = 10,  // y is i64
+  ROTA_REDUCE_ARG_MIN = 11,
+};
+
+// y[o, i] = reduction of x[o, :, i].
+typedef struct ReduceParams {
+  uint64_t x;
+  uint64_t y;
+  uint32_t outer;
+  uint32_t count;
+  uint32_t inner;
+  uint32_t reduction;  // RotaReduction
+  uint32_t last;       // 1: of equal extremes the last one's index
+  uint32_t reserved;
+  Divider by_inner;
+  uint32_t reserved_too;
+} ReduceParams;
+
 #endif

@@ -1,7 +1,7 @@
 //! Fused element-wise expressions: `elementwise.cu`.
 
 use crate::dtype::Type;
-use crate::launch::{Cost, Kernel, Launch, Unfit, fit};
+use crate::launch::{Cost, Kernel, Launch, Unfit, fit, spread};
 use crate::params::{self, Divider, ElementwiseParams, INPUTS, Pointer, RANK, SLOTS, STEPS};
 
 const BLOCKS: &[u32] = &[128];
@@ -291,8 +291,8 @@ impl Elementwise {
             Domain::F32 => &F32,
             Domain::I64 => &I64,
         };
-        let blocks = count.div_ceil(4 * BLOCKS[0]).clamp(1, BLOCKS_MAX);
-        Ok(Launch::new(kernel, [blocks, 1, 1], BLOCKS[0], params, self.cost(u64::from(count))))
+        let grid = spread(count.div_ceil(4), BLOCKS[0]);
+        Ok(Launch::new(kernel, grid, BLOCKS[0], params, self.cost(u64::from(count))))
     }
 
     fn check(&self) -> Result<(), Unfit> {
@@ -346,9 +346,6 @@ impl Elementwise {
         }
     }
 }
-
-/// Enough blocks to fill the largest GPU many times over; each thread goes on with its next quad.
-const BLOCKS_MAX: u32 = 132 * 16 * 8;
 
 /// `dims` without axes of 1, and with neighbours joined where each of `strides` goes through both as through one.
 pub(crate) fn join(dims: &[u32], strides: &[&[u32]]) -> (Vec<u32>, Vec<Vec<u32>>) {

@@ -138,3 +138,10 @@ pub(crate) fn fit(kernel: &'static str, what: &'static str, value: u64) -> Resul
 
 /// A kernel that strides over what a grid axis can't hold is launched with at most this many blocks on y and z.
 pub(crate) const GRID_YZ_MAX: u64 = 65_535;
+
+/// A grid for `work` independent items, of which each thread takes one and then strides on: enough to fill the largest GPU
+/// several times over, and no more.
+pub(crate) fn spread(work: u32, threads: u32) -> [u32; 3] {
+    const THREADS_MAX: u32 = 132 * 2048 * 8;
+    [work.div_ceil(threads).clamp(1, THREADS_MAX / threads), 1, 1]
+}

@@ -9,6 +9,7 @@
 //! - [`host`] compiles the same sources with g++ and runs them, for tests and for the stand-in driver.
 
 mod cache;
+pub mod conv;
 pub mod dtype;
 pub mod elementwise;
 pub mod epilogue;
@@ -16,20 +17,26 @@ pub mod gemm;
 pub mod host;
 pub mod launch;
 pub mod params;
+pub mod pool;
 pub mod softmax;
 pub mod standin;
 
+pub use conv::Conv;
 pub use dtype::{Float, Type};
 pub use elementwise::{Elementwise, Input, Op, Source, Step};
 pub use epilogue::{Activation, Epilogue};
 pub use gemm::{Gemm, Matrix};
 pub use launch::{Cost, Kernel, Launch, Unfit};
 pub use params::Pointer;
+pub use pool::{Pool, Reduce, Reduction, Window};
 pub use softmax::Softmax;
 
 /// Every kernel there is.
 pub fn kernels() -> Vec<&'static Kernel> {
-    let mut all: Vec<&'static Kernel> = gemm::F32.iter().map(|tile| &tile.kernel).collect();
+    let mut all: Vec<&'static Kernel> = Vec::new();
+    all.extend(gemm::F32.iter().chain(&conv::F32).map(|tile| &tile.kernel));
+    all.extend(conv::DEPTHWISE.iter().flatten().chain(&conv::TRANSPOSE));
+    all.extend(pool::POOL.iter().chain(pool::REDUCE.iter().flatten()));
     all.extend([&softmax::F32, &softmax::F16, &elementwise::F32, &elementwise::I64]);
     all
 }

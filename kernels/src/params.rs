@@ -151,6 +151,80 @@ params! {
         output_vector: u32,
         program: [Step; STEPS],
     }
+
+    /// Of `conv.cu`, `depthwise.cu` and `conv_transpose.cu`.
+    ConvParams(5) {
+        x: Pointer,
+        w: Pointer,
+        y: Pointer,
+        bias: Pointer,
+        residual: Pointer,
+        images: u32,
+        channels: u32,
+        height: u32,
+        width: u32,
+        filters: u32,
+        out_height: u32,
+        out_width: u32,
+        groups: u32,
+        group_channels: u32,
+        group_filters: u32,
+        kernel_height: u32,
+        kernel_width: u32,
+        stride_y: u32,
+        stride_x: u32,
+        dilation_y: u32,
+        dilation_x: u32,
+        pad_top: i32,
+        pad_left: i32,
+        w_vector: u32,
+        by_out_pixels: Divider,
+        by_out_width: Divider,
+        by_out_height: Divider,
+        by_kernel_area: Divider,
+        by_kernel_width: Divider,
+        by_filters: Divider,
+        by_across: Divider,
+        epilogue: Epilogue,
+    }
+
+    /// Of `pool.cu`.
+    PoolParams(2) {
+        x: Pointer,
+        y: Pointer,
+        count: u32,
+        height: u32,
+        width: u32,
+        kernel_height: u32,
+        kernel_width: u32,
+        stride_y: u32,
+        stride_x: u32,
+        dilation_y: u32,
+        dilation_x: u32,
+        pad_top: i32,
+        pad_left: i32,
+        padded_height: u32,
+        padded_width: u32,
+        mode: u32,
+        counts_padding: u32,
+        by_out_width: Divider,
+        by_out_height: Divider,
+        reserved: u32,
+    }
+
+    /// Of `reduce.cu`.
+    ReduceParams(2) {
+        x: Pointer,
+        y: Pointer,
+        outer: u32,
+        count: u32,
+        inner: u32,
+        reduction: u32,
+        last: u32,
+        reserved: u32,
+        by_inner: Divider,
+        reserved_too: u32,
+    }
 }
 
 /// Most dimensions of a tensor, after those that can be joined were.

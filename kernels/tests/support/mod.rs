@@ -1,6 +1,9 @@
 //! What the kernels' tests share.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use rota_kernels::host::{Host, Memory};
+use rota_kernels::{Float, Launch, Pointer};
+
 /// Repeatable numbers in [-1, 1).
 pub struct Numbers(u64);
 
@@ -37,4 +40,42 @@ pub fn to_f16(values: &[f32]) -> Vec<u16> {
 
 pub fn from_f16(bits: &[u16]) -> Vec<f32> {
     bits.iter().map(|&bits| half::f16::from_bits(bits).to_f32()).collect()
+}
+
+/// A tensor of a kernel's element type, as f32 values that the type can hold.
+pub struct Tensor(Vec<f32>);
+
+impl Tensor {
+    pub fn new(values: &[f32], dtype: Float) -> Tensor {
+        Tensor(if dtype == Float::F16 { from_f16(&to_f16(values)) } else { values.to_vec() })
+    }
+
+    pub fn random(numbers: &mut Numbers, count: usize, dtype: Float) -> Tensor {
+        Tensor::new(&numbers.take(count), dtype)
+    }
+
+    pub fn values(&self) -> &[f32] {
+        &self.0
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn upload(&self, dtype: Float, memory: &mut Memory) -> Pointer {
+        if dtype == Float::F16 { memory.upload(&to_f16(&self.0)) } else { memory.upload(&self.0) }
+    }
+
+    pub fn download(dtype: Float, memory: &Memory, pointer: Pointer, count: usize) -> Vec<f32> {
+        if dtype == Float::F16 { from_f16(&memory.download(pointer, count)) } else { memory.download(pointer, count) }
+    }
+}
+
+/// Runs each launch and looks at what it did.
+pub fn run_all(launches: &[Launch], memory: &mut Memory, mut look: impl FnMut(&Memory, &Launch)) {
+    assert!(!launches.is_empty());
+    for launch in launches {
+        Host::load().unwrap().run(launch, memory).unwrap_or_else(|error| panic!("{error}\n{launch:?}"));
+        look(memory, launch);
+    }
 }
