@@ -64,3 +64,55 @@ fn tiny(name: &str) -> PathBuf {
 fn a_multilayer_perceptron_equals_the_reference() {
     compare(&tiny("digits-mlp"), &Hints::default(), &[1, 3, 8]);
 }
+
+#[test]
+fn a_small_convolutional_network_equals_the_reference() {
+    compare(&tiny("digits-conv"), &Hints::default(), &[1, 3, 8]);
+}
+
+/// Sizes of the demo's models, small enough for a stand-in.
+fn fetched(name: &str, sizes: &[(&str, u32)], items: &[u32]) {
+    let file = models().join("fetched/repository").join(name).join("1/model.onnx");
+    if !file.exists() {
+        eprintln!("skipped {name}: `make models` fetches it");
+        return;
+    }
+    let sizes = sizes.iter().map(|&(name, size)| (name.to_owned(), size)).collect();
+    compare(&file, &Hints { sizes, ..Hints::default() }, items);
+}
+
+#[test]
+fn text_orientation_equals_the_reference() {
+    fetched("text-orientation", &[("x.2", 48), ("x.3", 64)], &[1, 3]);
+}
+
+#[test]
+fn text_detection_equals_the_reference() {
+    fetched("text-detection", &[("x.2", 64), ("x.3", 64)], &[1, 3]);
+}
+
+#[test]
+fn text_recognition_equals_the_reference() {
+    fetched("text-recognition", &[("x.2", 48), ("x.3", 64)], &[1, 3]);
+}
+
+#[test]
+fn file_types_equal_the_reference() {
+    fetched("magika", &[], &[1, 3]);
+}
+
+#[test]
+fn speech_equals_the_reference() {
+    fetched("silero-vad", &[("sequence", 576)], &[1, 3]);
+}
+
+#[test]
+fn a_small_recurrent_network_equals_the_reference() {
+    compare(&tiny("digits-gru"), &Hints::default(), &[1, 3, 8]);
+}
+
+/// Takes its time: 224 by 224 pixels.
+#[test]
+fn photo_equals_the_reference() {
+    fetched("photo", &[], &[1]);
+}

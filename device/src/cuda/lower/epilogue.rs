@@ -37,9 +37,15 @@ pub fn matched(host: &Site, group: &Group, sum: usize, dims: &[u64]) -> Option<F
     let channel_axis = if host.node.operator == "Conv" { 1 } else { dims.len().checked_sub(1)? };
     let matcher = Matcher { host, group, e: &group.expression, sum, dims, channel_axis };
     let finish = matcher.whole(group.result)?;
-    // A product's operand can't be scaled by column; a convolution's weights can.
-    let uniform = finish.scale.windows(2).all(|pair| pair[0] == pair[1]);
-    (host.node.operator == "Conv" || uniform).then_some(finish)
+    let scaled = finish.scale.iter().any(|&scale| scale != 1.0);
+    let shifted = finish.shift.iter().any(|&shift| shift != 0.0);
+    let fits = match host.node.operator.as_str() {
+        // Factors go into weights and bias, which have to be known for that.
+        "Conv" => !(scaled || shifted) || (host.constant(1).is_some() && (host.node.input(2).is_none() || host.constant(2).is_some())),
+        // A product is scaled as a whole, and has one bias.
+        _ => finish.scale.windows(2).all(|pair| pair[0] == pair[1]) && !(shifted && host.node.input(2).is_some()),
+    };
+    fits.then_some(finish)
 }
 
 struct Matcher<'a> {

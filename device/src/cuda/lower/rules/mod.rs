@@ -2,6 +2,8 @@
 
 mod matrix;
 mod pointwise;
+mod reduce;
+mod windows;
 
 pub use pointwise::{copy, elementwise};
 
@@ -14,10 +16,28 @@ use rota_graph::ValueId;
 pub type Rule = fn(&mut Builder, &Site, Option<(&Finish, ValueId)>) -> Result<(), LowerError>;
 
 /// Operators with a rule of their own.
-const RULES: [(&str, Rule); 4] = [
+pub const RULES: &[(&str, Rule)] = &[
+    ("ArgMax", reduce::reduce),
+    ("ArgMin", reduce::reduce),
+    ("AveragePool", windows::pool),
+    ("Conv", windows::conv),
+    ("ConvTranspose", windows::conv_transpose),
     ("Gemm", matrix::gemm),
+    ("GlobalAveragePool", windows::global_pool),
+    ("GlobalMaxPool", windows::global_pool),
     ("LogSoftmax", matrix::softmax),
     ("MatMul", matrix::mat_mul),
+    ("MaxPool", windows::pool),
+    ("ReduceL1", reduce::reduce),
+    ("ReduceL2", reduce::reduce),
+    ("ReduceLogSum", reduce::reduce),
+    ("ReduceLogSumExp", reduce::reduce),
+    ("ReduceMax", reduce::reduce),
+    ("ReduceMean", reduce::reduce),
+    ("ReduceMin", reduce::reduce),
+    ("ReduceProd", reduce::reduce),
+    ("ReduceSum", reduce::reduce),
+    ("ReduceSumSquare", reduce::reduce),
     ("Softmax", matrix::softmax),
 ];
 
