@@ -98,7 +98,12 @@ fn text_recognition_equals_the_reference() {
 
 #[test]
 fn file_types_equal_the_reference() {
-    fetched("magika", &[], &[1, 3]);
+    // Bytes: of zeros and ones alone the model's normalisation has next to no variance to divide by.
+    let file = models().join("fetched/repository/magika/1/model.onnx");
+    if file.exists() {
+        let ranges = [("bytes".to_owned(), (0.0, 255.0))].into();
+        compare(&file, &Hints { ranges, ..Hints::default() }, &[1, 3]);
+    }
 }
 
 #[test]

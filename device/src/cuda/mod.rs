@@ -48,6 +48,9 @@ pub enum CudaError {
     Lost { gpu: String },
     #[error("{0}")]
     Lower(#[from] lower::LowerError),
+    /// The request's fault.
+    #[error("an input indexes past the end of a tensor")]
+    Index,
     #[error("an output has a type or more dimensions than are carried")]
     Output,
 }

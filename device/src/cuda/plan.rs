@@ -24,6 +24,8 @@ pub struct Plan {
     pub output_places: Vec<OutputPlace>,
     /// The outputs on the host, once they were fetched.
     fetched: PinnedMemory,
+    /// Where among them the flag is: [`Program::flag`].
+    flag: Option<usize>,
 }
 
 /// An output of a plan.
@@ -79,7 +81,8 @@ impl Plan {
         });
         let output_places = output_places.collect::<Option<Vec<_>>>().ok_or(CudaError::Output)?;
         let session = Arc::clone(session);
-        Ok(Plan { session, graph, _weights: weights, arena, inputs, outputs, input_offsets, output_places, fetched })
+        let flag = program.flag.map(|flag| flag as usize);
+        Ok(Plan { session, graph, _weights: weights, arena, inputs, outputs, input_offsets, output_places, fetched, flag })
     }
 
     /// Gives input `index` to the GPU. The bytes are taken when this returns, or, when they are pinned, when the plan has been waited for.
@@ -105,7 +108,9 @@ impl Plan {
 
     /// Waits for all that was given to the GPU.
     pub fn wait(&self) -> Result<(), CudaError> {
-        self.session.stream.synchronize().map_err(|error| self.session.noted(error))
+        self.session.stream.synchronize().map_err(|error| self.session.noted(error))?;
+        let flagged = self.flag.is_some_and(|at| self.fetched.bytes()[at..at + 4] != [0; 4]);
+        if flagged { Err(CudaError::Index) } else { Ok(()) }
     }
 
     /// The bytes of an output, once the plan was waited for.

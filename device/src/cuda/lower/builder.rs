@@ -44,12 +44,17 @@ pub struct Builder<'a> {
     operands: Vec<Option<Operand>>,
     /// What the launches that come are for.
     label: String,
+    /// Set by kernels that read an index past the end.
+    flag: Option<Operand>,
 }
+
+/// u32.
+const FLAG: DType = DType(12);
 
 impl<'a> Builder<'a> {
     pub fn new(flat: &'a Flat, options: Options) -> Builder<'a> {
         let operands = vec![None; flat.graph.values.len()];
-        Builder { flat, options, buffers: Vec::new(), steps: Vec::new(), operands, label: String::new() }
+        Builder { flat, options, buffers: Vec::new(), steps: Vec::new(), operands, label: String::new(), flag: None }
     }
 
     /// Lowers every node.
@@ -167,7 +172,7 @@ impl<'a> Builder<'a> {
     pub fn dense(&mut self, operand: &Operand) -> Result<Operand, LowerError> {
         match operand.view.is_dense() {
             true => Ok(operand.clone()),
-            false => super::rules::copy(self, operand, operand.dtype),
+            false => super::rules::dense(self, operand),
         }
     }
 
@@ -195,6 +200,24 @@ impl<'a> Builder<'a> {
         let operand = self.scratch(DType::F32, &dims);
         self.set(value, operand.clone());
         Ok(operand)
+    }
+
+    /// Room for output `at` of a node, as f32 of these dimensions.
+    pub fn result_of(&mut self, site: &Site, at: usize, dims: &[u64]) -> Result<Operand, LowerError> {
+        let operand = self.scratch(DType::F32, dims);
+        self.set(site.output(at)?, operand.clone());
+        Ok(operand)
+    }
+
+    /// The word that kernels set when a number from outside indexes past a tensor's end.
+    pub fn flag(&mut self) -> Result<Pointer, LowerError> {
+        if let Some(flag) = &self.flag {
+            return Ok(flag.pointer());
+        }
+        let flag = self.scratch(FLAG, &[1]);
+        self.flag = Some(flag.clone());
+        super::rules::zero(self, &flag)?;
+        Ok(flag.pointer())
     }
 
     pub fn set(&mut self, value: ValueId, operand: Operand) {
@@ -236,8 +259,13 @@ impl<'a> Builder<'a> {
             output_bytes += buffer.bytes.next_multiple_of(memory::ALIGNMENT);
             outputs.push(Output { buffer: operand.buffer, offset_bytes: 0, dtype, dims: operand.view.dims });
         }
+        let flag = self.flag.as_ref().map(|flag| {
+            self.buffers[flag.buffer.0 as usize].place = Place::Output { offset: output_bytes };
+            output_bytes += memory::ALIGNMENT;
+            output_bytes - memory::ALIGNMENT
+        });
         let arena = self.place();
-        Ok(Program { buffers: self.buffers, steps: self.steps, inputs, outputs, output_bytes, arena })
+        Ok(Program { buffers: self.buffers, steps: self.steps, inputs, outputs, output_bytes, flag, arena })
     }
 
     /// Gives every scratch buffer its place. It lives from the first launch that names it, which writes it, to the last.

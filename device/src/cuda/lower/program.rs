@@ -55,8 +55,11 @@ pub struct Program {
     /// By input of the model; `None` where its content is given.
     pub inputs: Vec<Option<BufferId>>,
     pub outputs: Vec<Output>,
-    /// Bytes of all outputs, each aligned.
+    /// Bytes of all outputs, each aligned, and of the flag.
     pub output_bytes: u64,
+    /// Among the outputs: a u32 that is not 0 when an index that came from outside lay past a tensor's end; the launch has read
+    /// another element then, and the outputs mean nothing.
+    pub flag: Option<u64>,
     pub arena: Arena,
 }
 

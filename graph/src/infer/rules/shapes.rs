@@ -116,6 +116,10 @@ impl Site<'_> {
                 {
                     elements = all.get(from as usize..to.max(from) as usize).map(<[Dim]>::to_vec);
                 }
+                if let (Some(all), Some(start), Some(end), ..=-1) = (dims[axis].size(), start.size(), end.size(), step) {
+                    dims[axis] = Dim::of(backwards(all, start, end, step));
+                    continue;
+                }
                 let length = match (from, to) {
                     (Some(from), Some(to)) => to.minus(&from),
                     _ => None,
@@ -233,6 +237,14 @@ impl Site<'_> {
         }
         Ok(shaped)
     }
+}
+
+/// How many elements a slice with a negative step takes of `length`.
+fn backwards(length: i64, start: i64, end: i64, step: i64) -> i64 {
+    let from_start = |at: i64| if at < 0 { at.saturating_add(length) } else { at };
+    let (first, beyond) = (from_start(start).clamp(-1, length - 1), from_start(end).clamp(-1, length - 1));
+    let step = step.saturating_neg();
+    ((first - beyond).max(0) / step).saturating_add(i64::from((first - beyond).max(0) % step != 0))
 }
 
 /// Where a slice's start or end really is: counted from the end when negative, never past it.

@@ -1,11 +1,15 @@
 //! One rule per operator: which launches compute it.
 
+mod layout;
 mod matrix;
+mod normalize;
 mod pointwise;
+mod recurrent;
 mod reduce;
 mod windows;
 
-pub use pointwise::{copy, elementwise};
+pub use layout::dense;
+pub use pointwise::{copy, elementwise, zero};
 
 use super::builder::Builder;
 use super::epilogue::Finish;
@@ -20,14 +24,26 @@ pub const RULES: &[(&str, Rule)] = &[
     ("ArgMax", reduce::reduce),
     ("ArgMin", reduce::reduce),
     ("AveragePool", windows::pool),
+    ("Concat", layout::concat),
     ("Conv", windows::conv),
     ("ConvTranspose", windows::conv_transpose),
+    ("DepthToSpace", layout::depth_space),
+    ("GRU", recurrent::recurrent),
+    ("Gather", layout::gather),
+    ("GatherElements", layout::gather),
     ("Gemm", matrix::gemm),
     ("GlobalAveragePool", windows::global_pool),
     ("GlobalMaxPool", windows::global_pool),
+    ("GroupNormalization", normalize::normalize),
+    ("InstanceNormalization", normalize::normalize),
+    ("LSTM", recurrent::recurrent),
+    ("LayerNormalization", normalize::normalize),
     ("LogSoftmax", matrix::softmax),
     ("MatMul", matrix::mat_mul),
     ("MaxPool", windows::pool),
+    ("Pad", layout::pad),
+    ("RMSNormalization", normalize::normalize),
+    ("RNN", recurrent::recurrent),
     ("ReduceL1", reduce::reduce),
     ("ReduceL2", reduce::reduce),
     ("ReduceLogSum", reduce::reduce),
@@ -38,7 +54,11 @@ pub const RULES: &[(&str, Rule)] = &[
     ("ReduceProd", reduce::reduce),
     ("ReduceSum", reduce::reduce),
     ("ReduceSumSquare", reduce::reduce),
+    ("Resize", normalize::resize),
     ("Softmax", matrix::softmax),
+    ("SpaceToDepth", layout::depth_space),
+    ("Tile", layout::tile),
+    ("Upsample", normalize::resize),
 ];
 
 pub fn find(site: &Site) -> Option<Rule> {

@@ -38,6 +38,11 @@ pub fn copy(b: &mut Builder, operand: &Operand, dtype: DType) -> Result<Operand,
     Ok(output)
 }
 
+/// Fills with zeros.
+pub fn zero(b: &mut Builder, operand: &Operand) -> Result<(), LowerError> {
+    launch(b, Domain::I64, operand, Vec::new(), vec![Step::load(Source::I64(0))])
+}
+
 /// An operand as the axes of an output of these dimensions see it.
 fn read(b: &Builder, operand: &Operand, dims: &[u64]) -> Result<elementwise::Input, LowerError> {
     let view: View = operand.view.broadcast(dims).ok_or_else(|| b.refuse("has inputs that do not broadcast"))?;
