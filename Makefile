@@ -6,7 +6,7 @@ CARGO ?= cargo
 # Seconds that each fuzz target runs in `make test`.
 FUZZ_SECONDS ?= 20
 
-.PHONY: demo test check bench fuzz loom models
+.PHONY: demo test check bench fuzz loom models operators
 
 demo: models
 	$(CARGO) build --release -p rota -p rota-bench
@@ -17,7 +17,11 @@ demo: models
 models:
 	@$(PYTHON) models/fetch.py && $(PYTHON) models/heads.py || [ $$? -eq 3 ]
 
-test: models
+# ONNX's own cases per operator, which the cuda device is tested with.
+operators:
+	@$(PYTHON) models/operator_cases.py || [ $$? -eq 3 ]
+
+test: models operators
 	$(PYTHON) -m unittest discover -q -s models
 	$(CARGO) test --workspace
 	$(MAKE) loom fuzz
