@@ -306,4 +306,144 @@ typedef struct ReduceParams {
   uint32_t reserved_too;
 } ReduceParams;
 
+// y[sum of index * y_stride] = x[sum of index * x_stride], in units of the kernel's size.
+typedef struct CopyParams {
+  uint64_t x;
+  uint64_t y;
+  uint32_t count;
+  uint32_t rank;
+  Divider dims[ROTA_RANK];  // outermost first
+  int32_t x_strides[ROTA_RANK];
+  int32_t y_strides[ROTA_RANK];
+} CopyParams;
+
+#define ROTA_OUTER 4
+
+// y[outer, c, r] = x[outer, r, c] with c contiguous in x and r contiguous in y.
+typedef struct TransposeParams {
+  uint64_t x;
+  uint64_t y;
+  uint32_t rows;
+  uint32_t columns;
+  uint32_t x_row;
+  uint32_t y_column;
+  uint32_t outers;  // product of the outer dimensions
+  uint32_t rank;    // of them
+  Divider dims[ROTA_OUTER];
+  uint32_t x_strides[ROTA_OUTER];
+  uint32_t y_strides[ROTA_OUTER];
+} TransposeParams;
+
+// y[o, j, i] = x[o, index, i] in units of the kernel's size, where index is indices[j] or, per element, indices[o, j, i].
+// One that is out of range is clamped, and the item that it belongs to is marked.
+typedef struct GatherParams {
+  uint64_t x;
+  uint64_t indices;
+  uint64_t y;
+  uint64_t flags;  // a word per item, set to 1
+  uint32_t outer;
+  uint32_t axis;   // size of x's gathered dimension
+  uint32_t count;  // indices per outer step
+  uint32_t inner;
+  uint32_t wide;         // 1: indices are i64, 0: i32
+  uint32_t per_element;  // 1: an index for each element
+  Divider by_inner;
+  Divider by_count;
+  Divider by_item;  // indices per item
+  uint32_t reserved;
+} GatherParams;
+
+enum RotaPad { ROTA_PAD_CONSTANT = 0, ROTA_PAD_REFLECT = 1, ROTA_PAD_EDGE = 2, ROTA_PAD_WRAP = 3 };
+
+// y is x with `begin` elements in front of each axis (negative: cut off) and as many behind as its size asks for.
+typedef struct PadParams {
+  uint64_t x;
+  uint64_t y;
+  uint64_t value;  // the constant's bits
+  uint32_t count;
+  uint32_t rank;
+  uint32_t mode;  // RotaPad
+  uint32_t reserved;
+  Divider dims[ROTA_RANK];  // of y, outermost first
+  int32_t sizes[ROTA_RANK];  // of x
+  int32_t begins[ROTA_RANK];
+  uint32_t strides[ROTA_RANK];  // of x
+} PadParams;
+
+// y[plane, oy, ox] = sum of weights * x over taps_y x taps_x places that two tables name.
+typedef struct ResizeParams {
+  uint64_t x;
+  uint64_t y;
+  uint64_t rows;     // u32 [out_height, taps_y]: the rows of x
+  uint64_t row_weights;  // f32, the same shape
+  uint64_t columns;  // u32 [out_width, taps_x]
+  uint64_t column_weights;
+  uint32_t count;  // outputs
+  uint32_t height;
+  uint32_t width;
+  uint32_t taps_y;
+  uint32_t taps_x;
+  uint32_t reserved;
+  Divider by_out_width;
+  Divider by_out_height;
+} ResizeParams;
+
+// y[r, c] = (x[r, c] - mean of the row) / sqrt(variance + epsilon) * gamma + beta.
+// gamma and beta are at (r % row_period) * row_step + c / by_column.
+typedef struct NormalizeParams {
+  uint64_t x;
+  uint64_t y;
+  uint64_t gamma;
+  uint64_t beta;
+  uint64_t residual;  // added to x first; 0 for none
+  uint32_t rows;
+  uint32_t columns;
+  uint32_t row_period;
+  uint32_t row_step;
+  float epsilon;
+  uint32_t root_mean_square;  // 1: neither is the mean subtracted nor in the variance
+  Divider by_column;
+  uint32_t reserved;
+} NormalizeParams;
+
+// One step of a recurrent layer for all items: gates += hidden_in * weights^T, then the cell's formulas.
+typedef struct RecurrentParams {
+  uint64_t gates;       // [batch, GATES * hidden]: the input's part, with the biases
+  uint64_t weights;     // [GATES * hidden, hidden]
+  uint64_t hidden_in;   // [batch, hidden]; 0: zeros
+  uint64_t cell_in;     // LSTM only
+  uint64_t hidden_out;
+  uint64_t cell_out;    // LSTM; of a GRU's first half z, [batch, hidden]
+  uint64_t peepholes;   // LSTM: [3 * hidden] for i, o, f; 0 for none
+  uint64_t bias;        // GRU with linear_before_reset: [hidden], added to the recurrent part of h; 0 for none
+  uint64_t lengths;     // i32 [batch]: an item whose length is not above `step` keeps its state; 0 for none
+  uint64_t output;      // [batch, hidden]: hidden_out again, or zeros past an item's length; 0 for none
+  uint32_t batch;
+  uint32_t hidden;
+  uint32_t step;
+  uint32_t gates_row;   // stride between items of `gates`
+} RecurrentParams;
+
+// y = softmax(scale * q k^T + mask) v for every (outer, head); strides in elements, the last axis contiguous.
+typedef struct AttentionParams {
+  uint64_t q;
+  uint64_t k;
+  uint64_t v;
+  uint64_t mask;  // added; 0 for none
+  uint64_t y;
+  uint64_t q_strides[3];  // outer, head, row
+  uint64_t k_strides[3];
+  uint64_t v_strides[3];
+  uint64_t y_strides[3];
+  uint64_t mask_strides[4];  // outer, head, row, column
+  uint32_t outers;
+  uint32_t heads;
+  uint32_t rows;     // of q and y
+  uint32_t columns;  // rows of k and v
+  uint32_t size;     // of a head: columns of q and k
+  uint32_t v_size;   // columns of v and y
+  float scale;
+  uint32_t causal;  // 1: row r sees columns up to r + columns - rows
+} AttentionParams;
+
 #endif

@@ -2,6 +2,7 @@
 
 use crate::dtype::Type;
 use crate::launch::{Cost, Kernel, Launch, Unfit, fit, spread};
+use crate::layout::join;
 use crate::params::{self, Divider, ElementwiseParams, INPUTS, Pointer, RANK, SLOTS, STEPS};
 
 const BLOCKS: &[u32] = &[128];
@@ -329,8 +330,11 @@ impl Elementwise {
 
     /// Dimensions, and each input's strides, with axes of 1 left out and neighbours joined that every input steps through as one.
     fn joined(&self) -> (Vec<u32>, Vec<Vec<u32>>) {
-        let strides: Vec<&[u32]> = self.inputs.iter().map(|input| &input.strides[..]).collect();
-        join(&self.dims, &strides)
+        let strides: Vec<Vec<i64>> =
+            self.inputs.iter().map(|input| input.strides.iter().map(|&stride| i64::from(stride)).collect()).collect();
+        let (dims, joined) = join(&self.dims, &strides.iter().map(|strides| &strides[..]).collect::<Vec<_>>());
+        let narrow = |strides: Vec<i64>| strides.into_iter().map(|stride| stride as u32).collect();
+        (dims, joined.into_iter().map(narrow).collect())
     }
 
     fn cost(&self, count: u64) -> Cost {
@@ -345,31 +349,6 @@ impl Elementwise {
             flops: arithmetic * count,
         }
     }
-}
-
-/// `dims` without axes of 1, and with neighbours joined where each of `strides` goes through both as through one.
-pub(crate) fn join(dims: &[u32], strides: &[&[u32]]) -> (Vec<u32>, Vec<Vec<u32>>) {
-    let mut out_dims: Vec<u32> = Vec::new();
-    let mut out: Vec<Vec<u32>> = vec![Vec::new(); strides.len()];
-    for axis in (0..dims.len()).filter(|&axis| dims[axis] != 1) {
-        let joins = !out_dims.is_empty()
-            && out.iter().zip(strides).all(|(out, strides)| {
-                let outer = u64::from(*out.last().expect("as many as out_dims"));
-                outer == u64::from(strides[axis]) * u64::from(dims[axis])
-            });
-        if joins {
-            *out_dims.last_mut().expect("not empty") *= dims[axis];
-            out.iter_mut().zip(strides).for_each(|(out, strides)| *out.last_mut().expect("not empty") = strides[axis]);
-        } else {
-            out_dims.push(dims[axis]);
-            out.iter_mut().zip(strides).for_each(|(out, strides)| out.push(strides[axis]));
-        }
-    }
-    if out_dims.is_empty() {
-        out_dims.push(1);
-        out.iter_mut().for_each(|out| out.push(0));
-    }
-    (out_dims, out)
 }
 
 /// How the kernel reads an input: `RotaMode` of `params.h`.

@@ -8,6 +8,7 @@
 //! - [`image`] is the fat binary for the driver, when nvcc was there to build it.
 //! - [`host`] compiles the same sources with g++ and runs them, for tests and for the stand-in driver.
 
+pub mod attention;
 mod cache;
 pub mod conv;
 pub mod dtype;
@@ -16,19 +17,28 @@ pub mod epilogue;
 pub mod gemm;
 pub mod host;
 pub mod launch;
+pub mod layout;
+pub mod normalize;
 pub mod params;
 pub mod pool;
+pub mod recurrent;
+pub mod resize;
 pub mod softmax;
 pub mod standin;
 
+pub use attention::Attention;
 pub use conv::Conv;
 pub use dtype::{Float, Type};
 pub use elementwise::{Elementwise, Input, Op, Source, Step};
 pub use epilogue::{Activation, Epilogue};
 pub use gemm::{Gemm, Matrix};
 pub use launch::{Cost, Kernel, Launch, Unfit};
+pub use layout::{Copy, Gather, Pad, PadMode, Picks};
+pub use normalize::{Affine, Normalize};
 pub use params::Pointer;
 pub use pool::{Pool, Reduce, Reduction, Window};
+pub use recurrent::{Cell, RecurrentStep};
+pub use resize::Resize;
 pub use softmax::Softmax;
 
 /// Every kernel there is.
@@ -37,6 +47,9 @@ pub fn kernels() -> Vec<&'static Kernel> {
     all.extend(gemm::F32.iter().chain(&conv::F32).map(|tile| &tile.kernel));
     all.extend(conv::DEPTHWISE.iter().flatten().chain(&conv::TRANSPOSE));
     all.extend(pool::POOL.iter().chain(pool::REDUCE.iter().flatten()));
+    all.extend(layout::COPY.iter().chain(&layout::TRANSPOSE).chain(&layout::GATHER).chain(&layout::PAD));
+    all.extend(resize::RESIZE.iter().chain(&normalize::NORMALIZE).chain(&attention::ATTENTION));
+    all.extend([&recurrent::LSTM, &recurrent::GRU, &recurrent::GRU_RESET, &recurrent::GRU_UPDATE, &recurrent::RNN]);
     all.extend([&softmax::F32, &softmax::F16, &elementwise::F32, &elementwise::I64]);
     all
 }

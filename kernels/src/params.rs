@@ -225,10 +225,146 @@ params! {
         by_inner: Divider,
         reserved_too: u32,
     }
+
+    /// Of `copy.cu`.
+    CopyParams(2) {
+        x: Pointer,
+        y: Pointer,
+        count: u32,
+        rank: u32,
+        dims: [Divider; RANK],
+        x_strides: [i32; RANK],
+        y_strides: [i32; RANK],
+    }
+
+    /// Of `transpose.cu`.
+    TransposeParams(2) {
+        x: Pointer,
+        y: Pointer,
+        rows: u32,
+        columns: u32,
+        x_row: u32,
+        y_column: u32,
+        outers: u32,
+        rank: u32,
+        dims: [Divider; OUTER],
+        x_strides: [u32; OUTER],
+        y_strides: [u32; OUTER],
+    }
+
+    /// Of `gather.cu`.
+    GatherParams(4) {
+        x: Pointer,
+        indices: Pointer,
+        y: Pointer,
+        flags: Pointer,
+        outer: u32,
+        axis: u32,
+        count: u32,
+        inner: u32,
+        wide: u32,
+        per_element: u32,
+        by_inner: Divider,
+        by_count: Divider,
+        by_item: Divider,
+        reserved: u32,
+    }
+
+    /// Of `pad.cu`.
+    PadParams(2) {
+        x: Pointer,
+        y: Pointer,
+        value: u64,
+        count: u32,
+        rank: u32,
+        mode: u32,
+        reserved: u32,
+        dims: [Divider; RANK],
+        sizes: [i32; RANK],
+        begins: [i32; RANK],
+        strides: [u32; RANK],
+    }
+
+    /// Of `resize.cu`.
+    ResizeParams(6) {
+        x: Pointer,
+        y: Pointer,
+        rows: Pointer,
+        row_weights: Pointer,
+        columns: Pointer,
+        column_weights: Pointer,
+        count: u32,
+        height: u32,
+        width: u32,
+        taps_y: u32,
+        taps_x: u32,
+        reserved: u32,
+        by_out_width: Divider,
+        by_out_height: Divider,
+    }
+
+    /// Of `normalize.cu`.
+    NormalizeParams(5) {
+        x: Pointer,
+        y: Pointer,
+        gamma: Pointer,
+        beta: Pointer,
+        residual: Pointer,
+        rows: u32,
+        columns: u32,
+        row_period: u32,
+        row_step: u32,
+        epsilon: f32,
+        root_mean_square: u32,
+        by_column: Divider,
+        reserved: u32,
+    }
+
+    /// Of `recurrent.cu`.
+    RecurrentParams(10) {
+        gates: Pointer,
+        weights: Pointer,
+        hidden_in: Pointer,
+        cell_in: Pointer,
+        hidden_out: Pointer,
+        cell_out: Pointer,
+        peepholes: Pointer,
+        bias: Pointer,
+        lengths: Pointer,
+        output: Pointer,
+        batch: u32,
+        hidden: u32,
+        step: u32,
+        gates_row: u32,
+    }
+
+    /// Of `attention.cu`.
+    AttentionParams(5) {
+        q: Pointer,
+        k: Pointer,
+        v: Pointer,
+        mask: Pointer,
+        y: Pointer,
+        q_strides: [u64; 3],
+        k_strides: [u64; 3],
+        v_strides: [u64; 3],
+        y_strides: [u64; 3],
+        mask_strides: [u64; 4],
+        outers: u32,
+        heads: u32,
+        rows: u32,
+        columns: u32,
+        size: u32,
+        v_size: u32,
+        scale: f32,
+        causal: u32,
+    }
 }
 
 /// Most dimensions of a tensor, after those that can be joined were.
 pub const RANK: usize = 6;
+/// Most outer dimensions of a transposition.
+pub const OUTER: usize = 4;
 /// Most inputs of a fused expression.
 pub const INPUTS: usize = 8;
 /// Most values that it can save.
