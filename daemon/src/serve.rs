@@ -10,8 +10,8 @@ use crate::repository::{self, Problem};
 use crate::sharing::Sharing;
 use crate::wake::Wake;
 use rota_device::cpu::{CpuDevice, CpuOptions};
-use rota_device::emulated::{self, EmulatedOptions, ProfileFileError};
 use rota_device::cuda::{CudaEngine, CudaError};
+use rota_device::emulated::{self, EmulatedOptions, ProfileFileError};
 use rota_device::engine::{self, EngineError};
 use rota_device::{Device, Engine, Waker};
 use std::io;
@@ -305,8 +305,14 @@ fn cuda_engines(ordinals: &[u32], precision: PrecisionName) -> Result<Vec<CudaEn
     all.into_iter().map(|ordinal| CudaEngine::open(ordinal, precision.into())).collect()
 }
 
-fn cuda_device(index: usize, engine: CudaEngine, spin: Duration, waker: &Waker) -> Result<(CpuDevice, DeviceRole), ServeError> {
-    let options = CpuOptions { name: format!("cuda{index}"), engine: engine.describe(), cores: Vec::new(), threads: 1, spin };
+fn cuda_device(
+    index: usize,
+    engine: CudaEngine,
+    spin: Duration,
+    waker: &Waker,
+) -> Result<(CpuDevice, DeviceRole), ServeError> {
+    let options =
+        CpuOptions { name: format!("cuda{index}"), engine: engine.describe(), cores: Vec::new(), threads: 1, spin };
     let device = CpuDevice::spawn(options, Arc::clone(waker))
         .map_err(|error| ServeError::System { what: "a GPU's thread can't be started", error })?;
     Ok((device, DeviceRole::Cuda { engine: Arc::new(engine) }))

@@ -118,17 +118,23 @@ fn cuda() -> Finding {
     let there = Path::new("/dev/nvidia0").exists();
     let gpus = match CudaEngine::gpus() {
         Ok(gpus) => gpus,
-        Err(error) if there => return Finding::warn(what, error.to_string(), "models run on the CPU until the driver is there"),
+        Err(error) if there => {
+            return Finding::warn(what, error.to_string(), "models run on the CPU until the driver is there");
+        }
         Err(error) => return Finding::ok(what, format!("no GPU here ({error}); models run on the CPU")),
     };
     let names: Vec<String> = gpus.iter().map(|gpu| format!("{} ({} MB)", gpu.name, gpu.memory_bytes >> 20)).collect();
     let found = format!("{} GPUs: {}", gpus.len(), names.join(", "));
     match gpus.first().map(|gpu| CudaEngine::open(gpu.ordinal, Precision::Fp32)) {
         None => Finding::ok(what, "the driver is there and has no GPU; models run on the CPU"),
-        Some(Ok(_)) => Finding::ok(what, format!("{found}; add a [[device]] of kind \"cuda\" to the settings to use them")),
-        Some(Err(CudaError::NoKernels { why })) => {
-            Finding::warn(what, found, format!("this program was built without CUDA kernels, so models run on the CPU: {why}"))
+        Some(Ok(_)) => {
+            Finding::ok(what, format!("{found}; add a [[device]] of kind \"cuda\" to the settings to use them"))
         }
+        Some(Err(CudaError::NoKernels { why })) => Finding::warn(
+            what,
+            found,
+            format!("this program was built without CUDA kernels, so models run on the CPU: {why}"),
+        ),
         Some(Err(error)) => Finding::warn(what, format!("{found}; {error}"), "models run on the CPU"),
     }
 }

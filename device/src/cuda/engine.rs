@@ -57,9 +57,10 @@ impl Engine for CudaEngine {
         };
         let (inputs, outputs) = (declared("input", &graph.inputs)?, declared("output", &graph.outputs)?);
         let signature = declared_signature(file, inputs, outputs, options)?;
-        let settled = signature.inputs.iter().map(|input| {
-            input.batch_axis.is_none() && input.dims.iter().all(|dim| matches!(dim, Dim::Fixed(_)))
-        });
+        let settled = signature
+            .inputs
+            .iter()
+            .map(|input| input.batch_axis.is_none() && input.dims.iter().all(|dim| matches!(dim, Dim::Fixed(_))));
         let memory_bytes = graph.weight_bytes();
         let runner = CudaRunner::new(Arc::clone(&self.gpu), Arc::new(graph), self.precision, settled.collect());
         Ok(engine::Loaded { signature, memory_bytes, runner: Box::new(runner) })

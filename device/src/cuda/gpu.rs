@@ -3,8 +3,8 @@
 //! All of that is a [`Session`]. When the GPU is lost, so is the session; the next one begins from nothing, and networks
 //! compile themselves anew for it, from the weights that they keep on the host.
 
-use super::driver::{Context, DeviceMemory, Driver, DriverError, Function, GpuInfo, Module, Stream};
 use super::CudaError;
+use super::driver::{Context, DeviceMemory, Driver, DriverError, Function, GpuInfo, Module, Stream};
 use rota_graph::Tensor;
 use rota_kernels::Kernel;
 use std::collections::HashMap;
@@ -82,8 +82,11 @@ impl Gpu {
 impl Session {
     fn begin(driver: Driver, info: &GpuInfo, image: &[u8]) -> Result<Arc<Session>, CudaError> {
         let context = Arc::new(Context::retain(driver, info.ordinal)?);
-        let module = Module::load(&context, image)
-            .map_err(|error| CudaError::Image { gpu: info.name.clone(), capability: info.compute_capability, error })?;
+        let module = Module::load(&context, image).map_err(|error| CudaError::Image {
+            gpu: info.name.clone(),
+            capability: info.compute_capability,
+            error,
+        })?;
         Ok(Arc::new(Session {
             stream: Stream::new(&context)?,
             uploads: Mutex::new(Stream::new(&context)?),

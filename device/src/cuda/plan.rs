@@ -1,10 +1,10 @@
 //! A program on a GPU: its weights uploaded, its buffers there, and its launches captured as a CUDA graph.
 
+use super::CudaError;
 use super::driver::{DeviceMemory, DriverError, Graph, PinnedMemory};
 use super::gpu::Session;
-use super::lower::program::{Place, placed};
 use super::lower::Program;
-use super::CudaError;
+use super::lower::program::{Place, placed};
 use crate::{DType, Shape};
 use rota_kernels::Pointer;
 use std::sync::Arc;
@@ -82,7 +82,18 @@ impl Plan {
         let output_places = output_places.collect::<Option<Vec<_>>>().ok_or(CudaError::Output)?;
         let session = Arc::clone(session);
         let flag = program.flag.map(|flag| flag as usize);
-        Ok(Plan { session, graph, _weights: weights, arena, inputs, outputs, input_offsets, output_places, fetched, flag })
+        Ok(Plan {
+            session,
+            graph,
+            _weights: weights,
+            arena,
+            inputs,
+            outputs,
+            input_offsets,
+            output_places,
+            fetched,
+            flag,
+        })
     }
 
     /// Gives input `index` to the GPU. The bytes are taken when this returns, or, when they are pinned, when the plan has been waited for.

@@ -46,7 +46,8 @@ impl Driver {
         let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         let domain = attribute(A::CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID)?;
-        let (bus, slot) = (attribute(A::CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)?, attribute(A::CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID)?);
+        let (bus, slot) =
+            (attribute(A::CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)?, attribute(A::CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID)?);
         let length = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
         Ok(GpuInfo {
             ordinal,

@@ -115,7 +115,12 @@ impl<T> Registration<T> {
     ///
     /// # Safety
     /// The range is mapped for as long as `memory` lives.
-    pub unsafe fn new(context: &Arc<Context>, address: *mut u8, bytes: usize, memory: T) -> Result<Registration<T>, DriverError> {
+    pub unsafe fn new(
+        context: &Arc<Context>,
+        address: *mut u8,
+        bytes: usize,
+        memory: T,
+    ) -> Result<Registration<T>, DriverError> {
         context.enter()?;
         let flags = sys::CU_MEMHOSTREGISTER_PORTABLE;
         // SAFETY: a context is current, and the range stays mapped until it is unregistered (the caller's promise, and `memory`).

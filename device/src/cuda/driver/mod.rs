@@ -30,7 +30,9 @@ pub struct Driver(());
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DriverError {
     /// No NVIDIA driver on this host.
-    #[error("no CUDA driver: libcuda.so.1 was not found; install NVIDIA's driver, or set {LIBRARY_VARIABLE} to the library")]
+    #[error(
+        "no CUDA driver: libcuda.so.1 was not found; install NVIDIA's driver, or set {LIBRARY_VARIABLE} to the library"
+    )]
     NotFound,
     /// The library that was named can't be loaded.
     #[error("CUDA driver {library}: {text}")]

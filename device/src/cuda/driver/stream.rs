@@ -94,7 +94,8 @@ impl Stream {
         let ([gx, gy, gz], [bx, by, bz]) = (grid, block);
         let (list, none) = (extra.as_mut_ptr(), std::ptr::null_mut());
         // SAFETY: the caller's promise; `extra` is a list of the form that the driver asks for, and it reads the struct before it returns.
-        let launched = unsafe { sys::cuLaunchKernel(function.0, gx, gy, gz, bx, by, bz, shared_bytes, self.raw, none, list) };
+        let launched =
+            unsafe { sys::cuLaunchKernel(function.0, gx, gy, gz, bx, by, bz, shared_bytes, self.raw, none, list) };
         check("cuLaunchKernel", launched)
     }
 }

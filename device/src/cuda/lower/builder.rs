@@ -90,13 +90,20 @@ impl<'a> Builder<'a> {
     fn alone(&mut self, id: NodeId) -> Result<(), LowerError> {
         let site = Site::new(self.flat, id);
         self.label = site.node.to_string();
+        let trains =
+            || site.node.input(2).is_some() && site.constant(2).is_none_or(|flag| flag.data.first() != Some(&0));
+        if site.node.operator == "Dropout" && trains() {
+            return Err(site.refuse("trains, which is not supported"));
+        }
         if let Some(first) = site.node.input(0).filter(|_| moves(&site)) {
             let operand = self.operand(first)?;
             let views = match site.views(&operand.view)? {
                 Some(views) => views.into_iter().map(|view| Operand { view, ..operand.clone() }).collect(),
                 None => {
                     let dense = self.dense(&operand)?;
-                    let views = site.views(&dense.view)?.ok_or_else(|| site.refuse("moves elements in a way that is not supported"))?;
+                    let views = site
+                        .views(&dense.view)?
+                        .ok_or_else(|| site.refuse("moves elements in a way that is not supported"))?;
                     views.into_iter().map(|view| Operand { view, ..dense.clone() }).collect::<Vec<_>>()
                 }
             };
@@ -218,6 +225,14 @@ impl<'a> Builder<'a> {
         self.flag = Some(flag.clone());
         super::rules::zero(self, &flag)?;
         Ok(flag.pointer())
+    }
+
+    /// A node's first output is what was computed as f32, in the type that the model gives it.
+    pub fn settle(&mut self, site: &Site, made: Operand) -> Result<(), LowerError> {
+        let dtype = site.output_dtype(0).map_or(DType::F32, stored);
+        let made = if dtype == made.dtype { made } else { super::rules::copy(self, &made, dtype)? };
+        self.set(site.output(0)?, made);
+        Ok(())
     }
 
     pub fn set(&mut self, value: ValueId, operand: Operand) {

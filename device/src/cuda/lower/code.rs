@@ -13,7 +13,17 @@ pub struct TooComplex;
 
 /// The steps that leave `result` in the accumulator.
 pub fn compile(e: &Expression, result: Term, domain: Domain) -> Result<Vec<Step>, TooComplex> {
-    let mut coder = Coder { e, domain, nodes: Vec::new(), of: BTreeMap::new(), uses: Vec::new(), places: Vec::new(), slots: [None; SLOTS], held: None, steps: Vec::new() };
+    let mut coder = Coder {
+        e,
+        domain,
+        nodes: Vec::new(),
+        of: BTreeMap::new(),
+        uses: Vec::new(),
+        places: Vec::new(),
+        slots: [None; SLOTS],
+        held: None,
+        steps: Vec::new(),
+    };
     let result = coder.node(result);
     coder.places = vec![None; coder.nodes.len()];
     coder.uses = vec![0; coder.nodes.len()];
@@ -113,7 +123,9 @@ impl Coder<'_> {
         match node {
             Node::Load(_) | Node::Constant(_) => unreachable!("operands were taken before"),
             // Integers are whole already.
-            Node::Unary(Unary::Trunc | Unary::Floor | Unary::Ceil | Unary::Round, x) if self.domain == Domain::I64 => self.node(x),
+            Node::Unary(Unary::Trunc | Unary::Floor | Unary::Ceil | Unary::Round, x) if self.domain == Domain::I64 => {
+                self.node(x)
+            }
             Node::Unary(function, x) => {
                 let x = self.node(x);
                 self.step(unary(function), x, None, None)
@@ -128,7 +140,9 @@ impl Coder<'_> {
                 if function == Binary::Add {
                     for (product, added) in [(a, b), (b, a)] {
                         match self.nodes[product] {
-                            Machine::Step { op: Op::Mul, x, y: Some(y), z: None } if simple(self, y) && simple(self, added) => {
+                            Machine::Step { op: Op::Mul, x, y: Some(y), z: None }
+                                if simple(self, y) && simple(self, added) =>
+                            {
                                 return self.step(Op::MulAdd, x, Some(y), Some(added));
                             }
                             _ => {}
@@ -224,7 +238,9 @@ impl Coder<'_> {
 /// (x, slope) of `x < 0 ? x * slope : x`.
 fn prelu(e: &Expression, term: Term) -> Option<(Term, Term)> {
     let Node::Select(negative, bent, x) = e.node(term) else { return None };
-    let (Node::Binary(Binary::Less, of, zero), Node::Binary(Binary::Mul, left, slope)) = (e.node(negative), e.node(bent)) else {
+    let (Node::Binary(Binary::Less, of, zero), Node::Binary(Binary::Mul, left, slope)) =
+        (e.node(negative), e.node(bent))
+    else {
         return None;
     };
     (of == x && left == x && e.value(zero) == Some(0.0)).then_some((x, slope))
@@ -319,7 +335,13 @@ mod tests {
                 Op::MulAdd => x * y + z,
                 Op::Max => x.max(y),
                 Op::Neg => -x,
-                Op::Select => if x != 0.0 { y } else { z },
+                Op::Select => {
+                    if x != 0.0 {
+                        y
+                    } else {
+                        z
+                    }
+                }
                 other => panic!("{other:?} is not in the test"),
             };
         }
@@ -336,7 +358,13 @@ mod tests {
             Node::Binary(Binary::Sub, a, b) => of(a) - of(b),
             Node::Binary(Binary::Mul, a, b) => of(a) * of(b),
             Node::Binary(Binary::Max, a, b) => of(a).max(of(b)),
-            Node::Select(c, a, b) => if of(c) != 0.0 { of(a) } else { of(b) },
+            Node::Select(c, a, b) => {
+                if of(c) != 0.0 {
+                    of(a)
+                } else {
+                    of(b)
+                }
+            }
             other => panic!("{other:?} is not in the test"),
         }
     }

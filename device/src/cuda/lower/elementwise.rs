@@ -80,7 +80,10 @@ pub const OPERATORS: [&str; 68] = [
 pub fn is_elementwise(site: &Site) -> bool {
     let outputs = site.node.outputs.iter().flatten().count();
     let known = site.node.domain.is_empty() && OPERATORS.contains(&site.node.operator.as_str());
-    known && outputs == 1 && site.node.output(0).is_some() && !(site.node.operator == "BatchNormalization" && site.flag("training_mode"))
+    known
+        && outputs == 1
+        && site.node.output(0).is_some()
+        && !(site.node.operator == "BatchNormalization" && site.flag("training_mode"))
 }
 
 /// The term for the node's output, given those of its inputs; `None` for an input that is left out.
@@ -93,13 +96,17 @@ pub fn expression(site: &Site, e: &mut Expression, inputs: &[Option<Term>]) -> R
         return Ok(e.unary(function, x));
     }
     if let Some(function) = binary(operator) {
-        return all(site, inputs)?.into_iter().reduce(|a, b| e.binary(function, a, b)).ok_or_else(|| site.refuse("has no inputs"));
+        return all(site, inputs)?
+            .into_iter()
+            .reduce(|a, b| e.binary(function, a, b))
+            .ok_or_else(|| site.refuse("has no inputs"));
     }
     let zero = e.constant(0.0);
     Ok(match operator {
         "Relu" => e.binary(Binary::Max, x, zero),
         "Clip" => {
-            let (mut low, mut high) = (site.node.float("min").map(|v| e.constant(v)), site.node.float("max").map(|v| e.constant(v)));
+            let (mut low, mut high) =
+                (site.node.float("min").map(|v| e.constant(v)), site.node.float("max").map(|v| e.constant(v)));
             low = inputs.get(1).copied().flatten().or(low);
             high = inputs.get(2).copied().flatten().or(high);
             let raised = low.map_or(x, |low| e.binary(Binary::Max, x, low));

@@ -3,10 +3,10 @@
 //! What is recognised, from the inside out: the sum times and plus constants by channel, plus one tensor of the same shape, one of the
 //! kernels' activations, and (instead of inside) a tensor of the same shape behind that.
 
+use super::Site;
 use super::evaluate::floats;
 use super::expression::{Binary, Expression, Node, Term, Unary};
 use super::groups::{Group, Input};
-use super::Site;
 use rota_graph::{Tensor, ValueId};
 use rota_kernels::Activation;
 
@@ -41,7 +41,10 @@ pub fn matched(host: &Site, group: &Group, sum: usize, dims: &[u64]) -> Option<F
     let shifted = finish.shift.iter().any(|&shift| shift != 0.0);
     let fits = match host.node.operator.as_str() {
         // Factors go into weights and bias, which have to be known for that.
-        "Conv" => !(scaled || shifted) || (host.constant(1).is_some() && (host.node.input(2).is_none() || host.constant(2).is_some())),
+        "Conv" => {
+            !(scaled || shifted)
+                || (host.constant(1).is_some() && (host.node.input(2).is_none() || host.constant(2).is_some()))
+        }
         // A product is scaled as a whole, and has one bias.
         _ => finish.scale.windows(2).all(|pair| pair[0] == pair[1]) && !(shifted && host.node.input(2).is_some()),
     };
@@ -59,12 +62,14 @@ struct Matcher<'a> {
 
 impl Matcher<'_> {
     fn whole(&self, term: Term) -> Option<Finish> {
-        self.activated(term).or_else(|| self.sides(term, Binary::Add).find_map(|(inner, other)| {
-            let residual = Some(self.tensor(other)?);
-            let finish = self.activated(inner)?;
-            let plain = finish.residual.is_none() && finish.activation != Activation::Identity;
-            plain.then_some(Finish { residual, residual_last: true, ..finish })
-        }))
+        self.activated(term).or_else(|| {
+            self.sides(term, Binary::Add).find_map(|(inner, other)| {
+                let residual = Some(self.tensor(other)?);
+                let finish = self.activated(inner)?;
+                let plain = finish.residual.is_none() && finish.activation != Activation::Identity;
+                plain.then_some(Finish { residual, residual_last: true, ..finish })
+            })
+        })
     }
 
     fn activated(&self, term: Term) -> Option<Finish> {
@@ -77,10 +82,12 @@ impl Matcher<'_> {
     }
 
     fn added(&self, term: Term) -> Option<Finish> {
-        self.scaled(term).or_else(|| self.sides(term, Binary::Add).find_map(|(inner, other)| {
-            let residual = Some(self.tensor(other)?);
-            Some(Finish { residual, ..self.scaled(inner)? })
-        }))
+        self.scaled(term).or_else(|| {
+            self.sides(term, Binary::Add).find_map(|(inner, other)| {
+                let residual = Some(self.tensor(other)?);
+                Some(Finish { residual, ..self.scaled(inner)? })
+            })
+        })
     }
 
     /// The sum times and plus constants.
@@ -163,7 +170,10 @@ fn sides(e: &Expression, term: Term, function: Binary) -> Option<[(Term, Term); 
 /// A term as one of the kernels' activations, and of what.
 pub(super) fn activation(e: &Expression, term: Term) -> Option<(Term, Activation)> {
     if let Some((inner, low, high)) = clip(e, term) {
-        return Some((inner, if (low, high) == (0.0, f32::INFINITY) { Activation::Relu } else { Activation::Clip { low, high } }));
+        return Some((
+            inner,
+            if (low, high) == (0.0, f32::INFINITY) { Activation::Relu } else { Activation::Clip { low, high } },
+        ));
     }
     if let Some((x, a, b)) = gate(e, term) {
         return Some((x, Activation::HardSigmoid { a, b }));
@@ -179,7 +189,9 @@ pub(super) fn activation(e: &Expression, term: Term) -> Option<(Term, Activation
 
 /// (x, low, high) of `min(max(x, low), high)`, or of one half of it.
 fn clip(e: &Expression, term: Term) -> Option<(Term, f32, f32)> {
-    let half = |term: Term, function: Binary| sides(e, term, function)?.into_iter().find_map(|(x, by)| Some((x, e.value(by)?)));
+    let half = |term: Term, function: Binary| {
+        sides(e, term, function)?.into_iter().find_map(|(x, by)| Some((x, e.value(by)?)))
+    };
     let (inner, high) = half(term, Binary::Min).unwrap_or((term, f32::INFINITY));
     let (inner, low) = half(inner, Binary::Max).unwrap_or((inner, f32::NEG_INFINITY));
     (inner != term).then_some((inner, low, high))
@@ -187,7 +199,8 @@ fn clip(e: &Expression, term: Term) -> Option<(Term, f32, f32)> {
 
 /// (x, a, b) of `x * a + b`.
 fn line(e: &Expression, term: Term) -> (Term, f32, f32) {
-    let by = |function| sides(e, term, function).and_then(|s| s.into_iter().find_map(|(x, by)| Some((x, e.value(by)?))));
+    let by =
+        |function| sides(e, term, function).and_then(|s| s.into_iter().find_map(|(x, by)| Some((x, e.value(by)?))));
     if let Some((x, shift)) = by(Binary::Add) {
         let (x, a, b) = line(e, x);
         return (x, a, b + shift);
@@ -251,7 +264,8 @@ fn gelu(e: &Expression, x: Term, gate: Term) -> Option<Term> {
     let Node::Unary(Unary::Erf, of) = e.node(erf) else { return None };
     let (of, slope, shift) = line(e, of);
     let near = |a: f32, b: f32| (a - b).abs() < 1e-5;
-    (of == x && near(a, 0.5) && near(b, 0.5) && near(slope, std::f32::consts::FRAC_1_SQRT_2) && shift == 0.0).then_some(x)
+    (of == x && near(a, 0.5) && near(b, 0.5) && near(slope, std::f32::consts::FRAC_1_SQRT_2) && shift == 0.0)
+        .then_some(x)
 }
 
 /// `x < 0 ? other : x`.

@@ -1,7 +1,7 @@
 //! What can be computed before any request comes: arithmetic on shapes, on sizes as floats (a resize's factors), and rearranged weights.
 
-use super::view::View;
 use super::Site;
+use super::view::View;
 use half::{bf16, f16};
 use rota_graph::{DType, Tensor};
 
@@ -295,7 +295,7 @@ fn range(start: &Tensor, limit: &Tensor, step: &Tensor) -> Option<Tensor> {
             let count = (f64::from(limit - start) / f64::from(step)).ceil().max(0.0);
             let count = (count <= LONGEST).then_some(count as u64)?;
             let values = (0..count).map(|at| start + at as f32 * step).collect();
-            tensor(DType::F32, &[count], Elements::Floats(values))
+            tensor(dtype, &[count], Elements::Floats(values))
         }
         _ => None,
     }

@@ -96,12 +96,24 @@ impl Flat {
         Ok(())
     }
 
-    fn branch(&mut self, from: &Graph, node: &Node, map: &mut [Option<ValueId>], depth: usize) -> Result<(), LowerError> {
+    fn branch(
+        &mut self,
+        from: &Graph,
+        node: &Node,
+        map: &mut [Option<ValueId>],
+        depth: usize,
+    ) -> Result<(), LowerError> {
         let refuse = |why: &str| LowerError::Node { node: node.to_string(), why: why.to_owned() };
         let condition = node.input(0).and_then(|id| map[id.0 as usize]);
         let condition = condition.and_then(|id| self.graph.constant(id)).map(|tensor| tensor.data.first().copied());
         let taken = match condition {
-            Some(Some(condition)) => if condition != 0 { "then_branch" } else { "else_branch" },
+            Some(Some(condition)) => {
+                if condition != 0 {
+                    "then_branch"
+                } else {
+                    "else_branch"
+                }
+            }
             _ => return Err(refuse("chooses by a number that is only known when it runs")),
         };
         let Some(rota_graph::Attribute::Body(body)) = node.attributes.get(taken) else {
@@ -181,7 +193,8 @@ impl Flat {
 impl Site<'_> {
     /// All its outputs, when they can be computed now; else none.
     fn fold(&self) -> Vec<Tensor> {
-        let small = |at: usize| self.output_dims(at).is_ok_and(|dims| dims.iter().product::<u64>() <= ELEMENTS_MAX);
+        // What inference has no rule for is small, or is not computed here.
+        let small = |at: usize| self.output_dims(at).map_or(true, |dims| dims.iter().product::<u64>() <= ELEMENTS_MAX);
         let known: Option<Vec<Tensor>> = (0..self.node.outputs.len()).map(|at| self.known_integers(at)).collect();
         if let Some(known) = known {
             return known;

@@ -4,9 +4,9 @@
 //! the same dimensions; so no value is computed twice, and none that only a group's members read reaches memory. A group whose expression
 //! is what a GEMM's or convolution's epilogue can do belongs to that node ([`super::epilogue`]).
 
+use super::code;
 use super::elementwise;
 use super::epilogue::{self, Finish};
-use super::code;
 use super::evaluate::{floats, number};
 use super::expression::{Expression, Term};
 use super::{Flat, LowerError, Site};
@@ -93,7 +93,8 @@ pub fn find(flat: &Flat, fuse: bool) -> Result<Groups, LowerError> {
 impl Groups {
     fn add(&mut self, group: Group, host: Option<(NodeId, Finish)>) {
         for member in &group.members {
-            self.roles[member.0 as usize] = if *member == group.root { Role::Root(self.groups.len()) } else { Role::Member };
+            self.roles[member.0 as usize] =
+                if *member == group.root { Role::Root(self.groups.len()) } else { Role::Member };
         }
         self.groups.push(group);
         self.hosts.push(host);
@@ -135,7 +136,8 @@ fn join(flat: &Flat, readers: &[BTreeSet<NodeId>], fuse: bool) -> Result<Vec<Opt
         });
         let first = around.next().flatten();
         let one = first.filter(|root| around.all(|other| other == Some(*root)));
-        let mine: BTreeSet<ValueId> = site.node.inputs.iter().flatten().copied().filter(|&id| is_large(flat, id)).collect();
+        let mine: BTreeSet<ValueId> =
+            site.node.inputs.iter().flatten().copied().filter(|&id| is_large(flat, id)).collect();
         let joins = one.filter(|root| {
             let same = Site::new(flat, *root).output_dims(0).ok() == site.output_dims(0).ok();
             let all = reads[root].iter().chain(&mine).collect::<BTreeSet<_>>().len();
@@ -236,7 +238,8 @@ impl Group {
             return Err(site.refuse("has parameters of different lengths"));
         }
         let epsilon = site.node.float("epsilon").unwrap_or(1e-5);
-        let factor: Vec<f32> = scale.iter().zip(&variance).map(|(scale, variance)| scale / (variance + epsilon).sqrt()).collect();
+        let factor: Vec<f32> =
+            scale.iter().zip(&variance).map(|(scale, variance)| scale / (variance + epsilon).sqrt()).collect();
         let offset: Vec<f32> = (0..channels).map(|c| shift[c] - mean[c] * factor[c]).collect();
         let behind = site.dims(0)?.len().saturating_sub(2);
         let dims: Vec<u64> = std::iter::once(channels as u64).chain(std::iter::repeat_n(1, behind)).collect();
@@ -261,7 +264,11 @@ fn host(flat: &Flat, readers: &[BTreeSet<NodeId>], group: &Group, roles: &[Role]
         let site = Site::new(flat, node);
         let only_ours = readers[value.0 as usize].iter().all(|reader| group.members.contains(reader));
         let free = roles[node.0 as usize] == Role::Alone;
-        if only_ours && free && site.sizes(value).ok().as_ref() == Some(&dims) && epilogue::HOSTS.contains(&site.node.operator.as_str()) {
+        if only_ours
+            && free
+            && site.sizes(value).ok().as_ref() == Some(&dims)
+            && epilogue::HOSTS.contains(&site.node.operator.as_str())
+        {
             hosts.push((node, number));
         }
     }

@@ -1,7 +1,7 @@
 //! A node and what is known where it stands, in the words of the rules.
 
-use super::flat::Flat;
 use super::LowerError;
+use super::flat::Flat;
 use rota_graph::{DType, Node, NodeId, Tensor, ValueId};
 
 /// One node of a flattened graph.
@@ -80,7 +80,9 @@ impl<'a> Site<'a> {
             return Ok(None);
         }
         let values = self.constant(at).and_then(|tensor| tensor.integers(MOST));
-        values.map(Some).ok_or_else(|| self.refuse(format!("takes its {attribute} from what is only known when it runs")))
+        values
+            .map(Some)
+            .ok_or_else(|| self.refuse(format!("takes its {attribute} from what is only known when it runs")))
     }
 
     /// A number that an attribute gives or, in later versions, the constant input `at`.
@@ -92,7 +94,9 @@ impl<'a> Site<'a> {
             return Ok(None);
         }
         let value = self.constant(at).and_then(super::evaluate::floats).and_then(|values| values.first().copied());
-        value.map(Some).ok_or_else(|| self.refuse(format!("takes its {attribute} from what is only known when it runs")))
+        value
+            .map(Some)
+            .ok_or_else(|| self.refuse(format!("takes its {attribute} from what is only known when it runs")))
     }
 
     pub fn flag(&self, name: &str) -> bool {

@@ -30,7 +30,8 @@ impl View {
     /// Whether its elements lie side by side in row-major order; wherever they begin.
     pub fn is_dense(&self) -> bool {
         let dense = View::dense(&self.dims);
-        self.elements() == 0 || (0..self.dims.len()).all(|at| self.dims[at] == 1 || self.strides[at] == dense.strides[at])
+        self.elements() == 0
+            || (0..self.dims.len()).all(|at| self.dims[at] == 1 || self.strides[at] == dense.strides[at])
     }
 
     /// The same elements under other dimensions; `None` where strides can't say that.
@@ -145,7 +146,8 @@ impl Site<'_> {
         let (starts, ends) = (starts.unwrap_or_default(), ends.unwrap_or_default());
         let axes = self.integers("axes", 3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
         let steps = self.integers("steps", 4)?.unwrap_or_else(|| vec![1; starts.len()]);
-        if ends.len() != starts.len() || axes.len() != starts.len() || steps.len() != starts.len() || steps.contains(&0) {
+        if ends.len() != starts.len() || axes.len() != starts.len() || steps.len() != starts.len() || steps.contains(&0)
+        {
             return Err(self.refuse("has slices that do not go together"));
         }
         (0..starts.len()).map(|at| Ok((self.axis(axes[at], rank)?, starts[at], ends[at], steps[at]))).collect()

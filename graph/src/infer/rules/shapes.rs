@@ -16,6 +16,29 @@ impl Site<'_> {
         order.iter().map(|&from| self.axis(from, dims.len()).map(|from| dims[from].clone())).collect()
     }
 
+    pub(super) fn tile(&mut self) -> Shape {
+        let dims = self.dims(0)?;
+        let repeats = self.elements(1).filter(|repeats| repeats.len() == dims.len());
+        let repeats = repeats.ok_or_else(|| self.why("repeats as often as is only known when it runs"))?;
+        Ok(dims.iter().zip(&repeats).map(|(dim, times)| self.or_fresh(dim.times(times))).collect())
+    }
+
+    /// Blocks of channels become pixels, or the other way round.
+    pub(super) fn depth_space(&mut self) -> Shape {
+        let [images, channels, height, width] =
+            <[Dim; 4]>::try_from(self.dims(0)?).map_err(|_| self.why("takes no picture"))?;
+        let size = self.node.int("blocksize").filter(|size| (1..1 << 15).contains(size));
+        let size = Dim::of(size.ok_or_else(|| self.why("lacks its blocksize"))?);
+        let area = size.times(&size);
+        let [channels, height, width] = match self.node.operator.as_str() {
+            "SpaceToDepth" => {
+                [area.and_then(|area| channels.times(&area)), height.divided(&size), width.divided(&size)]
+            }
+            _ => [area.and_then(|area| channels.divided(&area)), height.times(&size), width.times(&size)],
+        };
+        Ok(vec![images, self.or_fresh(channels), self.or_fresh(height), self.or_fresh(width)])
+    }
+
     pub(super) fn flatten(&mut self) -> Shape {
         let dims = self.dims(0)?;
         let axis = self.node.int("axis").unwrap_or(1);
@@ -116,7 +139,8 @@ impl Site<'_> {
                 {
                     elements = all.get(from as usize..to.max(from) as usize).map(<[Dim]>::to_vec);
                 }
-                if let (Some(all), Some(start), Some(end), ..=-1) = (dims[axis].size(), start.size(), end.size(), step) {
+                if let (Some(all), Some(start), Some(end), ..=-1) = (dims[axis].size(), start.size(), end.size(), step)
+                {
                     dims[axis] = Dim::of(backwards(all, start, end, step));
                     continue;
                 }

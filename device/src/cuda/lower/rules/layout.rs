@@ -73,6 +73,9 @@ pub fn depth_space(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) 
     let size = size.ok_or_else(|| site.refuse("lacks its blocksize"))?;
     let &[images, channels, height, width] = x.dims() else { return Err(site.refuse("takes no picture")) };
     let (dims, order): (Vec<u64>, [usize; 6]) = match site.node.operator.as_str() {
+        "SpaceToDepth" if site.node.string("mode") == Some("CRD") => {
+            (vec![images, channels, height / size, size, width / size, size], [0, 1, 3, 5, 2, 4])
+        }
         "SpaceToDepth" => (vec![images, channels, height / size, size, width / size, size], [0, 3, 5, 1, 2, 4]),
         _ if site.node.string("mode") == Some("CRD") => {
             (vec![images, channels / (size * size), size, size, height, width], [0, 1, 4, 2, 5, 3])
@@ -163,9 +166,9 @@ pub fn pad(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Resul
         (None, Some(_), None) => return Err(site.refuse("pads with a number that is only known when it runs")),
         (None, _, value) => value.cloned(),
     };
-    let bits = value.and_then(|value| evaluate::cast(&value, x.dtype)).map_or(0, |value| {
-        value.data.iter().take(8).rev().fold(0u64, |bits, &byte| bits << 8 | u64::from(byte))
-    });
+    let bits = value
+        .and_then(|value| evaluate::cast(&value, x.dtype))
+        .map_or(0, |value| value.data.iter().take(8).rev().fold(0u64, |bits, &byte| bits << 8 | u64::from(byte)));
     let output = b.scratch(x.dtype, &dims);
     b.set(site.output(0)?, output.clone());
     if output.view.elements() == 0 {

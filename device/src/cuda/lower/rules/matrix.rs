@@ -16,7 +16,8 @@ pub fn gemm(b: &mut Builder, site: &Site, finish: Option<(&Finish, ValueId)>) ->
         return Err(site.refuse("multiplies what is no matrix"));
     };
     let (rows, depth) = if site.flag("transA") { (left_columns, left_rows) } else { (left_rows, left_columns) };
-    let (right_depth, columns) = if site.flag("transB") { (right_columns, right_rows) } else { (right_rows, right_columns) };
+    let (right_depth, columns) =
+        if site.flag("transB") { (right_columns, right_rows) } else { (right_rows, right_columns) };
     if depth != right_depth {
         return Err(site.refuse(format!("multiplies rows of {depth} with columns of {right_depth}")));
     }

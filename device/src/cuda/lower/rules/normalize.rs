@@ -21,14 +21,21 @@ pub fn normalize(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) ->
     let rank = dims.len();
     let channels = || dims.get(1).copied().unwrap_or(1);
     let (rows, columns, affine) = match site.node.operator.as_str() {
-        "InstanceNormalization" => {
-            (product(&dims[..2.min(rank)]), product(&dims[2.min(rank)..]), Affine::PerChannel { channels: count(site, channels())? })
-        }
+        "InstanceNormalization" => (
+            product(&dims[..2.min(rank)]),
+            product(&dims[2.min(rank)..]),
+            Affine::PerChannel { channels: count(site, channels())? },
+        ),
         "GroupNormalization" => {
-            let groups = site.node.int("num_groups").and_then(|groups| u64::try_from(groups).ok()).filter(|&groups| groups > 0);
+            let groups =
+                site.node.int("num_groups").and_then(|groups| u64::try_from(groups).ok()).filter(|&groups| groups > 0);
             let groups = groups.ok_or_else(|| site.refuse("lacks its num_groups"))?;
             let each = count(site, channels() / groups)?;
-            (dims[0] * groups, product(&dims[1..]) / groups, Affine::PerGroup { groups: count(site, groups)?, channels: each })
+            (
+                dims[0] * groups,
+                product(&dims[1..]) / groups,
+                Affine::PerGroup { groups: count(site, groups)?, channels: each },
+            )
         }
         _ => {
             let axis = site.axis(site.node.int("axis").unwrap_or(-1), rank)?;
@@ -99,18 +106,35 @@ pub fn resize(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Re
         places[at] = b.constant(&held)?.pointer();
         weights[at] = b.floats(&[table.weights.len() as u64], &table.weights).pointer();
     }
-    let pair = |dims: &[u64]| -> Result<[u32; 2], LowerError> { Ok([count(site, dims[rank - 2])?, count(site, dims[rank - 1])?]) };
+    let pair = |dims: &[u64]| -> Result<[u32; 2], LowerError> {
+        Ok([count(site, dims[rank - 2])?, count(site, dims[rank - 1])?])
+    };
     let planes = count(site, output[..rank - 2].iter().product())?;
     let (from, to) = (pair(x.dims())?, pair(&output)?);
     let y = b.result(site, None)?;
-    b.push(Resize { dtype: Float::F32, planes, input: from, output: to, taps, x: x.pointer(), y: y.pointer(), places, weights }.launch())
+    b.push(
+        Resize {
+            dtype: Float::F32,
+            planes,
+            input: from,
+            output: to,
+            taps,
+            x: x.pointer(),
+            y: y.pointer(),
+            places,
+            weights,
+        }
+        .launch(),
+    )?;
+    b.settle(site, y)
 }
 
 /// By axis: the factors that the model gives, if it does.
 fn scales(site: &Site, rank: usize) -> Result<Option<Vec<f32>>, LowerError> {
     let at = if site.node.operator == "Upsample" || site.opset <= 10 { 1 } else { 2 };
     let attribute = site.node.floats("scales").map(<[f32]>::to_vec);
-    let Some(given) = attribute.or_else(|| site.constant(at).and_then(floats)).filter(|scales| !scales.is_empty()) else {
+    let Some(given) = attribute.or_else(|| site.constant(at).and_then(floats)).filter(|scales| !scales.is_empty())
+    else {
         return Ok(None);
     };
     let mut scales = vec![1.0; rank];
@@ -127,7 +151,8 @@ fn scales(site: &Site, rank: usize) -> Result<Option<Vec<f32>>, LowerError> {
 
 fn coordinates(site: &Site) -> Result<Coordinates, LowerError> {
     let old = site.node.operator == "Upsample" || site.opset <= 10;
-    let mode = site.node.string("coordinate_transformation_mode").unwrap_or(if old { "asymmetric" } else { "half_pixel" });
+    let mode =
+        site.node.string("coordinate_transformation_mode").unwrap_or(if old { "asymmetric" } else { "half_pixel" });
     Ok(match mode {
         "half_pixel" => Coordinates::HalfPixel,
         "half_pixel_symmetric" => Coordinates::HalfPixelSymmetric,

@@ -1,10 +1,10 @@
 //! Element-wise expressions, and copies that change layout or type.
 
 use crate::cuda::lower::LowerError;
+use crate::cuda::lower::Site;
 use crate::cuda::lower::builder::{Builder, Operand, stored};
 use crate::cuda::lower::elementwise::is_integer;
 use crate::cuda::lower::groups::{Group, Input};
-use crate::cuda::lower::Site;
 use crate::cuda::lower::view::View;
 use rota_graph::DType;
 use rota_kernels::Type;
@@ -46,7 +46,9 @@ pub fn zero(b: &mut Builder, operand: &Operand) -> Result<(), LowerError> {
 /// An operand as the axes of an output of these dimensions see it.
 fn read(b: &Builder, operand: &Operand, dims: &[u64]) -> Result<elementwise::Input, LowerError> {
     let view: View = operand.view.broadcast(dims).ok_or_else(|| b.refuse("has inputs that do not broadcast"))?;
-    let stride = |&stride: &i64| u32::try_from(stride).map_err(|_| b.refuse("reads a tensor backwards, or one that is too large"));
+    let stride = |&stride: &i64| {
+        u32::try_from(stride).map_err(|_| b.refuse("reads a tensor backwards, or one that is too large"))
+    };
     let strides = view.strides.iter().map(stride).collect::<Result<Vec<_>, _>>()?;
     Ok(elementwise::Input { pointer: operand.pointer(), dtype: kind(b, operand.dtype)?, strides })
 }

@@ -30,7 +30,9 @@ pub fn recurrent(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) ->
         "GRU" => 3,
         _ => 1,
     };
-    let (&[directions, rows, _], Some(&hidden)) = (&w[..], r.last()) else { return Err(site.refuse("has weights of another rank")) };
+    let (&[directions, rows, _], Some(&hidden)) = (&w[..], r.last()) else {
+        return Err(site.refuse("has weights of another rank"));
+    };
     if rows != gates * hidden || w[2] != inputs {
         return Err(site.refuse(format!("has weights {w:?} for {hidden} units and {inputs} inputs")));
     }
@@ -103,7 +105,10 @@ fn run(
     let epilogue = Epilogue { bias, bias_column: 1, ..Epilogue::default() };
     let a = Matrix::row_major(x.pointer(), depth);
     let w = Matrix::transposed(at(&weights, direction * gates * hidden * inputs), depth);
-    b.push(Gemm { rows, columns, depth, batches: [1, 1], a, b: w, c: Matrix::row_major(all.pointer(), columns), epilogue }.launch())?;
+    b.push(
+        Gemm { rows, columns, depth, batches: [1, 1], a, b: w, c: Matrix::row_major(all.pointer(), columns), epilogue }
+            .launch(),
+    )?;
 
     let initial = |b: &mut Builder, input: usize| -> Result<Pointer, LowerError> {
         let Some(value) = site.node.input(input) else { return Ok(Pointer::NONE) };
@@ -158,11 +163,18 @@ fn run(
 }
 
 /// What is added to the input's part of the gates, and what is added to the recurrent part of a GRU's new state alone.
-fn biases(b: &mut Builder, site: &Site, layer: &Layer, direction: u64, linear: bool) -> Result<(Pointer, Pointer), LowerError> {
+fn biases(
+    b: &mut Builder,
+    site: &Site,
+    layer: &Layer,
+    direction: u64,
+    linear: bool,
+) -> Result<(Pointer, Pointer), LowerError> {
     if site.node.input(3).is_none() {
         return Ok((Pointer::NONE, Pointer::NONE));
     }
-    let all = site.constant(3).and_then(floats).ok_or_else(|| site.refuse("has biases that are only known when it runs"))?;
+    let all =
+        site.constant(3).and_then(floats).ok_or_else(|| site.refuse("has biases that are only known when it runs"))?;
     let each = (layer.gates * layer.hidden) as usize;
     let own = all.get(2 * each * direction as usize..2 * each * (direction as usize + 1));
     let own = own.ok_or_else(|| site.refuse("has too few biases"))?;

@@ -52,7 +52,9 @@ pub fn reduce(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Re
         }
         let [outer, reduced, inner] = [count(site, outer)?, count(site, reduced)?, count(site, inner)?];
         let last = site.flag("select_last_index");
-        b.push(Reduce { dtype, reduction, last, outer, count: reduced, inner, x: x.pointer(), y: y.pointer() }.launch())?;
+        b.push(
+            Reduce { dtype, reduction, last, outer, count: reduced, inner, x: x.pointer(), y: y.pointer() }.launch(),
+        )?;
     }
     let y = match wanted {
         Some(wanted) if wanted != y.dtype => copy(b, &y, wanted)?,

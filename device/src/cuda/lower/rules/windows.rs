@@ -23,7 +23,10 @@ impl Frame {
     fn new(site: &Site, input: &[u64], output: &[u64], kernel: &[u64], transposed: bool) -> Result<Frame, LowerError> {
         let axes = input.len().saturating_sub(2);
         if !(1..=2).contains(&axes) || output.len() != input.len() || kernel.len() != axes {
-            return Err(site.refuse(format!("works on tensors of {} dimensions, the kernels on pictures and sequences", input.len())));
+            return Err(site.refuse(format!(
+                "works on tensors of {} dimensions, the kernels on pictures and sequences",
+                input.len()
+            )));
         }
         let pair = |of: &[u64], otherwise: u32| -> Result<[u32; 2], LowerError> {
             match *of {
@@ -92,7 +95,12 @@ pub fn conv_transpose(b: &mut Builder, site: &Site, finish: Option<(&Finish, Val
     convolve(b, site, finish, true)
 }
 
-fn convolve(b: &mut Builder, site: &Site, finish: Option<(&Finish, ValueId)>, transposed: bool) -> Result<(), LowerError> {
+fn convolve(
+    b: &mut Builder,
+    site: &Site,
+    finish: Option<(&Finish, ValueId)>,
+    transposed: bool,
+) -> Result<(), LowerError> {
     let x = b.operand(site.input(0)?)?;
     let x = b.floats_of(&x)?;
     let (w, output) = (site.dims(1)?, site.output_dims(0)?);
@@ -117,7 +125,8 @@ fn convolve(b: &mut Builder, site: &Site, finish: Option<(&Finish, ValueId)>, tr
             b.floats_of(&weights)?
         }
     };
-    let mut epilogue = Epilogue { activation: finish_of.activation, residual_last: finish_of.residual_last, ..Epilogue::default() };
+    let mut epilogue =
+        Epilogue { activation: finish_of.activation, residual_last: finish_of.residual_last, ..Epilogue::default() };
     let changed = scaled || finish_of.shift.iter().any(|&shift| shift != 0.0);
     if changed {
         let own = site.constant(2).and_then(floats).unwrap_or_else(|| vec![0.0; filters as usize]);
@@ -173,7 +182,7 @@ pub fn pool(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Resu
         _ if site.flag("count_include_pad") => Window::AverageWithPadding(behind),
         _ => Window::Average,
     };
-    let y = b.output(site, 0)?;
+    let y = b.result(site, None)?;
     let pool = Pool {
         dtype: Float::F32,
         planes: count(site, x.dims()[0] * x.dims()[1])?,
@@ -187,10 +196,10 @@ pub fn pool(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Resu
         x: x.pointer(),
         y: y.pointer(),
     };
-    if y.view.elements() == 0 {
-        return Ok(());
+    if y.view.elements() > 0 {
+        b.push(pool.launch())?;
     }
-    b.push(pool.launch())
+    b.settle(site, y)
 }
 
 /// The mean or the maximum of each channel.
@@ -201,5 +210,17 @@ pub fn global_pool(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) 
     let reduction = if site.node.operator == "GlobalMaxPool" { Reduction::Max } else { Reduction::Mean };
     let y = b.output(site, 0)?;
     let (outer, pixels) = (count(site, planes)?, count(site, pixels)?);
-    b.push(Reduce { dtype: Type::F32, reduction, last: false, outer, count: pixels, inner: 1, x: x.pointer(), y: y.pointer() }.launch())
+    b.push(
+        Reduce {
+            dtype: Type::F32,
+            reduction,
+            last: false,
+            outer,
+            count: pixels,
+            inner: 1,
+            x: x.pointer(),
+            y: y.pointer(),
+        }
+        .launch(),
+    )
 }
