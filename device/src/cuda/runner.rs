@@ -101,4 +101,8 @@ impl Runner for CudaRunner {
     }
 
     fn release(&mut self) {}
+
+    fn is_lost(&mut self) -> bool {
+        self.gpu.session().is_err()
+    }
 }
