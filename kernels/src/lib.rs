@@ -27,7 +27,7 @@ pub mod softmax;
 
 pub use attention::Attention;
 pub use conv::Conv;
-pub use dtype::{Float, Type};
+pub use dtype::{Float, Math, Type};
 pub use elementwise::{Elementwise, Input, Op, Source, Step};
 pub use epilogue::{Activation, Epilogue};
 pub use gemm::{Gemm, Matrix};
@@ -43,7 +43,7 @@ pub use softmax::Softmax;
 /// Every kernel there is.
 pub fn kernels() -> Vec<&'static Kernel> {
     let mut all: Vec<&'static Kernel> = Vec::new();
-    all.extend(gemm::F32.iter().chain(&conv::F32).map(|tile| &tile.kernel));
+    all.extend(gemm::TILES.iter().chain(&conv::TILES).flatten().map(|tile| &tile.kernel));
     all.extend(conv::DEPTHWISE.iter().flatten().chain(&conv::TRANSPOSE));
     all.extend(pool::POOL.iter().chain(pool::REDUCE.iter().flatten()));
     all.extend(layout::COPY.iter().chain(&layout::TRANSPOSE).chain(&layout::GATHER).chain(&layout::PAD));
