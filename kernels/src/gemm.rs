@@ -147,7 +147,7 @@ impl Gemm {
                 format!("the output's columns are {} elements apart, they have to be side by side", self.c.column);
             return Err(Unfit::Unsupported { kernel: "gemm", what });
         }
-        let bytes = self.math.storage().bytes();
+        let (a_vector, b_vector) = self.vectors();
         let params = GemmParams {
             a: self.a.pointer,
             b: self.b.pointer,
@@ -170,12 +170,20 @@ impl Gemm {
             b_depth: self.b.row,
             b_column: self.b.column,
             c_row: self.c.row,
-            a_vector: u32::from(self.a.vector(self.rows, self.depth, bytes)),
-            b_vector: u32::from(self.b.vector(self.depth, self.columns, bytes)),
+            a_vector,
+            b_vector,
             epilogue: self.epilogue.params(),
         };
         let grid = [blocks, batches.min(GRID_YZ_MAX) as u32, 1];
         Ok(Launch::new(&tile.kernel, grid, tile.kernel.blocks[0], params, self.cost()))
+    }
+
+    /// Whether fours of a and of b may be loaded at once, as the kernels want to be told.
+    pub(crate) fn vectors(&self) -> (u32, u32) {
+        let bytes = self.math.storage().bytes();
+        let a = self.a.vector(self.rows, self.depth, bytes);
+        let b = self.b.vector(self.depth, self.columns, bytes);
+        (u32::from(a), u32::from(b))
     }
 
     fn cost(&self) -> Cost {

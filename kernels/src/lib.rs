@@ -9,12 +9,14 @@
 //! - [`host`] compiles the same sources with g++ and runs them, for tests and for the stand-in driver.
 
 pub mod attention;
+pub mod batch;
 mod cache;
 pub mod conv;
 pub mod dtype;
 pub mod elementwise;
 pub mod epilogue;
 pub mod gemm;
+pub mod grouped;
 pub mod host;
 pub mod launch;
 pub mod layout;
@@ -26,11 +28,13 @@ pub mod resize;
 pub mod softmax;
 
 pub use attention::Attention;
+pub use batch::Move;
 pub use conv::Conv;
 pub use dtype::{Float, Math, Type};
 pub use elementwise::{Elementwise, Input, Op, Source, Step};
 pub use epilogue::{Activation, Epilogue};
 pub use gemm::{Gemm, Matrix};
+pub use grouped::Grouped;
 pub use launch::{Cost, Kernel, Launch, Unfit};
 pub use layout::{Copy, Gather, Pad, PadMode, Picks};
 pub use normalize::{Affine, Normalize};
@@ -44,6 +48,8 @@ pub use softmax::Softmax;
 pub fn kernels() -> Vec<&'static Kernel> {
     let mut all: Vec<&'static Kernel> = Vec::new();
     all.extend(gemm::TILES.iter().chain(&conv::TILES).flatten().map(|tile| &tile.kernel));
+    all.extend(grouped::TILES.iter().flatten().map(|tile| &tile.kernel));
+    all.push(&batch::MOVE);
     all.extend(conv::DEPTHWISE.iter().flatten().chain(&conv::TRANSPOSE));
     all.extend(pool::POOL.iter().chain(pool::REDUCE.iter().flatten()));
     all.extend(layout::COPY.iter().chain(&layout::TRANSPOSE).chain(&layout::GATHER).chain(&layout::PAD));
