@@ -446,4 +446,42 @@ typedef struct AttentionParams {
   uint32_t causal;  // 1: row r sees columns up to r + columns - rows
 } AttentionParams;
 
+// One product of a grouped launch, in a table that may change between launches: c = epilogue(a b), rows of a and c side by side.
+typedef struct GroupedProblem {
+  uint64_t a;
+  uint64_t b;
+  uint64_t c;
+  uint64_t bias;
+  uint64_t residual;
+  uint32_t rows;  // 0: nothing to do this time
+  uint32_t columns;
+  uint32_t depth;
+  uint32_t a_row;
+  uint32_t a_depth;
+  uint32_t b_depth;
+  uint32_t b_column;
+  uint32_t c_row;
+  uint32_t a_vector;
+  uint32_t b_vector;
+  Epilogue epilogue;
+} GroupedProblem;
+
+typedef struct GroupedParams {
+  uint64_t problems;  // GroupedProblem [count]
+  uint32_t count;
+  uint32_t reserved;
+} GroupedParams;
+
+// One piece of a batch that is put together or taken apart.
+typedef struct MoveEntry {
+  uint64_t source;  // 0: zeros
+  uint64_t target;
+  uint64_t bytes;
+} MoveEntry;
+
+typedef struct MoveParams {
+  uint64_t entries;  // MoveEntry []
+  uint64_t count;    // u32: how many there are this time
+} MoveParams;
+
 #endif

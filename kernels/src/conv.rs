@@ -1,19 +1,28 @@
-//! Convolutions of NCHW pictures: `conv.cu`, `depthwise.cu`, `conv_transpose.cu`, and `gemm.cu` for those of one pixel.
+//! Convolutions of NCHW pictures: `conv.cu`, `conv_mma.cu`, `depthwise.cu`, `conv_transpose.cu`, and `gemm.cu` for those of one pixel.
 
-use crate::dtype::Float;
+use crate::dtype::Math;
 use crate::epilogue::Epilogue;
-use crate::gemm::{Gemm, Matrix, Tile, choose};
+use crate::gemm::{Gemm, Matrix, Tile, choose, tile};
 use crate::launch::{Cost, GRID_YZ_MAX, Kernel, Launch, Unfit, fit, spread};
 use crate::params::{ConvParams, Divider, Pointer};
 
-const THREADS_128: &[u32] = &[128];
-const THREADS_256: &[u32] = &[256];
-
-/// Tiles of the implicit matrix product, the largest first.
-pub(crate) static F32: [Tile; 3] = [
-    Tile { kernel: Kernel::new::<ConvParams>("rota_conv_f32_128x64", THREADS_256), rows: 128, columns: 64 },
-    Tile { kernel: Kernel::new::<ConvParams>("rota_conv_f32_64x64", THREADS_256), rows: 64, columns: 64 },
-    Tile { kernel: Kernel::new::<ConvParams>("rota_conv_f32_16x64", THREADS_128), rows: 16, columns: 64 },
+/// Tiles of the implicit matrix product for f32, tf32 and f16, the largest first.
+pub(crate) static TILES: [[Tile; 3]; 3] = [
+    [
+        tile::<ConvParams>("rota_conv_f32_128x64", &[256], 128, 64),
+        tile::<ConvParams>("rota_conv_f32_64x64", &[256], 64, 64),
+        tile::<ConvParams>("rota_conv_f32_16x64", &[128], 16, 64),
+    ],
+    [
+        tile::<ConvParams>("rota_conv_tf32_128x64", &[256], 128, 64),
+        tile::<ConvParams>("rota_conv_tf32_64x64", &[128], 64, 64),
+        tile::<ConvParams>("rota_conv_tf32_32x64", &[64], 32, 64),
+    ],
+    [
+        tile::<ConvParams>("rota_conv_f16_128x64", &[256], 128, 64),
+        tile::<ConvParams>("rota_conv_f16_64x64", &[128], 64, 64),
+        tile::<ConvParams>("rota_conv_f16_32x64", &[64], 32, 64),
+    ],
 ];
 
 const BLOCKS: &[u32] = &[32, 64, 128];
@@ -45,8 +54,8 @@ pub(crate) static TRANSPOSE: [Kernel; 2] = [
 /// A convolution or, read backwards, a transposed one. Of one dimension: height and kernel height 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Conv {
-    /// Element type of all tensors.
-    pub dtype: Float,
+    /// How it multiplies, and so the element type of all tensors; not bf16. Depthwise and transposed ones multiply in f32.
+    pub math: Math,
     /// Pictures in the batch.
     pub images: u32,
     /// Channels of the input, of all groups together.
@@ -87,7 +96,8 @@ impl Conv {
         if let Some(gemm) = self.as_gemm() {
             return gemm.launch();
         }
-        self.implicit(choose(self.tiles()?, self.filters / self.groups, self.columns()?, u64::from(self.groups)))
+        let tiles = &TILES[self.math as usize];
+        self.implicit(choose(tiles, self.filters / self.groups, self.columns()?, u64::from(self.groups)))
     }
 
     /// A launch of every kernel and block that can do it, for tests that have to see them all.
@@ -95,7 +105,7 @@ impl Conv {
         self.check()?;
         let mut all = Vec::new();
         if self.groups > 1 && self.groups == self.channels {
-            let kernels = &DEPTHWISE[self.dtype as usize];
+            let kernels = &DEPTHWISE[self.element()];
             for kernel in [self.depthwise_kernel(), &kernels[kernels.len() - 1]] {
                 for &threads in kernel.blocks {
                     all.push(self.depthwise(kernel, threads)?);
@@ -105,10 +115,8 @@ impl Conv {
         if let Some(gemm) = self.as_gemm() {
             all.extend(gemm.launches()?);
         }
-        if let Ok(tiles) = self.tiles() {
-            for tile in tiles {
-                all.push(self.implicit(tile)?);
-            }
+        for tile in &TILES[self.math as usize] {
+            all.push(self.implicit(tile)?);
         }
         Ok(all)
     }
@@ -130,11 +138,14 @@ impl Conv {
         let taps = u64::from(self.filters / self.groups) * u64::from(self.kernel[0] * self.kernel[1]);
         let weights = u64::from(self.channels) * taps;
         let cost = self.cost(weights, 2 * elements * taps);
-        Ok(Launch::new(&TRANSPOSE[self.dtype as usize], spread(work, threads), threads, params, cost))
+        Ok(Launch::new(&TRANSPOSE[self.element()], spread(work, threads), threads, params, cost))
     }
 
     fn check(&self) -> Result<(), Unfit> {
         let unfit = |what: String| Err(Unfit::Unsupported { kernel: "conv", what });
+        if self.math == Math::Bf16 {
+            return unfit("there are no convolutions of bf16".to_string());
+        }
         let (channels, filters, groups) = (self.channels, self.filters, self.groups);
         if groups == 0 || !channels.is_multiple_of(groups) || !filters.is_multiple_of(groups) {
             return unfit(format!("{channels} channels and {filters} filters can't be split into {groups} groups"));
@@ -145,11 +156,13 @@ impl Conv {
         Ok(())
     }
 
-    fn tiles(&self) -> Result<&'static [Tile], Unfit> {
-        match self.dtype {
-            Float::F32 => Ok(&F32),
-            Float::F16 => Err(Unfit::Unsupported { kernel: "conv", what: "f16 needs the tensor-core kernels".into() }),
-        }
+    /// The index of this element type among the kernels that there are.
+    fn element(&self) -> usize {
+        usize::from(self.math == Math::F16)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.math.storage().bytes()
     }
 
     fn output_pixels(&self) -> u32 {
@@ -168,11 +181,12 @@ impl Conv {
     /// waste less.
     fn as_gemm(&self) -> Option<Gemm> {
         let plain = self.kernel == [1, 1] && self.strides == [1, 1] && self.pads == [0, 0] && self.groups == 1;
-        if !plain || self.dtype != Float::F32 || self.output_pixels() < PIXELS_PER_GEMM || self.input != self.output {
+        if !plain || self.output_pixels() < PIXELS_PER_GEMM || self.input != self.output {
             return None;
         }
         let (channels, filters, pixels) = (self.channels, self.filters, self.output_pixels());
         Some(Gemm {
+            math: self.math,
             rows: filters,
             columns: pixels,
             depth: channels,
@@ -185,7 +199,7 @@ impl Conv {
     }
 
     fn depthwise_kernel(&self) -> &'static Kernel {
-        let kernels = &DEPTHWISE[self.dtype as usize];
+        let kernels = &DEPTHWISE[self.element()];
         match (self.kernel, self.strides, self.dilations) {
             ([3, 3], [1, 1], [1, 1]) => &kernels[0],
             ([3, 3], [2, 2], [1, 1]) => &kernels[1],
@@ -243,7 +257,7 @@ impl Conv {
             dilation_x: self.dilations[1],
             pad_top: self.pads[0],
             pad_left: self.pads[1],
-            w_vector: u32::from(depth.is_multiple_of(4) && self.w.0.is_multiple_of(16)),
+            w_vector: u32::from(depth.is_multiple_of(4) && self.w.0.is_multiple_of(4 * self.bytes())),
             by_out_pixels: by(self.output_pixels()),
             by_out_width: by(self.output[1]),
             by_out_height: by(self.output[0]),
@@ -268,8 +282,8 @@ impl Conv {
         let epilogue = Epilogue { bias_row: 1, bias_column: 0, ..self.epilogue };
         let (elements, operations) = epilogue.cost(1, u64::from(self.filters), columns);
         Cost {
-            bytes_read: self.dtype.bytes() * (inputs + weights + elements),
-            bytes_written: self.dtype.bytes() * outputs,
+            bytes_read: self.bytes() * (inputs + weights + elements),
+            bytes_written: self.bytes() * outputs,
             flops: flops + operations,
         }
     }

@@ -67,3 +67,35 @@ impl From<Float> for Type {
         }
     }
 }
+
+/// How a matrix product or convolution multiplies; sums are f32 in all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Math {
+    /// f32 tensors, f32 products: as exact as f32 is.
+    F32,
+    /// f32 tensors, products on tensor cores of operands that are rounded to 10 bits of fraction.
+    Tf32,
+    /// f16 tensors, on tensor cores.
+    F16,
+    /// bf16 tensors, on tensor cores.
+    Bf16,
+}
+
+impl Math {
+    /// What memory holds.
+    pub const fn storage(self) -> Type {
+        match self {
+            Math::F32 | Math::Tf32 => Type::F32,
+            Math::F16 => Type::F16,
+            Math::Bf16 => Type::Bf16,
+        }
+    }
+
+    /// The least compute capability, major and minor, of a GPU that has the instructions. On a lesser one the kernel must not be launched.
+    pub const fn capability(self) -> (u32, u32) {
+        match self {
+            Math::F32 | Math::F16 => (7, 5),
+            Math::Tf32 | Math::Bf16 => (8, 0),
+        }
+    }
+}

@@ -1,17 +1,37 @@
-//! Matrix products: `gemm.cu`.
+//! Matrix products: `gemm.cu` and `gemm_mma.cu`.
 
+use crate::dtype::Math;
 use crate::epilogue::Epilogue;
 use crate::launch::{Cost, GRID_YZ_MAX, Kernel, Launch, Unfit, fit};
-use crate::params::{GemmParams, Pointer};
+use crate::params::{GemmParams, Params, Pointer};
 
-const THREADS_256: &[u32] = &[256];
-const THREADS_128: &[u32] = &[128];
+/// A kernel whose block of `threads` computes `rows` x `columns`.
+pub(crate) const fn tile<P: Params>(name: &'static str, threads: &'static [u32], rows: u32, columns: u32) -> Tile {
+    Tile { kernel: Kernel::new::<P>(name, threads), rows, columns }
+}
 
-/// Tiles for f32, the largest first.
-pub(crate) static F32: [Tile; 3] = [
-    Tile { kernel: Kernel::new::<GemmParams>("rota_gemm_f32_128x128", THREADS_256), rows: 128, columns: 128 },
-    Tile { kernel: Kernel::new::<GemmParams>("rota_gemm_f32_64x64", THREADS_256), rows: 64, columns: 64 },
-    Tile { kernel: Kernel::new::<GemmParams>("rota_gemm_f32_16x64", THREADS_128), rows: 16, columns: 64 },
+/// For each [`Math`], the largest first.
+pub(crate) static TILES: [[Tile; 3]; 4] = [
+    [
+        tile::<GemmParams>("rota_gemm_f32_128x128", &[256], 128, 128),
+        tile::<GemmParams>("rota_gemm_f32_64x64", &[256], 64, 64),
+        tile::<GemmParams>("rota_gemm_f32_16x64", &[128], 16, 64),
+    ],
+    [
+        tile::<GemmParams>("rota_gemm_tf32_128x64", &[256], 128, 64),
+        tile::<GemmParams>("rota_gemm_tf32_64x64", &[128], 64, 64),
+        tile::<GemmParams>("rota_gemm_tf32_32x64", &[64], 32, 64),
+    ],
+    [
+        tile::<GemmParams>("rota_gemm_f16_128x64", &[256], 128, 64),
+        tile::<GemmParams>("rota_gemm_f16_64x64", &[128], 64, 64),
+        tile::<GemmParams>("rota_gemm_f16_32x64", &[64], 32, 64),
+    ],
+    [
+        tile::<GemmParams>("rota_gemm_bf16_128x64", &[256], 128, 64),
+        tile::<GemmParams>("rota_gemm_bf16_64x64", &[128], 64, 64),
+        tile::<GemmParams>("rota_gemm_bf16_32x64", &[64], 32, 64),
+    ],
 ];
 
 /// What one block of a kernel computes.
@@ -32,13 +52,13 @@ impl Tile {
 /// multiprocessors).
 const BLOCKS_WANTED: u64 = 132;
 
-/// The largest tile that still makes enough blocks and does not waste more than half of itself; else the smallest that fits.
-pub(crate) fn choose(tiles: &'static [Tile], rows: u32, columns: u32, batches: u64) -> &'static Tile {
+/// The largest tile that still makes enough blocks and of which more than half is used; else the smallest that the rows need.
+pub(crate) fn choose(tiles: &'static [Tile; 3], rows: u32, columns: u32, batches: u64) -> &'static Tile {
     let fits = |tile: &&Tile| {
         rows * 2 > tile.rows && columns * 2 > tile.columns && tile.count(rows, columns) * batches >= BLOCKS_WANTED
     };
-    let smallest = if rows <= 16 { &tiles[tiles.len() - 1] } else { &tiles[tiles.len().saturating_sub(2)] };
-    tiles.iter().find(fits).unwrap_or(smallest)
+    let [.., middle, smallest] = tiles;
+    tiles.iter().find(fits).unwrap_or(if rows <= smallest.rows { smallest } else { middle })
 }
 
 /// One operand: where it begins and how far apart, in elements, its neighbours are.
@@ -71,21 +91,23 @@ impl Matrix {
     }
 
     /// Whether fours along the stride of 1 are aligned and end with the matrix.
-    fn vector(&self, rows: u32, columns: u32) -> bool {
+    fn vector(&self, rows: u32, columns: u32, element_bytes: u64) -> bool {
         let (along, across) = if self.column == 1 { (columns, self.row) } else { (rows, self.column) };
         (self.column == 1 || self.row == 1)
-            && self.pointer.0.is_multiple_of(16)
+            && self.pointer.0.is_multiple_of(4 * element_bytes)
             && along.is_multiple_of(4)
             && across.is_multiple_of(4)
             && self.batch.iter().all(|stride| stride.is_multiple_of(4))
     }
 }
 
-/// c = epilogue(a b) for every pair of batch indices; f32.
+/// c = epilogue(a b) for every pair of batch indices.
 ///
 /// `a` is rows x depth, `b` depth x columns, `c` rows x columns with a column stride of 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gemm {
+    /// How it multiplies, and so the element type of all tensors.
+    pub math: Math,
     /// Rows of `a` and `c`.
     pub rows: u32,
     /// Columns of `b` and `c`.
@@ -108,12 +130,12 @@ impl Gemm {
     /// The launch, with the tile that suits the shapes.
     pub fn launch(&self) -> Result<Launch, Unfit> {
         let batches = u64::from(self.batches[0]) * u64::from(self.batches[1]);
-        self.launch_with(choose(&F32, self.rows, self.columns, batches))
+        self.launch_with(choose(&TILES[self.math as usize], self.rows, self.columns, batches))
     }
 
     /// The launch with each tile that there is, for tests that have to see them all.
     pub fn launches(&self) -> Result<Vec<Launch>, Unfit> {
-        F32.iter().map(|tile| self.launch_with(tile)).collect()
+        TILES[self.math as usize].iter().map(|tile| self.launch_with(tile)).collect()
     }
 
     fn launch_with(&self, tile: &'static Tile) -> Result<Launch, Unfit> {
@@ -125,6 +147,7 @@ impl Gemm {
                 format!("the output's columns are {} elements apart, they have to be side by side", self.c.column);
             return Err(Unfit::Unsupported { kernel: "gemm", what });
         }
+        let (a_vector, b_vector) = self.vectors();
         let params = GemmParams {
             a: self.a.pointer,
             b: self.b.pointer,
@@ -147,12 +170,20 @@ impl Gemm {
             b_depth: self.b.row,
             b_column: self.b.column,
             c_row: self.c.row,
-            a_vector: u32::from(self.a.vector(self.rows, self.depth)),
-            b_vector: u32::from(self.b.vector(self.depth, self.columns)),
+            a_vector,
+            b_vector,
             epilogue: self.epilogue.params(),
         };
         let grid = [blocks, batches.min(GRID_YZ_MAX) as u32, 1];
         Ok(Launch::new(&tile.kernel, grid, tile.kernel.blocks[0], params, self.cost()))
+    }
+
+    /// Whether fours of a and of b may be loaded at once, as the kernels want to be told.
+    pub(crate) fn vectors(&self) -> (u32, u32) {
+        let bytes = self.math.storage().bytes();
+        let a = self.a.vector(self.rows, self.depth, bytes);
+        let b = self.b.vector(self.depth, self.columns, bytes);
+        (u32::from(a), u32::from(b))
     }
 
     fn cost(&self) -> Cost {
@@ -163,9 +194,10 @@ impl Gemm {
             (0..2).map(|axis| if matrix.batch[axis] == 0 { 1 } else { u64::from(self.batches[axis]) }).product()
         };
         let (elements, operations) = self.epilogue.cost(batches, rows, columns);
+        let bytes = self.math.storage().bytes();
         Cost {
-            bytes_read: 4 * (copies(&self.a) * rows * depth + copies(&self.b) * depth * columns + elements),
-            bytes_written: 4 * batches * rows * columns,
+            bytes_read: bytes * (copies(&self.a) * rows * depth + copies(&self.b) * depth * columns + elements),
+            bytes_written: bytes * batches * rows * columns,
             flops: 2 * batches * rows * columns * depth + operations,
         }
     }

@@ -9,12 +9,14 @@
 //! - [`host`] compiles the same sources with g++ and runs them, for tests and for the stand-in driver.
 
 pub mod attention;
+pub mod batch;
 mod cache;
 pub mod conv;
 pub mod dtype;
 pub mod elementwise;
 pub mod epilogue;
 pub mod gemm;
+pub mod grouped;
 pub mod host;
 pub mod launch;
 pub mod layout;
@@ -27,11 +29,13 @@ pub mod softmax;
 pub mod standin;
 
 pub use attention::Attention;
+pub use batch::Move;
 pub use conv::Conv;
-pub use dtype::{Float, Type};
+pub use dtype::{Float, Math, Type};
 pub use elementwise::{Elementwise, Input, Op, Source, Step};
 pub use epilogue::{Activation, Epilogue};
 pub use gemm::{Gemm, Matrix};
+pub use grouped::Grouped;
 pub use launch::{Cost, Kernel, Launch, Unfit};
 pub use layout::{Copy, Gather, Pad, PadMode, Picks};
 pub use normalize::{Affine, Normalize};
@@ -44,7 +48,9 @@ pub use softmax::Softmax;
 /// Every kernel there is.
 pub fn kernels() -> Vec<&'static Kernel> {
     let mut all: Vec<&'static Kernel> = Vec::new();
-    all.extend(gemm::F32.iter().chain(&conv::F32).map(|tile| &tile.kernel));
+    all.extend(gemm::TILES.iter().chain(&conv::TILES).flatten().map(|tile| &tile.kernel));
+    all.extend(grouped::TILES.iter().flatten().map(|tile| &tile.kernel));
+    all.push(&batch::MOVE);
     all.extend(conv::DEPTHWISE.iter().flatten().chain(&conv::TRANSPOSE));
     all.extend(pool::POOL.iter().chain(pool::REDUCE.iter().flatten()));
     all.extend(layout::COPY.iter().chain(&layout::TRANSPOSE).chain(&layout::GATHER).chain(&layout::PAD));

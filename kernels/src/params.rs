@@ -359,6 +359,46 @@ params! {
         scale: f32,
         causal: u32,
     }
+
+    /// An entry of the table that `grouped.cu` reads.
+    GroupedProblem(5) {
+        a: Pointer,
+        b: Pointer,
+        c: Pointer,
+        bias: Pointer,
+        residual: Pointer,
+        rows: u32,
+        columns: u32,
+        depth: u32,
+        a_row: u32,
+        a_depth: u32,
+        b_depth: u32,
+        b_column: u32,
+        c_row: u32,
+        a_vector: u32,
+        b_vector: u32,
+        epilogue: Epilogue,
+    }
+
+    /// Of `grouped.cu`.
+    GroupedParams(1) {
+        problems: Pointer,
+        count: u32,
+        reserved: u32,
+    }
+
+    /// An entry of the table that `batch.cu` reads.
+    MoveEntry(2) {
+        source: Pointer,
+        target: Pointer,
+        bytes: u64,
+    }
+
+    /// Of `batch.cu`.
+    MoveParams(2) {
+        entries: Pointer,
+        count: Pointer,
+    }
 }
 
 /// Most dimensions of a tensor, after those that can be joined were.

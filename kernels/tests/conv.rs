@@ -4,7 +4,7 @@ mod support;
 
 use proptest::prelude::*;
 use rota_kernels::host::{Host, Memory};
-use rota_kernels::{Activation, Conv, Epilogue, Float, Pointer};
+use rota_kernels::{Activation, Conv, Epilogue, Float, Math, Pointer};
 use support::{Numbers, Tensor, assert_close, run_all};
 
 /// Sizes of a convolution, without its tensors.
@@ -87,11 +87,16 @@ fn shapes() -> impl Strategy<Value = Shape> {
     )
 }
 
+fn float(math: Math) -> Float {
+    if math == Math::F16 { Float::F16 } else { Float::F32 }
+}
+
 /// The description with tensors in `memory`, the activation HardSwish and a residual behind it.
-fn conv(shape: &Shape, output: [u32; 2], dtype: Float, memory: &mut Memory, tensors: &[Tensor; 4]) -> Conv {
+fn conv(shape: &Shape, output: [u32; 2], math: Math, memory: &mut Memory, tensors: &[Tensor; 4]) -> Conv {
+    let dtype = float(math);
     let [x, w, bias, residual] = tensors.each_ref().map(|tensor| tensor.upload(dtype, memory));
     Conv {
-        dtype,
+        math,
         images: shape.images,
         channels: shape.groups * shape.group_channels,
         input: shape.input,
@@ -115,7 +120,8 @@ fn conv(shape: &Shape, output: [u32; 2], dtype: Float, memory: &mut Memory, tens
     }
 }
 
-fn check(shape: &Shape, transposed: bool, dtype: Float) {
+fn check(shape: &Shape, transposed: bool, math: Math) {
+    let dtype = float(math);
     let Some(output) = (if transposed { shape.output_transposed() } else { shape.output() }) else { return };
     let mut numbers = Numbers::new(u64::from(shape.input[0] * 31 + shape.kernel[1]));
     let mut tensor = |count: u32| Tensor::random(&mut numbers, count as usize, dtype);
@@ -129,7 +135,7 @@ fn check(shape: &Shape, transposed: bool, dtype: Float) {
         tensor(shape.images * filters * pixels_out),
     ];
     let mut memory = Memory::default();
-    let conv = conv(shape, output, dtype, &mut memory, &tensors);
+    let conv = conv(shape, output, math, &mut memory, &tensors);
 
     let [x, w, bias, residual] = tensors.each_ref().map(|tensor| tensor.values());
     let mut expected = vec![0.0_f32; residual.len()];
@@ -152,7 +158,10 @@ fn check(shape: &Shape, transposed: bool, dtype: Float) {
         all.extend(conv.launch());
         all
     };
-    let tolerance = if dtype == Float::F32 { 1e-4 } else { 4e-2 };
+    let tolerance = match math {
+        Math::F32 => 1e-4,
+        _ => 4e-2,
+    };
     run_all(&launches, &mut memory, |memory, launch| {
         let what = format!("{} {shape:?}", launch.kernel.name);
         assert_close(&Tensor::download(dtype, memory, conv.y, expected.len()), &expected, tolerance, &what);
@@ -164,13 +173,15 @@ proptest! {
 
     #[test]
     fn every_kernel_and_block_equals_direct_sums(shape in shapes()) {
-        check(&shape, false, Float::F32);
+        for math in [Math::F32, Math::Tf32, Math::F16] {
+            check(&shape, false, math);
+        }
     }
 
     #[test]
     fn transposed_ones_equal_scattered_sums(shape in shapes()) {
-        check(&shape, true, Float::F32);
-        check(&shape, true, Float::F16);
+        check(&shape, true, Math::F32);
+        check(&shape, true, Math::F16);
     }
 }
 
@@ -190,8 +201,8 @@ fn depthwise_kernels_of_known_size_equal_direct_sums_in_both_types() {
                 pads: [pad; 2],
                 pads_behind: [behind; 2],
             };
-            check(&shape, false, Float::F32);
-            check(&shape, false, Float::F16);
+            check(&shape, false, Math::F32);
+            check(&shape, false, Math::F16);
         }
     }
 }
@@ -210,10 +221,10 @@ fn a_convolution_of_pixels_becomes_a_product() {
         pads: [0; 2],
         pads_behind: [0; 2],
     };
-    check(&shape, false, Float::F32);
+    check(&shape, false, Math::F32);
     let mut memory = Memory::default();
     let tensors = [1, 1, 1, 1].map(|count| Tensor::random(&mut Numbers::new(1), count, Float::F32));
-    let launch = conv(&shape, shape.input, Float::F32, &mut memory, &tensors).launch().unwrap();
+    let launch = conv(&shape, shape.input, Math::F32, &mut memory, &tensors).launch().unwrap();
     assert!(launch.kernel.name.starts_with("rota_gemm"));
 }
 
@@ -233,7 +244,7 @@ fn groups_that_do_not_divide_are_refused() {
         pads: [0; 2],
         pads_behind: [0; 2],
     };
-    let conv = Conv { groups: 2, y: Pointer(16), ..conv(&shape, [3, 3], Float::F32, &mut memory, &tensors) };
+    let conv = Conv { groups: 2, y: Pointer(16), ..conv(&shape, [3, 3], Math::F32, &mut memory, &tensors) };
     assert_eq!(conv.launch().unwrap_err().to_string(), "conv: 5 channels and 4 filters can't be split into 2 groups");
     assert!(Host::load().is_ok());
 }

@@ -9,6 +9,7 @@ use rota_kernels::{Elementwise, Input, Op, Pointer, Source, Step, Type};
 use support::{Numbers, assert_close, from_f16, to_f16};
 
 type Formula = fn(f32, f32, f32) -> f32;
+type IntegerFormula = fn(i64, i64, i64) -> i64;
 
 /// Steps on f32, each with its formula.
 const F32: &[(Op, Formula)] = &[
@@ -49,6 +50,8 @@ const F32: &[(Op, Formula)] = &[
     (Op::Ceil, |x, _, _| x.ceil()),
     (Op::Round, |x, _, _| x.round_ties_even()),
     (Op::Trunc, |x, _, _| x.trunc()),
+    (Op::Erf, |x, _, _| libm::erff(x)),
+    (Op::Gelu, |x, _, _| 0.5 * x * (1.0 + libm::erff(x / std::f32::consts::SQRT_2))),
     (Op::Tanh, |x, _, _| x.tanh()),
     (Op::Sigmoid, |x, _, _| 1.0 / (1.0 + (-x).exp())),
     (Op::Softplus, |x, _, _| x.exp().ln_1p()),
@@ -74,7 +77,7 @@ const F32: &[(Op, Formula)] = &[
 ];
 
 /// Steps on integers.
-const I64: &[(Op, fn(i64, i64, i64) -> i64)] = &[
+const I64: &[(Op, IntegerFormula)] = &[
     (Op::Add, |x, y, _| x.wrapping_add(y)),
     (Op::Sub, |x, y, _| x.wrapping_sub(y)),
     (Op::Mul, |x, y, _| x.wrapping_mul(y)),
@@ -108,7 +111,7 @@ fn run<T: zerocopy::IntoBytes + zerocopy::Immutable>(
 ) -> (Memory, Pointer) {
     let mut memory = Memory::default();
     let inputs = operands.map(|operand| contiguous(memory.upload(operand), dtype));
-    let output = memory.alloc(operands[0].len() * size_of::<T>());
+    let output = memory.alloc(size_of_val(operands[0]));
     let [y, z] = constants.unwrap_or([Source::Input(1), Source::Input(2)]);
     let steps = vec![Step::load(Source::Input(0)), Step::three(op, y, z)];
     let count = operands[0].len() as u32;
