@@ -6,6 +6,7 @@ use super::{CudaError, Precision, driver};
 use crate::engine::{Declared, declared_signature};
 use crate::{CompileOptions, Dim, Engine, EngineKind, engine};
 use rota_graph::graph::{DeclaredDim, Value};
+use rota_kernels::dtype::Math;
 use rota_graph::{Bytes, Graph, Limits};
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +26,17 @@ impl CudaEngine {
 
     /// Opens GPU `ordinal`.
     pub fn open(ordinal: u32, precision: Precision) -> Result<CudaEngine, CudaError> {
-        Ok(CudaEngine { gpu: Gpu::open(driver::open()?, ordinal)?, precision })
+        let gpu = Gpu::open(driver::open()?, ordinal)?;
+        let (name, capability) = (gpu.info.name.clone(), gpu.info.compute_capability);
+        let needed = match precision {
+            Precision::Fp32 => Math::F32,
+            Precision::Tf32 => Math::Tf32,
+            Precision::Fp16 => Math::F16,
+        };
+        match capability >= needed.capability() {
+            true => Ok(CudaEngine { gpu, precision }),
+            false => Err(CudaError::Capability { gpu: name, capability, needed: needed.capability() }),
+        }
     }
 
     /// What the GPU says of itself.

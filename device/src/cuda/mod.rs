@@ -13,6 +13,8 @@ mod plan;
 mod runner;
 
 pub use engine::CudaEngine;
+/// The driver that tests use instead of NVIDIA's.
+pub use rota_kernels::standin;
 
 use crate::DType;
 use driver::DriverError;
@@ -25,7 +27,7 @@ pub enum Precision {
     Fp32,
     /// Operands of products rounded to 10 bits of mantissa, sums in f32; needs tensor cores of compute capability 8.0.
     Tf32,
-    /// Operands of products rounded to fp16, sums in f32.
+    /// Tensors in fp16, sums in f32.
     Fp16,
 }
 
@@ -40,6 +42,9 @@ pub enum CudaError {
     /// The program's kernels are not for this GPU.
     #[error("{gpu} (compute capability {}.{}) does not take the kernels of this program: {error}", capability.0, capability.1)]
     Image { gpu: String, capability: (u32, u32), error: DriverError },
+    /// An older GPU than the precision takes.
+    #[error("{gpu} has compute capability {}.{}, this precision takes {}.{}", capability.0, capability.1, needed.0, needed.1)]
+    Capability { gpu: String, capability: (u32, u32), needed: (u32, u32) },
     /// Nothing changed; less has to be loaded, or a smaller batch asked for.
     #[error("the GPU's memory does not hold {} MB more for {what}: {} of {} MB are free", bytes >> 20, free >> 20, total >> 20)]
     OutOfMemory { what: &'static str, bytes: u64, free: u64, total: u64 },
