@@ -103,7 +103,9 @@ fn serve_through_a_loss(gpus: u32) {
     let environment: Vec<(&str, &Path)> = environment.iter().map(|(name, value)| (*name, value.as_path())).collect();
     let config = "repository = \"repository\"\n[[device]]\nkind = \"cuda\"\n";
     let mut daemon = Daemon::start_in(&folder, &folder.path().join("rota.sock"), config, &environment);
-    daemon.wait_until("models are loaded and grouped", |status| status["loading"] == false && status["grouping"] == false);
+    daemon.wait_until("models are loaded and grouped", |status| {
+        status["loading"] == false && status["grouping"] == false
+    });
     let models = stdout(&daemon.rota(&["models"]));
     assert!(models.contains("m0, m1, m2 share"), "{models}\n{}", daemon.log());
     let devices = daemon.status()["devices"].as_array().map_or(0, Vec::len);
@@ -160,8 +162,14 @@ fn one_off_inference_on_a_gpu_gives_the_expected_digit() {
     let input = models.join("inputs/digits-mlp.npy");
     let output = folder.path().join("scores.npy");
     let named = format!("{}", output.display());
-    let arguments = ["infer", "--local", "--device", "cuda", file.to_str().unwrap(), "--input", input.to_str().unwrap()];
-    let run = rota().args(arguments).args(["--output", &named]).env(driver::LIBRARY_VARIABLE, driver_library()).output().unwrap();
+    let arguments =
+        ["infer", "--local", "--device", "cuda", file.to_str().unwrap(), "--input", input.to_str().unwrap()];
+    let run = rota()
+        .args(arguments)
+        .args(["--output", &named])
+        .env(driver::LIBRARY_VARIABLE, driver_library())
+        .output()
+        .unwrap();
     assert!(run.status.success(), "{}", stderr(&run));
     assert!(stdout(&run).contains("by Stand-in GPU, fp32"), "{}", stdout(&run));
     let scores = npy::read(&output).unwrap();
@@ -172,6 +180,11 @@ fn one_off_inference_on_a_gpu_gives_the_expected_digit() {
 
 #[test]
 fn doctor_says_which_gpus_are_there() {
-    let run = rota().arg("doctor").env(driver::LIBRARY_VARIABLE, driver_library()).env("ROTA_STANDIN_GPUS", "2").output().unwrap();
+    let run = rota()
+        .arg("doctor")
+        .env(driver::LIBRARY_VARIABLE, driver_library())
+        .env("ROTA_STANDIN_GPUS", "2")
+        .output()
+        .unwrap();
     assert!(stdout(&run).contains("2 GPUs: Stand-in GPU (16384 MB), Stand-in GPU (16384 MB)"), "{}", stdout(&run));
 }

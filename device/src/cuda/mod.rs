@@ -9,10 +9,13 @@ pub mod driver;
 mod engine;
 mod gpu;
 pub mod lower;
+mod model;
 mod plan;
+pub mod roofline;
 mod runner;
 
 pub use engine::CudaEngine;
+pub use model::Model;
 /// The driver that tests use instead of NVIDIA's.
 pub use rota_kernels::standin;
 

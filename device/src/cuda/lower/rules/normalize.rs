@@ -6,9 +6,9 @@ use crate::cuda::lower::epilogue::Finish;
 use crate::cuda::lower::evaluate::floats;
 use crate::cuda::lower::{LowerError, Site};
 use rota_graph::{Tensor, ValueId};
+use rota_kernels::Pointer;
 use rota_kernels::normalize::{Affine, Normalize};
 use rota_kernels::resize::{Coordinates, Filter, Resize, Rounding, Table};
-use rota_kernels::Pointer;
 
 pub fn normalize(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Result<(), LowerError> {
     if site.node.outputs.iter().skip(1).flatten().next().is_some() {

@@ -109,8 +109,18 @@ fn run(
     let a = Matrix::row_major(x.pointer(), depth);
     let w = Matrix::transposed(at(&weights, direction * gates * hidden * inputs), depth);
     b.push(
-        Gemm { math, rows, columns, depth, batches: [1, 1], a, b: w, c: Matrix::row_major(all.pointer(), columns), epilogue }
-            .launch(),
+        Gemm {
+            math,
+            rows,
+            columns,
+            depth,
+            batches: [1, 1],
+            a,
+            b: w,
+            c: Matrix::row_major(all.pointer(), columns),
+            epilogue,
+        }
+        .launch(),
     )?;
 
     let initial = |b: &mut Builder, input: usize| -> Result<Pointer, LowerError> {
