@@ -8,7 +8,7 @@ use crate::repository::{self, Entry, Settings};
 use crate::sharing::{Grouped, Sharing};
 use rota_device::check::{self, Checked};
 use rota_device::emulated::{EmulatedNetwork, EmulatedProfile};
-use rota_device::{CompileOptions, Engine, Hints, Network, Shape, Signature, TensorSpec, profile, sample};
+use rota_device::{CompileOptions, Engine, EngineKind, Hints, Network, Shape, Signature, TensorSpec, profile, sample};
 use rota_sched::{ModelId, Profile};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -81,6 +81,10 @@ pub enum DeviceRole {
         cores: Vec<usize>,
         threads: usize,
     },
+    /// A GPU, with our own kernels.
+    Cuda {
+        engine: Arc<dyn Engine>,
+    },
     /// The models of its profile file.
     Emulated {
         profiles: Vec<Arc<EmulatedProfile>>,
@@ -92,8 +96,21 @@ impl DeviceRole {
     pub fn emulates(&self, profile: &Arc<EmulatedProfile>) -> bool {
         match self {
             DeviceRole::Emulated { profiles } => profiles.iter().any(|own| Arc::ptr_eq(own, profile)),
-            DeviceRole::Cpu { .. } => false,
+            DeviceRole::Cpu { .. } | DeviceRole::Cuda { .. } => false,
         }
+    }
+
+    /// What loads model files for the device, and the cores and threads that it runs them on; `None`: it serves no files.
+    pub fn engine(&self) -> Option<(&Arc<dyn Engine>, &[usize], usize)> {
+        match self {
+            DeviceRole::Cpu { engine, cores, threads } => Some((engine, cores, *threads)),
+            DeviceRole::Cuda { engine } => Some((engine, &[], 1)),
+            DeviceRole::Emulated { .. } => None,
+        }
+    }
+
+    fn is_cpu(&self) -> bool {
+        matches!(self, DeviceRole::Cpu { .. })
     }
 }
 
@@ -153,13 +170,23 @@ impl Loader {
         let mut profiles = Vec::new();
         let mut checked: Option<Checked> = None;
         for device in &self.devices {
-            let DeviceRole::Cpu { engine, cores, threads } = device else {
+            let Some((engine, cores, threads)) = device.engine() else {
                 networks.push(None);
                 profiles.push(None);
                 continue;
             };
-            let options = compile_options(&entry.settings, cores, *threads);
-            let mut network = engine.compile(&entry.file, &options).map_err(|error| error.to_string())?;
+            let options = compile_options(&entry.settings, cores, threads);
+            let mut network = match engine.compile(&entry.file, &options) {
+                Ok(network) => network,
+                // A GPU lacks kernels for some models that the CPU can serve.
+                Err(error) if engine.kind() == EngineKind::Cuda && self.devices.iter().any(DeviceRole::is_cpu) => {
+                    tracing::warn!(model = %entry.name, device = %engine.describe(), %error, "not served on this device");
+                    networks.push(None);
+                    profiles.push(None);
+                    continue;
+                }
+                Err(error) => return Err(error.to_string()),
+            };
             // How a model batches is its own property: found out on the first device.
             let checked = match &checked {
                 Some(checked) => checked,
@@ -170,13 +197,13 @@ impl Loader {
             };
             network.set_signature(checked.signature.clone());
             let shapes = profiled_shapes(checked);
-            let key = Key { digest: &digest, engine: &engine.describe(), threads: *threads, shapes: &shapes };
+            let key = Key { digest: &digest, engine: &engine.describe(), threads, shapes: &shapes };
             profiles.push(Some(self.profile(entry, &key, &mut *network, checked)?));
             networks.push(Some(network));
         }
         let Some(checked) = checked else {
             return Err(
-                "no device serves model files: the devices are all emulated; add a [[device]] of kind \"cpu\"".into()
+                "no device serves model files: the devices are all emulated; add a [[device]] of kind \"cpu\" or \"cuda\"".into()
             );
         };
         if let Some(finding) = &checked.finding {

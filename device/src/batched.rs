@@ -19,6 +19,10 @@ pub(crate) trait Runner: Send {
     fn output(&self, index: usize) -> Result<View<'_>, String>;
     /// Frees the outputs.
     fn release(&mut self);
+    /// As [`Network::is_lost`].
+    fn is_lost(&mut self) -> bool {
+        false
+    }
 }
 
 impl Runner for Box<dyn Runner> {
@@ -32,6 +36,10 @@ impl Runner for Box<dyn Runner> {
 
     fn release(&mut self) {
         (**self).release();
+    }
+
+    fn is_lost(&mut self) -> bool {
+        (**self).is_lost()
     }
 }
 
@@ -379,6 +387,10 @@ impl<R: Runner> Network for Batched<R> {
         }
         self.sound = sound;
         batch.took = begin.elapsed();
+    }
+
+    fn is_lost(&mut self) -> bool {
+        self.parts.iter_mut().any(|part| part.runner.is_lost())
     }
 
     fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError> {

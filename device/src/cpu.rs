@@ -46,6 +46,9 @@ const RING: usize = 16;
 /// Outputs that are done before their batch has ended. Where they find no room, their requests are done when the batch is.
 pub(crate) const EARLY_RING: usize = 1024;
 
+/// How often a lost device is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
 enum Command {
     Prepare(Box<Batch>),
     Start(BatchId),
@@ -54,6 +57,8 @@ enum Command {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
+    /// What the networks execute on is gone: written by the thread.
+    lost: AtomicBool,
     /// Set after a push to `changes`, cleared by the thread before it takes them.
     changed: AtomicBool,
     /// Networks to put into service, or out of it with `None`. Cold: the thread locks it only when `changed` is set.
@@ -143,6 +148,10 @@ impl Device for CpuDevice {
     fn poll_early(&mut self) -> Option<Early> {
         self.early.pop().ok()
     }
+
+    fn is_lost(&self) -> bool {
+        self.shared.lost.load(Ordering::Acquire)
+    }
 }
 
 impl Drop for CpuDevice {
@@ -176,13 +185,21 @@ impl Executor {
         let mut idle_since = None;
         while !self.shared.stop.load(Ordering::Acquire) {
             let took_commands = self.take_commands();
-            if self.execute_next() || took_commands {
+            let executed = self.execute_next();
+            let lost = self.shared.lost.load(Ordering::Relaxed);
+            if lost && !executed {
+                self.look_again();
+            }
+            if executed || took_commands {
                 idle_since = None;
                 continue;
             }
             let since = *idle_since.get_or_insert_with(Instant::now);
             if since.elapsed() < self.spin {
                 std::hint::spin_loop();
+            } else if lost {
+                std::thread::park_timeout(LOOK_AGAIN);
+                idle_since = None;
             } else {
                 // A wake-up that comes between the look at the ring and here is not lost: `unpark` leaves a token.
                 std::thread::park();
@@ -220,6 +237,14 @@ impl Executor {
         }
     }
 
+    /// Whether what was lost is back.
+    fn look_again(&mut self) {
+        if !self.networks.iter_mut().any(|(_, network)| network.is_lost()) {
+            self.shared.lost.store(false, Ordering::Release);
+            (self.waker)();
+        }
+    }
+
     /// Executes the batch whose start came first, if there is one; a start without a batch is forgotten.
     fn execute_next(&mut self) -> bool {
         let Some(id) = self.starts.pop_front() else { return false };
@@ -233,6 +258,12 @@ impl Executor {
                 }
             }),
             None => fail(&mut batch),
+        }
+        let failed = batch.requests.iter().any(|request| matches!(request.outcome, Outcome::Failed(_)));
+        if failed
+            && self.networks.iter_mut().any(|(installed, network)| *installed == batch.network && network.is_lost())
+        {
+            self.shared.lost.store(true, Ordering::Release);
         }
         let mut batch = Some(batch);
         while let Some(unsent) = batch.take() {

@@ -47,12 +47,12 @@ pub(super) fn build(
     let mut profiles = Vec::new();
     let mut shared_time = 0.0;
     for device in devices {
-        let DeviceRole::Cpu { engine, cores, threads } = device else {
+        let Some((engine, cores, threads)) = device.engine() else {
             networks.push(None);
             profiles.push(None);
             continue;
         };
-        let mut options = background::compile_options(&Default::default(), cores, *threads);
+        let mut options = background::compile_options(&Default::default(), cores, threads);
         options.max_batch = Some(max_batch);
         let load = |part: &Part| engine.load(&part.file, &options).map_err(|error| error.to_string());
         let specs = cuts.parts.iter().map(|part| {
@@ -100,8 +100,8 @@ pub(super) fn whole(known: &Known, devices: &[DeviceRole]) -> Result<Networks, S
         return Err(format!("{}: the file was changed since it was loaded", file.display()));
     }
     let network = |device: &DeviceRole| {
-        let DeviceRole::Cpu { engine, cores, threads } = device else { return Ok(None) };
-        let options = background::compile_options(&known.entry.settings, cores, *threads);
+        let Some((engine, cores, threads)) = device.engine() else { return Ok(None) };
+        let options = background::compile_options(&known.entry.settings, cores, threads);
         let mut network = engine.compile(file, &options).map_err(|error| error.to_string())?;
         network.set_signature(known.checked.signature.clone());
         Ok(Some(network))

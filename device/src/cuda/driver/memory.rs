@@ -1,0 +1,139 @@
+//! Memory: of the GPU, of the host and pinned, and of the host and registered.
+
+use super::{Context, DriverError, check};
+use cudarc::driver::sys;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+/// Bytes of a GPU's memory, given back when dropped.
+pub struct DeviceMemory {
+    address: u64,
+    bytes: u64,
+    context: Arc<Context>,
+}
+
+impl DeviceMemory {
+    /// At least one byte, aligned to 256.
+    pub fn new(context: &Arc<Context>, bytes: u64) -> Result<DeviceMemory, DriverError> {
+        context.enter()?;
+        let mut address = 0;
+        // SAFETY: a context is current; one address is written.
+        check("cuMemAlloc", unsafe { sys::cuMemAlloc_v2(&mut address, bytes.max(1) as usize) })?;
+        Ok(DeviceMemory { address, bytes, context: Arc::clone(context) })
+    }
+
+    /// As the GPU knows it.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        if self.context.enter().is_ok() {
+            // SAFETY: ours, and its owner has waited for whatever used it. A failure leaves it to the context's end.
+            unsafe { sys::cuMemFree_v2(self.address) };
+        }
+    }
+}
+
+/// Host memory that the GPU reads and writes directly, so that copies overlap other work.
+pub struct PinnedMemory {
+    address: *mut u8,
+    bytes: usize,
+    context: Arc<Context>,
+}
+
+// SAFETY: plain memory with one owner.
+unsafe impl Send for PinnedMemory {}
+
+impl PinnedMemory {
+    /// Zeroed, and aligned to a page.
+    pub fn new(context: &Arc<Context>, bytes: usize) -> Result<PinnedMemory, DriverError> {
+        context.enter()?;
+        let mut address: *mut c_void = std::ptr::null_mut();
+        let flags = sys::CU_MEMHOSTALLOC_PORTABLE;
+        // SAFETY: a context is current; one address is written.
+        check("cuMemHostAlloc", unsafe { sys::cuMemHostAlloc(&mut address, bytes.max(1), flags) })?;
+        let address = address.cast::<u8>();
+        // SAFETY: the driver has just given us these bytes.
+        unsafe { address.write_bytes(0, bytes) };
+        Ok(PinnedMemory { address, bytes, context: Arc::clone(context) })
+    }
+
+    pub fn as_ptr(&self) -> *const u8 {
+        self.address
+    }
+
+    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.address
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// The bytes; the owner has waited for copies into them.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: one initialised allocation, borrowed with `self`; copies by the GPU into it have ended (the owner's duty).
+        unsafe { std::slice::from_raw_parts(self.address, self.bytes) }
+    }
+
+    /// The bytes, to write; the owner has waited for copies from and to them.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; the exclusive borrow makes the slice unique.
+        unsafe { std::slice::from_raw_parts_mut(self.address, self.bytes) }
+    }
+}
+
+impl Drop for PinnedMemory {
+    fn drop(&mut self) {
+        if self.context.enter().is_ok() {
+            // SAFETY: ours, and its owner has waited for the copies. A failure leaves it pinned until the context's end.
+            unsafe { sys::cuMemFreeHost(self.address.cast()) };
+        }
+    }
+}
+
+/// Somebody's host memory, registered with the driver for as long as this lives.
+pub struct Registration<T> {
+    address: *mut u8,
+    context: Arc<Context>,
+    /// Keeps the memory mapped.
+    _memory: T,
+}
+
+// SAFETY: names memory that `memory` keeps; nothing is read or written through it.
+unsafe impl<T: Send> Send for Registration<T> {}
+
+impl<T> Registration<T> {
+    /// Registers `bytes` bytes at `address`, which lie in `memory`.
+    ///
+    /// # Safety
+    /// The range is mapped for as long as `memory` lives.
+    pub unsafe fn new(
+        context: &Arc<Context>,
+        address: *mut u8,
+        bytes: usize,
+        memory: T,
+    ) -> Result<Registration<T>, DriverError> {
+        context.enter()?;
+        let flags = sys::CU_MEMHOSTREGISTER_PORTABLE;
+        // SAFETY: a context is current, and the range stays mapped until it is unregistered (the caller's promise, and `memory`).
+        check("cuMemHostRegister", unsafe { sys::cuMemHostRegister_v2(address.cast(), bytes, flags) })?;
+        Ok(Registration { address, context: Arc::clone(context), _memory: memory })
+    }
+}
+
+impl<T> Drop for Registration<T> {
+    fn drop(&mut self) {
+        if self.context.enter().is_ok() {
+            // SAFETY: registered by us, and its owner has waited for the copies. A failure leaves it to the context's end.
+            unsafe { sys::cuMemHostUnregister(self.address.cast()) };
+        }
+    }
+}

@@ -1,0 +1,13 @@
+// gemm.cu: c = epilogue(a b) in f32 arithmetic, batched, operands at any strides.
+// Shapes  a [rows, depth], b [depth, columns], c [rows, columns], each behind two batch strides; f32
+// Tiling  256 threads have 128x128 (8x8 each, depth 8) or 64x64 (4x4 each, depth 16); 128 have 16x64 (2x4 each, depth 32);
+//         two buffers in shared memory, the next step's loads in flight while one is multiplied (simt_tile.cuh)
+// Cost    4*(rows*depth + depth*columns + rows*columns) bytes, 2*rows*columns*depth flop
+// Roof    4096^3 at 67 TFLOP/s f32 (H100 SXM) = 2.05 ms: compute-bound; not run on a GPU
+// Test    tests/gemm.rs: three loops in f64, absolute tolerance 1e-6 of the sum of magnitudes
+#include "gemm.cuh"
+#include "simt_tile.cuh"
+
+ROTA_KERNEL(rota_gemm_f32_128x128, GemmParams, 256, 2) { gemm<SimtTile<128, 128, 8, 8, 8>>(p); }
+ROTA_KERNEL(rota_gemm_f32_64x64, GemmParams, 256, 2) { gemm<SimtTile<64, 64, 16, 4, 4>>(p); }
+ROTA_KERNEL(rota_gemm_f32_16x64, GemmParams, 128, 5) { gemm<SimtTile<16, 64, 32, 2, 4>>(p); }
