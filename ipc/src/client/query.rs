@@ -369,7 +369,7 @@ impl Run<'_> {
     /// The answer to a call of this run, however long it takes: the daemon answers every call or ends.
     ///
     /// # Errors
-    /// [`Error::NoAnswer`]-like trouble of the connection; [`Error::Foreign`] when the answer was taken before.
+    /// [`Error::Disconnected`] when the connection has ended, [`Error::Foreign`] when the answer was taken before.
     pub fn wait_for(&mut self, ticket: Ticket) -> Result<Answer, Error> {
         self.client.wait_long(ticket)?.ok_or(Error::Foreign { what: "the ticket" })
     }
