@@ -5,9 +5,9 @@
 //! buffer, and the engine's output to arena. Buffers are kept and grown on demand, so that a network that runs allocates
 //! nothing of ours.
 
-use crate::parts::{Feed, Part, Row, run_part};
 use crate::cuda::flight::{self, Flight};
 use crate::cuda::runner::CudaRunner;
+use crate::parts::{Feed, Part, Row, run_part};
 use crate::strided::Strided;
 use crate::view::{Inputs, View};
 use crate::{Batch, DType, Dim, HostTensor, Network, Outcome, RunError, Signature, TensorSpec, Written};
@@ -70,6 +70,10 @@ pub(crate) struct Batched<R> {
     rows: Vec<Row>,
     /// Batches that a GPU has: the one that executes, and the one that is staged behind it.
     pub(crate) flights: Vec<Flight>,
+    /// The set of buffers that the last flight took.
+    pub(crate) last_slot: usize,
+    /// The largest batch that it was made for; 0: not said.
+    pub(crate) max_items: u32,
 }
 
 impl<R: Runner> Batched<R> {
@@ -81,11 +85,22 @@ impl<R: Runner> Batched<R> {
 
     pub(crate) fn of_parts(signature: Signature, memory_bytes: u64, parts: Vec<Part<R>>) -> Batched<R> {
         let gathered = signature.inputs.iter().map(|_| HostTensor::default()).collect();
-        Batched { signature, memory_bytes, parts, gathered, sound: Vec::new(), rows: Vec::new(), flights: Vec::new() }
+        Batched {
+            signature,
+            memory_bytes,
+            parts,
+            gathered,
+            sound: Vec::new(),
+            rows: Vec::new(),
+            flights: Vec::new(),
+            last_slot: 1,
+            max_items: 0,
+        }
     }
 
     /// Makes the batch buffers large enough for `items` items, where every other dimension is fixed.
     pub(crate) fn reserve(&mut self, items: u32) {
+        self.max_items = items;
         for (spec, into) in self.signature.inputs.iter().zip(&mut self.gathered) {
             into.dtype = spec.dtype;
             let dims = spec.dims.iter().enumerate().map(|(axis, dim)| match dim {

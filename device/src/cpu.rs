@@ -297,7 +297,9 @@ impl Executor {
 
     fn give_back(&mut self, batch: Box<Batch>) {
         let failed = batch.requests.iter().any(|request| matches!(request.outcome, Outcome::Failed(_)));
-        if failed && self.networks.iter_mut().any(|(installed, network)| *installed == batch.network && network.is_lost()) {
+        if failed
+            && self.networks.iter_mut().any(|(installed, network)| *installed == batch.network && network.is_lost())
+        {
             self.shared.lost.store(true, Ordering::Release);
         }
         let mut batch = Some(batch);
