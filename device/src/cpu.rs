@@ -24,6 +24,8 @@ pub struct CpuOptions {
     /// The executing thread is pinned to the first of these; the engine's own threads follow
     /// [`CompileOptions::cores`](crate::CompileOptions::cores). Empty: not pinned.
     pub cores: Vec<usize>,
+    /// The executing thread may run on all of `cores` instead: those near a GPU.
+    pub roams: bool,
     /// Threads that its networks were compiled for, for people.
     pub threads: usize,
     /// How long the thread looks for work before it sleeps.
@@ -87,9 +89,12 @@ impl CpuDevice {
             starts: VecDeque::new(),
             running: None,
         };
-        let core = options.cores.first().copied();
+        let cores = match options.roams {
+            true => options.cores.clone(),
+            false => options.cores.iter().copied().take(1).collect(),
+        };
         let thread = std::thread::Builder::new().name(format!("rota-{}", options.name)).spawn(move || {
-            let result = core.map_or(Ok(()), |core| pin(&[core]));
+            let result = if cores.is_empty() { Ok(()) } else { pin(&cores) };
             let ready = result.is_ok();
             // The receiver waits for exactly this message.
             let _ = pinned.send(result);
@@ -416,7 +421,8 @@ mod tests {
         ];
         for (cores, threads, expected) in cases {
             let (name, engine) = ("cpu0".to_owned(), "rten".to_owned());
-            let options = CpuOptions { name, engine, cores: cores.to_vec(), threads, spin: Duration::ZERO };
+            let options =
+                CpuOptions { name, engine, cores: cores.to_vec(), roams: false, threads, spin: Duration::ZERO };
             assert_eq!(describe(&options), expected);
         }
     }

@@ -110,7 +110,7 @@ impl Plan {
     /// Runs the whole plan, by one call, and fetches its outputs; returns at once.
     pub fn launch(&self) -> Result<(), CudaError> {
         let stream = &self.session.stream;
-        let (to, bytes) = (self.fetched.as_mut_ptr(), self.fetched.len());
+        let (to, bytes) = (self.fetched.as_mut_ptr(), self.fetched.size());
         let launched = self.graph.launch(stream).and_then(|()| match bytes {
             0 => Ok(()),
             // SAFETY: both are `bytes` long and ours, and nobody looks at them before `wait`.
