@@ -109,7 +109,7 @@ impl DeviceRole {
         }
     }
 
-    fn is_cpu(&self) -> bool {
+    pub fn is_cpu(&self) -> bool {
         matches!(self, DeviceRole::Cpu { .. })
     }
 }
