@@ -6,7 +6,7 @@ CARGO ?= cargo
 # Seconds that each fuzz target runs in `make test`.
 FUZZ_SECONDS ?= 20
 
-.PHONY: demo test check bench fuzz loom models
+.PHONY: demo test check bench fuzz loom models cuda kernels operators
 
 demo: models
 	$(CARGO) build --release -p rota -p rota-bench
@@ -17,7 +17,25 @@ demo: models
 models:
 	@$(PYTHON) models/fetch.py && $(PYTHON) models/heads.py || [ $$? -eq 3 ]
 
-test: models
+# ONNX's own cases per operator, which the cuda device is tested with.
+operators:
+	@$(PYTHON) models/operator_cases.py || [ $$? -eq 3 ]
+
+# NVIDIA's compiler out of Python packages, pinned by hash, into an ignored folder; what is built afterwards has the CUDA device.
+# Without pip there is none, and the build says so.
+cuda: third_party/cuda/ready
+
+third_party/cuda/ready: kernels/requirements-cuda.txt
+	rm -rf third_party/cuda
+	@$(PYTHON) -m pip --version > /dev/null 2>&1 || { echo "no pip for $(PYTHON): the CUDA device is left out"; exit 0; }; \
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary :all: \
+	    --require-hashes --target third_party/cuda -r $< && touch $@
+
+# Every kernel for every architecture that we name; each is compiled once per change. Fails on spills, local arrays and warnings.
+kernels: cuda
+	ROTA_CUDA_ARCHS=75,80,86,89,90a,100 CARGO_TARGET_DIR=target/kernels $(CARGO) test -p rota-kernels --test resources
+
+test: models kernels operators
 	$(PYTHON) -m unittest discover -q -s models
 	$(CARGO) test --workspace
 	$(MAKE) loom fuzz

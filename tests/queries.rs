@@ -4,80 +4,22 @@
 #[allow(dead_code, reason = "not every test file uses all of it")]
 mod support;
 
-use rota_ipc::client::{Answer, Deadline, Error, Request, RunId, Ticket};
-use rota_ipc::control::{ErrorCode, QueryDeclaration, StageDeclaration};
+#[allow(dead_code, reason = "not every test file uses all of it")]
+#[path = "support/queries.rs"]
+mod asked;
+
+use asked::{assert_refused, call, counts, filled, gammas, query, serve, submit, take};
+use rota_ipc::ClientOptions;
+use rota_ipc::client::{Deadline, Error, RunId, Ticket};
 use rota_ipc::wire::{Reason, Status};
-use rota_ipc::{Client, ClientOptions};
 use serde_json::Value;
 use std::time::Duration;
 use support::{Daemon, Folder, PATIENCE, Witness, emulated, emulated_device, small, stdout};
 
-/// Three stages of models that take no time, and one query with a model that takes a second; nothing is ever late in the first.
-const QUERIES: &str = r#"
-    [[query]]
-    name = "page"
-    slo_ms = 600000
-    stage = [
-        { name = "read", model = "reader", after = "turn", max_calls = 1000 },
-        { name = "find", model = "finder" },
-        { name = "turn", model = "turner", after = "find", max_calls = 2 },
-    ]
-    [[query]]
-    name = "hurry"
-    slo_ms = 2500
-    stage = [ { name = "look", model = "finder" }, { name = "think", model = "slow", after = "look" } ]
-"#;
-
-fn serve(folder: &Folder, settings: &str) -> Daemon {
-    let quick = ["finder", "turner", "reader", "echo"].map(|model| emulated(model, "1 = 0.0, 8 = 0.0")).concat();
-    let quick = folder.write("quick.toml", quick);
-    let slow = folder.write("slow.toml", emulated("slow", "1 = 1000.0"));
-    let devices = emulated_device(1, &quick) + &emulated_device(1, &slow);
-    Daemon::start(folder, &format!("{settings}{QUERIES}{devices}"))
-}
-
-fn filled(mut request: Request, value: f32) -> Request {
-    request.input::<f32>("x", &[1, 4]).unwrap().fill(value);
-    request
-}
-
-/// A call of a run that does not borrow the client.
-fn submit(client: &mut Client, run: RunId, stage: &str, value: f32) -> Ticket {
-    let request = filled(client.request_in(run, stage).unwrap(), value);
-    client.submit(request).unwrap_or_else(|rejected| panic!("{rejected}"))
-}
-
-fn call(client: &mut Client, run: RunId, stage: &str) -> Answer {
-    let ticket = submit(client, run, stage, 1.0);
-    take(client, ticket)
-}
-
-#[track_caller]
-fn take(client: &mut Client, ticket: Ticket) -> Answer {
-    client.wait_for(ticket, PATIENCE).unwrap().expect("an answer")
-}
-
-/// Of a status, what it says of a query.
-fn query<'a>(status: &'a Value, name: &str) -> &'a Value {
-    let queries = status["queries"].as_array().unwrap();
-    queries.iter().find(|query| query["name"] == name).unwrap_or_else(|| panic!("no {name} in {status:#}"))
-}
-
-#[track_caller]
-fn assert_refused(answer: &Answer, status: Status, reason: Reason, text: &str) {
-    assert_eq!((answer.status, answer.reason), (status, reason), "{}", answer.message());
-    assert!(answer.message().contains(text), "{}\ninstead of: {text}", answer.message());
-}
-
-/// What two figures of a query come to.
-fn counts(status: &Value, name: &str, figures: [&str; 2]) -> [u64; 2] {
-    figures.map(|figure| query(status, name)[figure].as_u64().unwrap_or_else(|| panic!("{figure}: {status:#}")))
-}
-
 #[test]
 fn a_run_is_answered_stage_by_stage_with_its_fan_out_in_flight_at_once() {
     let folder = Folder::new("query-run");
-    let daemon = serve(&folder, "");
+    let mut daemon = serve(&folder, "");
     let mut client = daemon.client();
     for round in 0..3 {
         let mut run = client.query("page").unwrap().start();
@@ -102,15 +44,14 @@ fn a_run_is_answered_stage_by_stage_with_its_fan_out_in_flight_at_once() {
     let status = daemon.status();
     let page = query(&status, "page");
     assert!(page["total_time"]["p99_ms"].as_f64().unwrap() > 0.0 && page["bad_rate"] == 0.0, "{page:#}");
-    let stages: Vec<(&str, &Value)> =
-        page["stages"].as_array().unwrap().iter().map(|s| (s["name"].as_str().unwrap(), &s["gamma"])).collect();
-    assert_eq!((stages[1].0, stages[1].1), ("find", &Value::Null));
-    assert_eq!((stages[0].0, stages[0].1.as_f64()), ("read", Some(20.0)));
-    assert_eq!((stages[2].0, stages[2].1.as_f64()), ("turn", Some(1.0)));
-    let shares: f64 = page["stages"].as_array().unwrap().iter().map(|s| s["share_ms"].as_f64().unwrap()).sum();
+    let stages = page["stages"].as_array().unwrap();
+    assert!(stages[1]["name"] == "find" && stages[1]["gamma"].is_null(), "{page:#}");
+    let shares: f64 = stages.iter().map(|s| s["share_ms"].as_f64().unwrap()).sum();
     assert!((shares - 600_000.0).abs() < 1.0, "the only way gets all of the SLO: {page:#}");
     let text = stdout(&daemon.rota(&["status"]));
     assert!(text.contains("page") && text.contains("  read") && text.contains("hurry"), "{text}");
+    // Of whole seconds.
+    daemon.wait_until("γ is measured", |status| gammas(status) == [1.0, 20.0]);
 }
 
 #[test]
@@ -315,22 +256,15 @@ fn a_run_slot_that_is_begun_again_leaves_nothing_of_the_run_before() {
 #[test]
 fn fan_outs_of_none_and_of_a_thousand_are_answered_and_measured() {
     let folder = Folder::new("query-gamma");
-    let daemon = serve(&folder, "");
+    let mut daemon = serve(&folder, "");
     let options = ClientOptions { slots: 1024, arena_bytes: 4 << 20, ..ClientOptions::default() };
     let mut client = daemon.client_with(options);
     let page = client.open_query("page").unwrap();
-    let gammas = |daemon: &Daemon| {
-        let status = daemon.status();
-        let stages = query(&status, "page")["stages"].as_array().unwrap().clone();
-        [&stages[2], &stages[0]].map(|stage| stage["gamma"].as_f64().unwrap())
-    };
-    assert_eq!(gammas(&daemon), [1.0, 1.0], "before anything was measured");
+    assert_eq!(gammas(&daemon.status()), [1.0, 1.0], "before anything was measured");
     let none = client.begin(&page).unwrap();
     assert!(call(&mut client, none, "find").is_answered());
     client.finish(none).unwrap();
-    let ticket = Duration::from_millis(1100);
-    std::thread::sleep(ticket);
-    assert_eq!(gammas(&daemon), [0.0, 1.0], "of what was never asked nothing is known");
+    daemon.wait_until("turn was not called, and of read nothing is known", |status| gammas(status) == [0.0, 1.0]);
     let many = client.begin(&page).unwrap();
     assert!(call(&mut client, many, "find").is_answered());
     assert!(call(&mut client, many, "turn").is_answered());
@@ -341,134 +275,51 @@ fn fan_outs_of_none_and_of_a_thousand_are_answered_and_measured() {
     let answer = call(&mut client, many, "read");
     assert_refused(&answer, Status::Failed, Reason::WrongStage, "was called 1000 times in this run");
     client.finish(many).unwrap();
-    std::thread::sleep(ticket);
-    assert_eq!(gammas(&daemon), [0.5, 1000.0]);
+    daemon.wait_until("one of two runs called turn, and that read", |status| gammas(status) == [0.5, 1000.0]);
     assert_eq!(counts(&daemon.status(), "page", ["ok", "runs"]), [2, 0]);
 }
 
-fn declared(name: &str, stages: Vec<StageDeclaration>) -> QueryDeclaration {
-    QueryDeclaration { name: name.into(), slo_ms: 5000.0, weight: None, stage: stages }
-}
-
 #[test]
-fn a_client_declares_a_query_that_lasts_as_long_as_somebody_declares_it() {
-    let folder = Folder::new("query-declare");
-    let mut daemon = serve(&folder, "[limits]\nqueries_per_user = 2\n");
-    let (first, after) = (StageDeclaration::first, StageDeclaration::after);
-    let own = declared("own", vec![first("a", "finder"), after("a", "b", "slow")]);
-    let mut client = daemon.client();
-    let mut other = daemon.client();
-    let why = |result: Result<rota_ipc::client::Query<'_>, Error>| match result {
-        Err(Error::Refused { code, message }) => (code, message),
-        other => panic!("{other:?}"),
-    };
-    let (code, message) = why(other.query("own"));
-    assert_eq!((code, &message[..]), (ErrorCode::UnknownQuery, "there is no query \"own\"; there are: page, hurry"));
-    let mut run = client.declare(&own).unwrap().start();
-    let request = filled(run.request("a").unwrap(), 1.0);
-    assert_eq!(run.call("a", request).unwrap().status, Status::Ok);
-    run.finish().unwrap();
-    // Others of this user find it, and may declare it too.
-    other.query("own").unwrap();
-    other.declare(&own).unwrap();
-    let mut third = daemon.client();
-    let cases = [
-        (declared("own", vec![first("a", "finder")]), ErrorCode::Query, "there is another query \"own\", declared by"),
-        (declared("page", vec![first("a", "finder")]), ErrorCode::Query, "in the daemon's settings"),
-        (declared("x", vec![first("a", "finder"), after("c", "b", "slow")]), ErrorCode::Query, "which there is not"),
-        (declared("x", vec![after("b", "a", "finder"), after("a", "b", "slow")]), ErrorCode::Query, "is after itself"),
-        (declared("x", vec![first("a", "findr")]), ErrorCode::UnknownModel, "stage \"a\": there is no model \"findr\""),
-        (
-            QueryDeclaration { slo_ms: 999.0, ..declared("x", vec![first("a", "slow")]) },
-            ErrorCode::Slo,
-            "is too short: batches of one take 1s from the first stage to the last",
-        ),
-    ];
-    for (query, code, text) in cases {
-        let (said, message) = why(third.declare(&query));
-        assert!(said == code && message.contains(text), "{said:?}: {message}\ninstead of: {text}");
-    }
-    third.declare(&declared("second", vec![first("a", "finder")])).unwrap();
-    let (code, message) = why(third.declare(&declared("third", vec![first("a", "finder")])));
-    assert!(code == ErrorCode::Limit && message.contains("has declared 2 queries, which is the most"), "{message}");
-    drop((client, third));
-    daemon.wait_until("only what is still declared is served", |status| {
-        let names: Vec<&str> =
-            status["queries"].as_array().unwrap().iter().filter_map(|q| q["name"].as_str()).collect();
-        names == ["page", "hurry", "own"]
-    });
-    let mut run = other.query("own").unwrap().start();
-    let request = filled(run.request("a").unwrap(), 1.0);
-    assert_eq!(run.call("a", request).unwrap().status, Status::Ok);
-    run.finish().unwrap();
-    drop(other);
-    daemon.wait_until("nobody declares it", |status| status["queries"].as_array().unwrap().len() == 2);
-    let (code, _) = why(daemon.client().query("own"));
-    assert_eq!(code, ErrorCode::UnknownQuery);
-}
-
-#[test]
-fn unloading_a_model_ends_the_runs_of_its_queries_and_loading_it_brings_them_back() {
-    let folder = Folder::new("query-unload");
-    folder.copy_model("mlp", "repository/mlp/1/model.onnx");
-    let quick = folder.write("quick.toml", emulated("finder", "1 = 0.0, 8 = 0.0") + &emulated("echo", "1 = 0.0"));
-    let query = "[[query]]\nname = \"mixed\"\nslo_ms = 600000\nstage = [ { name = \"a\", model = \"finder\" }, \
-                 { name = \"b\", model = \"mlp\", after = \"a\" } ]\n\
-                 [[query]]\nname = \"odd\"\nslo_ms = 600000\nstage = [ { name = \"a\", model = \"gone\" } ]\n";
-    let devices = emulated_device(1, &quick) + "[[device]]\nkind = \"cpu\"\nengine = \"rten\"\n";
-    let mut daemon = Daemon::start(&folder, &format!("repository = \"repository\"\n{query}{devices}"));
-    let mut client = daemon.client();
-    let error = client.query("odd").unwrap_err().to_string();
-    assert!(error.contains("query \"odd\": stage \"a\": there is no model \"gone\"; there are: "), "{error}");
-    assert!(daemon.log().contains("a query can't be served"), "{}", daemon.log());
-    let mixed = client.open_query("mixed").unwrap();
-    let run = client.begin(&mixed).unwrap();
-    assert!(call(&mut client, run, "a").is_answered());
-    assert!(daemon.rota(&["unload", "mlp"]).status.success());
-    let answer = call(&mut client, run, "a");
-    assert_refused(&answer, Status::Failed, Reason::Unloaded, "unloaded");
-    let error = daemon.client().query("mixed").unwrap_err().to_string();
-    assert!(error.contains("stage \"b\": there is no model \"mlp\""), "{error}");
-    assert!(daemon.rota(&["load", "mlp"]).status.success());
-    daemon.wait_until("it is served again", |status| {
-        status["queries"].as_array().unwrap().iter().any(|query| query["name"] == "mixed")
-    });
-    let mut again = daemon.client();
-    let mut run = again.query("mixed").unwrap().start();
-    let request = filled(run.request("a").unwrap(), 1.0);
-    assert_eq!(run.call("a", request).unwrap().status, Status::Ok);
-}
-
-#[test]
-fn a_client_that_reconnects_runs_the_same_queries() {
-    let folder = Folder::new("query-reconnect");
-    let daemon = serve(&folder, "");
+fn the_slo_is_divided_anew_when_a_fan_out_changes() {
+    let folder = Folder::new("query-split");
+    let models = emulated("first", "1 = 4.0, 8 = 8.0") + &emulated("second", "1 = 1.0, 32 = 20.0");
+    let profiles = folder.write("profiles.toml", models);
+    let declared = "plan_interval_ms = 100\n[[query]]\nname = \"page\"\nslo_ms = 2000\nstage = [ { name = \"read\", model = \
+                 \"second\", after = \"find\" }, { name = \"find\", model = \"first\" } ]\n";
+    let daemon = Daemon::start(&folder, &format!("{declared}{}", emulated_device(1, &profiles)));
     let mut client = daemon.client();
     let page = client.open_query("page").unwrap();
-    let old = client.begin(&page).unwrap();
-    client.reconnect().unwrap();
-    assert!(matches!(client.request_in(old, "find"), Err(Error::RunEnded)));
-    let run = client.begin(&page).unwrap();
-    assert!(call(&mut client, run, "find").is_answered());
-    client.finish(run).unwrap();
-}
-
-#[test]
-fn settings_that_are_no_queries_are_refused_with_what_is_wrong() {
-    let folder = Folder::new("query-settings");
-    let stages = "stage = [ { name = \"a\", model = \"m\" }, { name = \"b\", model = \"m\", after = \"c\" } ]";
-    let cases = [
-        (
-            format!("name = \"q\"\nslo_ms = 10\n{stages}"),
-            "query \"q\": stage \"b\" is after \"c\", which there is not; it has a, b",
-        ),
-        ("name = \"q\"\nslo_ms = 0\nstage = []".to_string(), "query \"q\": slo_ms = 0 must be above 0"),
-        ("name = \"q\"\nslo_ms = 5\nstages = []".to_string(), "unknown field `stages`"),
-    ];
-    for (query, text) in cases {
-        let config = folder.write("wrong.toml", format!("[[query]]\n{query}\n"));
-        let output = support::rota().args(["serve", "--config"]).arg(&config).output().unwrap();
-        let said = support::stderr(&output);
-        assert!(!output.status.success() && said.contains(text), "{said}\ninstead of: {text}");
+    let shares = |status: &Value| {
+        let stages = &query(status, "page")["stages"];
+        [0, 1].map(|stage: usize| stages[stage]["share_ms"].as_f64().unwrap())
+    };
+    let mut before = shares(&daemon.status());
+    for lines in [1, 12] {
+        let begin = std::time::Instant::now();
+        let mut status = daemon.status();
+        while shares(&status) == before
+            || query(&status, "page")["stages"][0]["gamma"].as_f64() < Some(0.5 * f64::from(lines))
+        {
+            assert!(begin.elapsed() < PATIENCE, "{lines} lines, and the SLO is divided as before: {status:#}");
+            for _ in 0..10 {
+                let run = client.begin(&page).unwrap();
+                assert!(call(&mut client, run, "find").is_answered());
+                let tickets: Vec<Ticket> =
+                    (0..lines).map(|line| submit(&mut client, run, "read", line as f32)).collect();
+                for ticket in tickets {
+                    assert!(take(&mut client, ticket).is_answered());
+                }
+                client.finish(run).unwrap();
+            }
+            status = daemon.status();
+        }
+        let now = shares(&status);
+        assert!((now[0] + now[1] - 2000.0).abs() < 0.1, "{now:?}");
+        let stages: Vec<&Value> =
+            status["sessions"].as_array().unwrap().iter().filter(|session| session["stage"].is_string()).collect();
+        assert!(stages.iter().all(|session| session["promised_rate"].as_f64() > Some(0.0)), "{stages:#?}");
+        let weights: f64 = stages.iter().map(|session| session["weight"].as_f64().unwrap()).sum();
+        assert!((weights - 1.0).abs() < 1e-6, "the query's weight is what its stages have: {stages:#?}");
+        before = now;
     }
 }

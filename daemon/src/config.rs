@@ -76,6 +76,15 @@ pub enum DeviceSettings {
         #[serde(default)]
         engine: EngineName,
     },
+    /// NVIDIA GPUs, one device each.
+    Cuda {
+        /// Which, by the driver's numbers; default: all of the host.
+        #[serde(default)]
+        gpus: Vec<u32>,
+        /// "fp32", "tf32" or "fp16".
+        #[serde(default)]
+        precision: PrecisionName,
+    },
     /// Devices that take as long as a profile file says.
     Emulated {
         #[serde(default = "one")]
@@ -104,6 +113,31 @@ impl EngineName {
             EngineName::Auto => EngineChoice::Auto,
             EngineName::OnnxRuntime => EngineChoice::OnnxRuntime(None),
             EngineName::Rten => EngineChoice::Rten,
+        }
+    }
+}
+
+/// In what numbers products are computed on a GPU.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
+pub enum PrecisionName {
+    /// As the model says
+    #[default]
+    Fp32,
+    /// Products of numbers rounded to 10 bits, on tensor cores
+    Tf32,
+    /// Products of fp16, on tensor cores
+    Fp16,
+}
+
+impl From<PrecisionName> for rota_device::cuda::Precision {
+    fn from(name: PrecisionName) -> rota_device::cuda::Precision {
+        use rota_device::cuda::Precision;
+        match name {
+            PrecisionName::Fp32 => Precision::Fp32,
+            PrecisionName::Tf32 => Precision::Tf32,
+            PrecisionName::Fp16 => Precision::Fp16,
         }
     }
 }
@@ -141,7 +175,7 @@ impl Default for Limits {
             requests_max: 65_536,
             sessions_max: 4096,
             queries_max: 256,
-            queries_per_user: 32,
+            queries_per_user: 16,
             runs_max: 16_384,
             runs_per_user: 8192,
             arena_mb: 4096,
@@ -191,6 +225,8 @@ impl Config {
                 *profiles = base.join(&*profiles);
             }
         }
+        let queries = config.queries();
+        queries.map_err(|error| ConfigError::Parse { path: path.to_path_buf(), text: error.to_string() })?;
         Ok(config)
     }
 
@@ -269,10 +305,12 @@ mod tests {
 
     #[test]
     fn devices_parse_with_their_defaults() {
-        let text = "[[device]]\nkind = \"cpu\"\ncores = [1]\n[[device]]\nkind = \"emulated\"\nprofiles = \"p.toml\"\n";
+        let text = "[[device]]\nkind = \"cpu\"\ncores = [1]\n[[device]]\nkind = \"emulated\"\nprofiles = \"p.toml\"\n\
+            [[device]]\nkind = \"cuda\"\ngpus = [1]\nprecision = \"tf32\"\n";
         let config: Config = toml::from_str(text).unwrap();
         assert_eq!(config.device[0], DeviceSettings::Cpu { cores: vec![1], threads: None, engine: EngineName::Auto });
         assert_eq!(config.device[1], DeviceSettings::Emulated { count: 1, profiles: "p.toml".into() });
+        assert_eq!(config.device[2], DeviceSettings::Cuda { gpus: vec![1], precision: PrecisionName::Tf32 });
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Puts a daemon together: devices, threads, socket; and takes it apart again.
 
 use crate::background::{DeviceRole, Job, Loader, Source};
-use crate::config::{Config, ConfigError, DeviceSettings, EngineName};
+use crate::config::{Config, ConfigError, DeviceSettings, EngineName, PrecisionName};
 use crate::control::socket::{self, Lock, SocketError};
 use crate::control::{self, Control, INBOX, Message};
 use crate::poller::{self, Poller};
@@ -10,9 +10,10 @@ use crate::repository::{self, Problem};
 use crate::sharing::Sharing;
 use crate::wake::Wake;
 use rota_device::cpu::{CpuDevice, CpuOptions};
+use rota_device::cuda::{CudaEngine, CudaError};
 use rota_device::emulated::{self, EmulatedOptions, ProfileFileError};
 use rota_device::engine::{self, EngineError};
-use rota_device::{Device, Waker};
+use rota_device::{Device, Engine, Waker};
 use std::io;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,6 +32,9 @@ pub enum ServeError {
     Socket(#[from] SocketError),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A GPU is asked for that can't be used.
+    #[error("cuda device: {0}")]
+    Cuda(#[from] CudaError),
     #[error(transparent)]
     Profiles(#[from] ProfileFileError),
     #[error("cpu device {index} on cores {cores:?}: {error}; choose among {allowed:?}")]
@@ -212,7 +216,7 @@ fn cores_without_device(roles: &[DeviceRole]) -> Vec<usize> {
     let taken = |core: &usize| {
         roles.iter().any(|role| match role {
             DeviceRole::Cpu { cores, .. } => cores.contains(core),
-            DeviceRole::Emulated { .. } => false,
+            DeviceRole::Cuda { .. } | DeviceRole::Emulated { .. } => false,
         })
     };
     allowed_cores().into_iter().filter(|core| !taken(core)).collect()
@@ -233,6 +237,14 @@ fn devices(config: &Config, waker: &Waker) -> Result<Devices, ServeError> {
                 let (device, role) = cpu_device(devices.len(), cores, *threads, *engine, config.spin(), waker)?;
                 devices.push(Box::new(device));
                 roles.push(role);
+            }
+            DeviceSettings::Cuda { gpus, precision } => {
+                for engine in cuda_engines(gpus, *precision)? {
+                    let index = devices.len();
+                    let (device, role) = cuda_device(index, engine, config.spin(), waker)?;
+                    devices.push(Box::new(device));
+                    roles.push(role);
+                }
             }
             DeviceSettings::Emulated { count, profiles } => {
                 let profiles: Vec<_> = emulated::read_profiles(profiles)?.into_iter().map(Arc::new).collect();
@@ -276,6 +288,7 @@ fn cpu_device(
         name: format!("cpu{index}"),
         engine: opened.engine.describe(),
         cores: cores.clone(),
+        roams: false,
         threads,
         spin,
     };
@@ -286,6 +299,30 @@ fn cpu_device(
         allowed,
     })?;
     Ok((device, DeviceRole::Cpu { engine: opened.engine, cores, threads }))
+}
+
+/// The GPUs `ordinals`, or all of the host.
+fn cuda_engines(ordinals: &[u32], precision: PrecisionName) -> Result<Vec<CudaEngine>, CudaError> {
+    let all: Vec<u32> = match ordinals {
+        [] => CudaEngine::gpus()?.iter().map(|gpu| gpu.ordinal).collect(),
+        chosen => chosen.to_vec(),
+    };
+    all.into_iter().map(|ordinal| CudaEngine::open(ordinal, precision.into())).collect()
+}
+
+fn cuda_device(
+    index: usize,
+    engine: CudaEngine,
+    spin: Duration,
+    waker: &Waker,
+) -> Result<(CpuDevice, DeviceRole), ServeError> {
+    let allowed = allowed_cores();
+    let near: Vec<usize> = engine.info().near_cores().into_iter().filter(|core| allowed.contains(core)).collect();
+    let name = format!("cuda{index}");
+    let options = CpuOptions { name, engine: engine.describe(), cores: near, roams: true, threads: 1, spin };
+    let device = CpuDevice::spawn(options, Arc::clone(waker))
+        .map_err(|error| ServeError::System { what: "a GPU's thread can't be started", error })?;
+    Ok((device, DeviceRole::Cuda { engine: Arc::new(engine) }))
 }
 
 /// Cores that this process may run on.
@@ -315,7 +352,7 @@ fn sources(config: &Config, roles: &[DeviceRole]) -> Result<(Vec<Source>, Vec<Pr
         .iter()
         .flat_map(|role| match role {
             DeviceRole::Emulated { profiles } => profiles.clone(),
-            DeviceRole::Cpu { .. } => Vec::new(),
+            DeviceRole::Cpu { .. } | DeviceRole::Cuda { .. } => Vec::new(),
         })
         .collect();
     // Devices of one file share its profiles.

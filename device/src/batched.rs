@@ -8,10 +8,12 @@
 mod answer;
 pub(crate) mod stack;
 
+use crate::cuda::flight::{self, Flight};
+use crate::cuda::runner::CudaRunner;
 use crate::parts::{Feed, Part, Row, run_part};
 use crate::strided::Strided;
 use crate::view::{Inputs, View};
-use crate::{Batch, DType, Dim, HostTensor, Network, Outcome, RunError, Signature, Span, TensorSpec, Written};
+use crate::{Batch, DType, Dim, HostTensor, Network, Outcome, RunError, Shape, Signature, Span, TensorSpec, Written};
 use answer::Answer;
 use stack::Stack;
 use std::ops::Range;
@@ -25,6 +27,14 @@ pub(crate) trait Runner: Send {
     fn output(&self, index: usize) -> Result<View<'_>, String>;
     /// Frees the outputs.
     fn release(&mut self);
+    /// As [`Network::is_lost`].
+    fn is_lost(&mut self) -> bool {
+        false
+    }
+    /// A GPU's, which copies for itself and need not be waited for.
+    fn on_gpu(&mut self) -> Option<&mut CudaRunner> {
+        None
+    }
 }
 
 impl Runner for Box<dyn Runner> {
@@ -39,6 +49,14 @@ impl Runner for Box<dyn Runner> {
     fn release(&mut self) {
         (**self).release();
     }
+
+    fn is_lost(&mut self) -> bool {
+        (**self).is_lost()
+    }
+
+    fn on_gpu(&mut self) -> Option<&mut CudaRunner> {
+        (**self).on_gpu()
+    }
 }
 
 /// Who hears of requests that are done before their batch has ended.
@@ -46,10 +64,10 @@ type Done<'a> = &'a mut dyn FnMut(&mut Batch, usize);
 
 /// A network of one or more parts ([`crate::parts`]).
 pub(crate) struct Batched<R> {
-    signature: Signature,
+    pub(crate) signature: Signature,
     memory_bytes: u64,
     /// Each behind those that it goes on from; one that all outputs come of runs for every request.
-    parts: Vec<Part<R>>,
+    pub(crate) parts: Vec<Part<R>>,
     /// What can run instead of several last parts.
     stacks: Vec<Stack<R>>,
     /// By request of the current batch: how many last parts it waits for.
@@ -60,6 +78,12 @@ pub(crate) struct Batched<R> {
     sound: Vec<usize>,
     /// Where the items of the requests that run together lie in the batch buffers.
     rows: Vec<Row>,
+    /// Batches that a GPU has: the one that executes, and the one that is staged behind it.
+    pub(crate) flights: Vec<Flight>,
+    /// The set of buffers that the last flight took.
+    pub(crate) last_slot: usize,
+    /// The largest batch that it was made for; 0: not said.
+    pub(crate) max_items: u32,
 }
 
 impl<R: Runner> Batched<R> {
@@ -71,12 +95,24 @@ impl<R: Runner> Batched<R> {
 
     pub(crate) fn of_parts(signature: Signature, memory_bytes: u64, parts: Vec<Part<R>>) -> Batched<R> {
         let gathered = signature.inputs.iter().map(|_| HostTensor::default()).collect();
-        let (stacks, open, sound, rows) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Batched { signature, memory_bytes, parts, stacks, open, gathered, sound, rows }
+        Batched {
+            signature,
+            memory_bytes,
+            parts,
+            stacks: Vec::new(),
+            open: Vec::new(),
+            gathered,
+            sound: Vec::new(),
+            rows: Vec::new(),
+            flights: Vec::new(),
+            last_slot: 1,
+            max_items: 0,
+        }
     }
 
     /// Makes the batch buffers large enough for `items` items, where every other dimension is fixed.
     pub(crate) fn reserve(&mut self, items: u32) {
+        self.max_items = items;
         for (spec, into) in self.signature.inputs.iter().zip(&mut self.gathered) {
             into.dtype = spec.dtype;
             let dims = spec.dims.iter().enumerate().map(|(axis, dim)| match dim {
@@ -251,7 +287,8 @@ impl<R: Runner> Batched<R> {
         answer: impl Fn(usize) -> Result<Answer<'a>, String>,
     ) -> Result<(), String> {
         for (place, index) in outputs.clone().enumerate() {
-            check_output(&self.signature.outputs[index], &answer(place)?, part.items)?;
+            let Answer { dtype, shape, .. } = answer(place)?;
+            check_output(&self.signature.outputs[index], dtype, shape, part.items)?;
         }
         let (inputs, all_outputs) = (self.signature.inputs.len(), self.signature.outputs.len());
         for (place, index) in outputs.enumerate() {
@@ -294,7 +331,7 @@ impl<R: Runner> Batched<R> {
     }
 
     /// Orders requests so that those that want the same lie side by side.
-    fn sort(&self, batch: &Batch, requests: &mut [usize]) {
+    pub(crate) fn sort(&self, batch: &Batch, requests: &mut [usize]) {
         let inputs = self.signature.inputs.len();
         let wanted = |request: usize| {
             let outputs = &batch.spans[request * self.stride() + inputs..][..self.signature.outputs.len()];
@@ -304,12 +341,12 @@ impl<R: Runner> Batched<R> {
     }
 
     /// Spans per request.
-    fn stride(&self) -> usize {
+    pub(crate) fn stride(&self) -> usize {
         self.signature.inputs.len() + self.signature.outputs.len()
     }
 
     /// What is wrong with the batch itself, if anything: a mistake of its maker.
-    fn check_batch(&self, batch: &Batch) -> Result<(), String> {
+    pub(crate) fn check_batch(&self, batch: &Batch) -> Result<(), String> {
         let (inputs, spans) = (self.signature.inputs.len(), batch.requests.len() * self.stride());
         if batch.spans.len() != spans {
             return Err(format!("the batch has {} spans, its requests need {spans}", batch.spans.len()));
@@ -321,7 +358,7 @@ impl<R: Runner> Batched<R> {
     }
 
     /// What is wrong with one request, if anything. After this its spans may be copied from and to.
-    fn check(&self, batch: &Batch, request: usize) -> Result<(), String> {
+    pub(crate) fn check(&self, batch: &Batch, request: usize) -> Result<(), String> {
         let entry = &batch.requests[request];
         if entry.items == 0 || (entry.items > 1 && !self.signature.batches()) {
             return Err(format!("{} items in a request; this network takes {}", entry.items, self.items_text()));
@@ -356,7 +393,7 @@ impl<R: Runner> Batched<R> {
     }
 
     /// Whether the requests of the batch can run together: there is an axis to share, and what has none is known to be equal.
-    fn shares(&self, batch: &Batch) -> bool {
+    pub(crate) fn shares(&self, batch: &Batch) -> bool {
         self.signature.batches()
             && self
                 .signature
@@ -365,26 +402,9 @@ impl<R: Runner> Batched<R> {
                 .zip(&batch.class.constants)
                 .all(|(i, c)| i.batch_axis.is_some() || c.is_some())
     }
-}
 
-impl<R: Runner> Network for Batched<R> {
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn set_signature(&mut self, signature: Signature) {
-        self.signature = signature;
-    }
-
-    fn memory_bytes(&self) -> u64 {
-        self.memory_bytes
-    }
-
-    fn execute(&mut self, batch: &mut Batch) {
-        self.execute_telling(batch, &mut |_, _| {});
-    }
-
-    fn execute_telling(&mut self, batch: &mut Batch, done: Done<'_>) {
+    /// Executes step by step on this thread: gathers, runs, scatters; and finds who is guilty when that fails.
+    fn execute_here(&mut self, batch: &mut Batch, done: Done<'_>) {
         let begin = Instant::now();
         batch.started = Some(begin);
         batch.written.clear();
@@ -422,6 +442,66 @@ impl<R: Runner> Network for Batched<R> {
         self.sound = sound;
         batch.took = begin.elapsed();
     }
+}
+
+impl<R: Runner> Network for Batched<R> {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn set_signature(&mut self, signature: Signature) {
+        self.signature = signature;
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    fn execute(&mut self, batch: &mut Batch) {
+        self.execute_telling(batch, &mut |_, _| {});
+    }
+
+    fn execute_telling(&mut self, batch: &mut Batch, done: Done<'_>) {
+        self.stage(batch);
+        let mut ended = self.begin(batch, done);
+        while !ended {
+            std::thread::yield_now();
+            ended = self.ended(batch, done);
+        }
+    }
+
+    fn stage(&mut self, batch: &Batch) {
+        flight::stage(self, batch);
+    }
+
+    fn begin(&mut self, batch: &mut Batch, done: Done<'_>) -> bool {
+        let flies = flight::begin(self, batch);
+        if !flies {
+            self.execute_here(batch, done);
+        }
+        !flies
+    }
+
+    fn ended(&mut self, batch: &mut Batch, done: Done<'_>) -> bool {
+        match flight::ended(self, batch, done) {
+            Ok(ended) => ended,
+            // What was told can't be taken back, so the rest is not run again beside it.
+            Err(error) if batch.requests.iter().any(|request| request.outcome == Outcome::Told) => {
+                let pending = batch.requests.iter_mut().filter(|request| request.outcome == Outcome::Pending);
+                pending.for_each(|request| request.outcome = Outcome::Failed(error.to_string()));
+                true
+            }
+            // Once more, waiting for each, so that only the guilty fail.
+            Err(_) => {
+                self.execute_here(batch, done);
+                true
+            }
+        }
+    }
+
+    fn is_lost(&mut self) -> bool {
+        self.parts.iter_mut().any(|part| part.runner.is_lost())
+    }
 
     fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError> {
         check_inputs(&self.signature, inputs)?;
@@ -451,21 +531,22 @@ fn wants(spans: &[Span], outputs: &Range<usize>) -> bool {
     spans[outputs.clone()].iter().any(|span| span.offset != Span::UNWANTED)
 }
 
-fn input_layout(batch: &Batch, spec: &TensorSpec, index: usize) -> Result<Strided, String> {
+pub(crate) fn input_layout(batch: &Batch, spec: &TensorSpec, index: usize) -> Result<Strided, String> {
     Strided::new(batch.class.inputs[index].dims(), spec.batch_axis, spec.dtype)
         .ok_or_else(|| format!("input '{}' can't have shape {}", spec.name, batch.class.inputs[index]))
 }
 
-fn check_output(spec: &TensorSpec, output: &Answer<'_>, total: usize) -> Result<(), String> {
-    if output.dtype != spec.dtype {
-        return Err(format!("output '{}' came as {}, the network declares {}", spec.name, output.dtype, spec.dtype));
+/// What is wrong with an output of `total` items that came as this, if anything.
+pub(crate) fn check_output(spec: &TensorSpec, dtype: DType, shape: Shape, total: usize) -> Result<(), String> {
+    if dtype != spec.dtype {
+        return Err(format!("output '{}' came as {dtype}, the network declares {}", spec.name, spec.dtype));
     }
     if let Some(axis) = spec.batch_axis {
-        let length = output.shape.dims().get(axis).map(|&d| d as usize);
+        let length = shape.dims().get(axis).map(|&d| d as usize);
         if length != Some(total) {
             return Err(format!(
-                "output '{}' came with shape {}; its batch axis {axis} should have {total} items",
-                spec.name, output.shape
+                "output '{}' came with shape {shape}; its batch axis {axis} should have {total} items",
+                spec.name
             ));
         }
     }

@@ -12,6 +12,8 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Several models under one SLO: [`Query`].
 
 mod arena;
 mod connect;
@@ -20,13 +22,15 @@ mod error;
 mod link;
 mod query;
 mod request;
+mod runs;
 mod session;
 
 pub use connect::ClientOptions;
 pub use control::{Control, default_socket_path};
 pub use error::Error;
-pub use query::{OpenQuery, Query, Run, RunId, Stage};
+pub use query::{OpenQuery, Query, Run, Stage};
 pub use request::{Answer, Deadline, Element, Key, Rejected, Request, Ticket, Timing, View};
+pub use runs::RunId;
 pub use session::{Open, Session};
 
 use crate::control::{ModelInfo, Reply, Request as Question, TensorInfo};
@@ -34,11 +38,10 @@ use crate::region::submission_entries;
 use crate::wire::{Completion, OP_CANCEL, OP_INFER, Reason, SESSIONS_MAX, Status, Submission};
 use connect::{hello, open_session};
 use link::Link;
-use query::Runs;
+use runs::Runs;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -71,7 +74,7 @@ pub struct Client {
     peer_checked: Instant,
     /// Why the connection is of no further use.
     ended: Option<String>,
-    /// One thread at a time: leaves room for unsynchronised state.
+    /// One thread at a time.
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -311,7 +314,7 @@ impl Client {
         Ok(ticket)
     }
 
-    /// Writes a submission, behind those that the ring had no room for before. A full ring is waited for: the daemon soon takes some.
+    /// Writes a submission, behind those that had no room before. A full ring is waited for: the daemon soon takes some.
     fn push(&mut self, submission: &Submission) -> Result<(), Error> {
         let mut until = None;
         loop {
@@ -401,6 +404,7 @@ impl Client {
             return Err(self.broken(format!("it completed what was not asked: {completion:?}")));
         };
         self.free_slots.push(completion.slot);
+        self.runs.answered(entry.request.call, reason);
         if let Err(text) = self.link.read_record(completion, status, &mut entry.request) {
             return Err(self.broken(text));
         }
@@ -466,13 +470,6 @@ impl Drop for Client {
     fn drop(&mut self) {
         // The daemon may still write what is in flight, so a request that outlives us must not be given that memory.
         self.link.arena().retire();
-    }
-}
-
-impl AsFd for Client {
-    /// For an event loop: [`Client::arm`], then wait until this is readable, then [`Client::poll`] until it has nothing.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.link.doorbell()
     }
 }
 

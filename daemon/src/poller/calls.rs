@@ -108,18 +108,19 @@ impl Poller {
         }
     }
 
-    /// Gives up what was not finished in time.
+    /// Gives up what was not finished in time, some at a time. True: it had a look.
     pub(super) fn expire_runs(&mut self, now: Instant) -> bool {
         if now < self.runs_due {
             return false;
         }
-        let mut any = false;
-        while let Some(run) = self.runs.expired(now) {
+        for _ in 0..EXPIRED_PER_TURN {
+            let Some(run) = self.runs.expired(now) else {
+                self.runs_due = self.runs.next_expiry().unwrap_or(Instant::MAX);
+                break;
+            };
             self.end_run(run, Ending::Lost(Lost::Expired), now);
-            any = true;
         }
-        self.runs_due = self.runs.next_expiry().unwrap_or(Instant::MAX);
-        any
+        true
     }
 
     /// A query is no longer served: neither are its runs.
@@ -297,3 +298,5 @@ fn lost(why: Lost) -> Refused {
 const EXPIRES_AFTER: u32 = 4;
 /// … and not before this: a client may be held up for longer than a short SLO when all is answered.
 const EXPIRES_MIN: Duration = Duration::from_secs(1);
+/// Runs that are given up in one turn of the poller.
+const EXPIRED_PER_TURN: usize = 32;

@@ -33,8 +33,10 @@ pub(super) struct Watch {
 enum Pass {
     #[default]
     Waits,
-    /// Compares measured rates with those that were planned for.
+    /// Compares measured rates with those that were planned for, …
     Compares,
+    /// … and the γ of queries.
+    ComparesQueries,
     /// Takes down what all sessions ask for, …
     Collects,
     /// … and all queries.
@@ -53,6 +55,12 @@ pub(super) struct Planned {
 }
 
 impl Planned {
+    /// As `compare` where what was planned for is not one rate.
+    pub(super) fn compare_with(&mut self, planned: f64, measured: f64, now: Instant) -> bool {
+        self.asked = planned;
+        self.compare(measured, now)
+    }
+
     /// Takes in the rate as measured now; true when it was far from the planned one for long.
     fn compare(&mut self, measured: f64, now: Instant) -> bool {
         if !is_apart(self.asked, measured) {
@@ -101,7 +109,18 @@ impl Poller {
                 true
             }
             Pass::Compares => {
-                let left = self.compare_some(now);
+                if !self.compare_some(now) {
+                    self.begin(Pass::ComparesQueries);
+                }
+                true
+            }
+            // One a turn: it may have many stages.
+            Pass::ComparesQueries => {
+                if self.compare_query(self.watch.at, now) && now >= self.watch.not_before {
+                    self.watch.due.get_or_insert(Cause::Demand);
+                }
+                self.watch.at += 1;
+                let left = self.watch.at < self.queries.len();
                 if !left {
                     self.watch.pass = Pass::Waits;
                 }
@@ -113,7 +132,6 @@ impl Poller {
                 }
                 true
             }
-            // One a turn: it may have many stages.
             Pass::CollectsQueries => {
                 let next =
                     (self.watch.at..self.queries.len()).find_map(|index| Some((index, self.query_demand(index, now)?)));

@@ -151,6 +151,8 @@ struct DeviceState {
     pool: Vec<Box<Batch>>,
     batches: u64,
     busy: Duration,
+    /// As the dispatcher knows it.
+    lost: bool,
 }
 
 impl Poller {
@@ -341,6 +343,7 @@ impl DeviceState {
             pool: (0..BATCHES_PER_DEVICE).map(|_| empty()).collect(),
             batches: 0,
             busy: Duration::ZERO,
+            lost: false,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The queries that clients can run: their stages' sessions, their shares of the SLO, and what was measured of them.
 
 use super::clients::{Handle, SESSIONS_PER_CLIENT};
+use super::demand::Planned;
 use super::messages::{Notice, OpenError, QuerySnapshot};
 use super::{Poller, SessionState};
 use crate::planning::{QueryDemand, QuerySplit};
@@ -30,8 +31,10 @@ pub(super) struct QueryState {
 pub(super) struct Flow {
     pub asked: RecentRate,
     pub answered: RecentRate,
-    /// Items of it for each item that the stage before answered, when that was last known.
+    /// Items of it for each item that the stage before answered, as it was last planned for.
     gamma: f64,
+    /// What that γ makes of what the stage before answers.
+    planned: Planned,
 }
 
 impl QueryState {
@@ -70,7 +73,7 @@ impl Poller {
         let rooms = bound.rooms(&shares);
         let least = rooms.iter().zip(&bound.models).map(|(room, model)| room.behind + model.batch_of_one()).collect();
         let (asked, answered) = (RecentRate::new(now), RecentRate::new(now));
-        let flows = vec![Flow { asked, answered, gamma: 1.0 }; shares.len()];
+        let flows = vec![Flow { asked, answered, gamma: 1.0, planned: Planned::default() }; shares.len()];
         let stats = QueryStats::new(now);
         if self.queries.len() <= index {
             self.queries.resize_with(index + 1, || None);
@@ -147,11 +150,26 @@ impl Poller {
     pub(super) fn query_demand(&mut self, index: usize, now: Instant) -> Option<QueryDemand> {
         let query = self.queries[index].as_mut()?;
         let gammas = query.gammas(now);
-        query.flows.iter_mut().zip(&gammas).for_each(|(flow, &gamma)| flow.gamma = gamma);
+        for (flow, &gamma) in query.flows.iter_mut().zip(&gammas) {
+            (flow.gamma, flow.planned) = (gamma, Planned::default());
+        }
         let first = query.sessions[query.bound.spec.root];
         let (bound, sessions) = (Arc::clone(&query.bound), query.sessions.clone());
         let rate = self.sessions[first.0 as usize].as_ref().map_or(0.0, |first| first.stats.asked.per_second(now));
         Some(QueryDemand { bound, sessions, rate, gammas })
+    }
+
+    /// Compares what a query's stages were called with what was planned for; true when a γ has been another one for long.
+    pub(super) fn compare_query(&mut self, index: usize, now: Instant) -> bool {
+        let Some(query) = self.queries.get_mut(index).and_then(Option::as_mut) else { return false };
+        let mut apart = false;
+        for (stage, declared) in query.bound.spec.stages.iter().enumerate() {
+            let Some(before) = declared.after else { continue };
+            let answered = query.flows[before].answered.per_second(now);
+            let flow = &mut query.flows[stage];
+            apart |= flow.planned.compare_with(flow.gamma * answered, flow.asked.per_second(now), now);
+        }
+        apart
     }
 
     /// Takes over how a plan divides a query's SLO and weight. Calls that wait keep their deadlines. Of a query that has left

@@ -52,12 +52,12 @@ pub(super) fn build(
     let mut shared_time = 0.0;
     let mut stacked: Vec<Vec<usize>> = Vec::new();
     for device in devices {
-        let DeviceRole::Cpu { engine, cores, threads } = device else {
+        let Some((engine, cores, threads)) = device.engine() else {
             networks.push(None);
             profiles.push(None);
             continue;
         };
-        let mut options = background::compile_options(&Default::default(), cores, *threads);
+        let mut options = background::compile_options(&Default::default(), cores, threads);
         options.max_batch = Some(max_batch);
         let load = |part: &Part| engine.load(&part.file, &options).map_err(|error| error.to_string());
         let specs = cuts.parts.iter().map(|part| {
@@ -67,7 +67,11 @@ pub(super) fn build(
         let specs: Vec<PartSpec> = specs.collect::<Result<_, String>>()?;
         let joined = parts::join(cuts.signature.clone(), specs, max_batch);
         let mut joined = joined.map_err(|error| error.to_string())?;
-        let in_use = cuts.stack(tree, &members, &mut joined, (&**engine, &options), max_batch)?;
+        // A GPU's batches fly part by part.
+        let in_use = match device.is_cpu() {
+            true => cuts.stack(tree, &members, &mut joined, (&**engine, &options), max_batch)?,
+            false => Vec::new(),
+        };
         let mut network = joined.network();
         if networks.iter().all(Option::is_none) {
             cuts.compare(&mut *network, &members)?;
@@ -110,8 +114,8 @@ pub(super) fn whole(known: &Known, devices: &[DeviceRole]) -> Result<Networks, S
         return Err(format!("{}: the file was changed since it was loaded", file.display()));
     }
     let network = |device: &DeviceRole| {
-        let DeviceRole::Cpu { engine, cores, threads } = device else { return Ok(None) };
-        let options = background::compile_options(&known.entry.settings, cores, *threads);
+        let Some((engine, cores, threads)) = device.engine() else { return Ok(None) };
+        let options = background::compile_options(&known.entry.settings, cores, threads);
         let mut network = engine.compile(file, &options).map_err(|error| error.to_string())?;
         network.set_signature(known.checked.signature.clone());
         Ok(Some(network))

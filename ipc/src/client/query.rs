@@ -1,38 +1,13 @@
 //! Queries: trees of calls under one SLO, which counts from the beginning of a run.
-//!
-//! ```no_run
-//! use rota_ipc::Client;
-//! # fn crops(_: &rota_ipc::client::Answer) -> Result<Vec<Vec<f32>>, rota_ipc::client::Error> { Ok(vec![]) }
-//! # fn main() -> Result<(), rota_ipc::client::Error> {
-//! # let page = vec![0.0; 3 * 960 * 704];
-//! let mut client = Client::connect_default()?;
-//! let mut run = client.query("read-page")?.start();
-//! let mut image = run.request("find")?;
-//! image.input::<f32>("x", &[1, 3, 960, 704])?.copy_from_slice(&page);
-//! let found = run.call("find", image)?;
-//! // All lines are in flight at once.
-//! let mut tickets = Vec::new();
-//! for crop in crops(&found)? {
-//!     let mut line = run.request("read")?;
-//!     line.input::<f32>("x", &[1, 3, 48, 320])?.copy_from_slice(&crop);
-//!     tickets.push(run.submit("read", line)?);
-//! }
-//! for ticket in tickets {
-//!     println!("{:?}", run.wait_for(ticket)?.output::<f32>(0)?.dims);
-//! }
-//! run.finish()?;
-//! # Ok(())
-//! # }
-//! ```
 
 use super::control::{Control, unexpected};
 use super::error::Error;
 use super::request::{Answer, Request, Ticket};
+use super::runs::{Call, RunId};
 use super::session::{Open, Session};
 use super::{Client, OpenSession, Rejected};
-use crate::control::{ModelInfo, QueryDeclaration, QueryInfo, Reply, Request as Question};
-use crate::wire::{OP_BEGIN, OP_FINISH, OP_GIVE_UP, Submission, run_id};
-use std::collections::VecDeque;
+use crate::control::{QueryDeclaration, QueryInfo, Reply, Request as Question, StageInfo};
+use crate::wire::{OP_BEGIN, OP_FINISH, OP_GIVE_UP, Submission};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,6 +40,34 @@ pub struct Stage {
     pub session: Session,
 }
 
+impl Opened {
+    fn question(&self) -> Question {
+        match &self.declared {
+            Some(declared) => Question::Declare { query: declared.clone() },
+            None => Question::Query { name: self.name.clone() },
+        }
+    }
+
+    /// The same query, opened again. Fails when its stages or what their models take are not what they were.
+    fn renewed(&self, now: &QueryInfo) -> Result<OpenQuery, Error> {
+        let same = |(stage, now): (&Stage, &StageInfo)| {
+            let model = stage.session.model();
+            stage.name == now.name && (&model.inputs, &model.outputs) == (&now.model.inputs, &now.model.outputs)
+        };
+        if self.stages.len() != now.stages.len() || !self.stages.iter().zip(&now.stages).all(same) {
+            return Err(Error::ModelChanged { model: format!("of a stage of query {}", self.name) });
+        }
+        Ok(OpenQuery(Arc::new(Opened {
+            index: self.index,
+            id: now.id,
+            name: self.name.clone(),
+            slo: duration(now.slo_ms)?,
+            stages: self.stages.clone(),
+            declared: self.declared.clone(),
+        })))
+    }
+}
+
 impl OpenQuery {
     pub fn name(&self) -> &str {
         &self.0.name
@@ -90,85 +93,6 @@ impl OpenQuery {
     }
 }
 
-/// One run of a query that is open. Of another connection, or ended, it is of no further use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RunId {
-    slot: u32,
-    generation: u32,
-}
-
-/// A call of a run, as a request carries it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Call {
-    run: RunId,
-    stage: u16,
-}
-
-/// The runs of a connection, by slot: as many as there are request slots. O(1) each; allocates nothing per run.
-#[derive(Debug)]
-pub(super) struct Runs {
-    entries: Vec<Entry>,
-    free: Vec<u32>,
-    /// What the ring had no room for. It leaves in order before anything else does, and while it is not empty no run begins, so
-    /// it holds at most one entry for each run.
-    unsent: VecDeque<Submission>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    /// Above zero; of the run that has the slot, or had it last.
-    generation: u32,
-    /// Index of the query while the run is open.
-    query: Option<usize>,
-}
-
-impl Runs {
-    pub(super) fn new(slots: u32) -> Runs {
-        let entry = Entry { generation: 0, query: None };
-        Runs {
-            entries: vec![entry; slots as usize],
-            free: (0..slots).rev().collect(),
-            unsent: VecDeque::with_capacity(slots as usize),
-        }
-    }
-
-    /// Those of a new connection: none is open, and none that was is mistaken for one that will be.
-    pub(super) fn renewed(&self, slots: u32) -> Runs {
-        let mut runs = Runs::new(slots);
-        let last = self.entries.iter().map(|entry| entry.generation).max().unwrap_or(0);
-        runs.entries.iter_mut().for_each(|entry| entry.generation = last);
-        runs
-    }
-
-    fn begin(&mut self, query: usize) -> Option<RunId> {
-        let slot = self.free.pop()?;
-        let entry = &mut self.entries[slot as usize];
-        (entry.generation, entry.query) = (entry.generation.wrapping_add(1).max(1), Some(query));
-        Some(RunId { slot, generation: entry.generation })
-    }
-
-    /// The query of a run that is open.
-    fn query(&self, run: RunId) -> Option<usize> {
-        self.entries.get(run.slot as usize).filter(|entry| entry.generation == run.generation)?.query
-    }
-
-    /// False when it has ended already.
-    fn end(&mut self, run: RunId) -> bool {
-        let open = self.query(run).is_some();
-        if open {
-            self.entries[run.slot as usize].query = None;
-            self.free.push(run.slot);
-        }
-        open
-    }
-}
-
-impl RunId {
-    fn id(self) -> u64 {
-        run_id(self.slot, self.generation)
-    }
-}
-
 /// For one run after another. Many runs at a time, or with an event loop: [`Client::open_query`], [`Client::begin`],
 /// [`Client::request_in`] and then as with any request, [`Client::finish`].
 impl Client {
@@ -186,22 +110,22 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] when it is no query (the text says why), or when there is another one with its name.
     pub fn declare(&mut self, query: &QueryDeclaration) -> Result<Query<'_>, Error> {
-        let question = Question::Declare { query: query.clone() };
-        let known = self.queries.iter().find(|known| known.0.declared.as_ref() == Some(query)).cloned();
+        let known = self.queries.iter().position(|known| known.0.declared.as_ref() == Some(query));
         let query = match known {
-            Some(known) => known,
+            Some(known) => self.known(known)?,
             None => {
-                let info = ask(&mut self.control, &question)?;
+                let info = ask(&mut self.control, &Question::Declare { query: query.clone() })?;
                 self.keep(info, Some(query.clone()))?
             }
         };
         Ok(Query { client: self, query })
     }
 
-    /// As [`Client::query`], for several runs at a time. Only the first time the daemon is asked.
+    /// As [`Client::query`], for several runs at a time. The daemon is asked the first time only, and after it answered
+    /// [`crate::wire::Reason::Unloaded`].
     pub fn open_query(&mut self, name: &str) -> Result<OpenQuery, Error> {
-        if let Some(known) = self.queries.iter().find(|known| known.name() == name) {
-            return Ok(known.clone());
+        if let Some(known) = self.queries.iter().position(|known| known.name() == name) {
+            return self.known(known);
         }
         let info = ask(&mut self.control, &Question::Query { name: name.into() })?;
         self.keep(info, None)
@@ -300,9 +224,25 @@ impl Client {
     }
 
     fn call(&self, run: RunId, stage: &str) -> Result<(Call, Session), Error> {
-        let query = &self.queries[self.runs.query(run).ok_or(Error::RunEnded)?];
-        let (number, stage) = query.stage(stage)?;
-        Ok((Call { run, stage: number }, stage.session.clone()))
+        let query = self.runs.query(run).ok_or(Error::RunEnded)?;
+        let (number, stage) = self.queries[query].stage(stage)?;
+        Ok((Call { run, stage: number, query }, stage.session.clone()))
+    }
+
+    /// A query that was opened before; again, if the daemon does not serve it as it did.
+    fn known(&mut self, index: usize) -> Result<OpenQuery, Error> {
+        if self.runs.stale.contains(&index) {
+            let query = self.queries[index].clone();
+            let now = ask(&mut self.control, &query.0.question())?;
+            self.queries[index] = query.0.renewed(&now)?;
+            for (stage, now) in query.stages().iter().zip(&now.stages) {
+                if let Some(session) = &mut self.sessions[stage.session.index] {
+                    session.id = now.session;
+                }
+            }
+            self.runs.stale.retain(|&stale| stale != index);
+        }
+        Ok(self.queries[index].clone())
     }
 
     /// Takes a query that was opened into the tables.
@@ -326,29 +266,11 @@ impl Client {
     pub(super) fn reopen_queries(&mut self, control: &mut Control, ids: &mut [Option<u32>]) -> Result<(), Error> {
         let mut reopened = Vec::with_capacity(self.queries.len());
         for OpenQuery(query) in &self.queries {
-            let question = match &query.declared {
-                Some(declared) => Question::Declare { query: declared.clone() },
-                None => Question::Query { name: query.name.clone() },
-            };
-            let now = ask(control, &question)?;
-            let same = |(stage, now): (&Stage, &crate::control::StageInfo)| {
-                let takes = |model: &ModelInfo| (model.inputs.clone(), model.outputs.clone());
-                stage.name == now.name && takes(stage.session.model()) == takes(&now.model)
-            };
-            if query.stages.len() != now.stages.len() || !query.stages.iter().zip(&now.stages).all(same) {
-                return Err(Error::ModelChanged { model: format!("of a stage of query {}", query.name) });
-            }
+            let now = ask(control, &query.question())?;
+            reopened.push(query.renewed(&now)?);
             for (stage, now) in query.stages.iter().zip(&now.stages) {
                 ids[stage.session.index] = Some(now.session);
             }
-            reopened.push(OpenQuery(Arc::new(Opened {
-                index: query.index,
-                id: now.id,
-                name: query.name.clone(),
-                slo: duration(now.slo_ms)?,
-                stages: query.stages.clone(),
-                declared: query.declared.clone(),
-            })));
         }
         self.queries = reopened;
         Ok(())
@@ -356,6 +278,31 @@ impl Client {
 }
 
 /// A query whose runs a client makes one after the other.
+///
+/// ```no_run
+/// use rota_ipc::Client;
+/// # fn crops(_: &rota_ipc::client::Answer) -> Result<Vec<Vec<f32>>, rota_ipc::client::Error> { Ok(vec![]) }
+/// # fn main() -> Result<(), rota_ipc::client::Error> {
+/// # let page = vec![0.0; 3 * 960 * 704];
+/// let mut client = Client::connect_default()?;
+/// let mut run = client.query("read-page")?.start();
+/// let mut image = run.request("find")?;
+/// image.input::<f32>("x", &[1, 3, 960, 704])?.copy_from_slice(&page);
+/// let found = run.call("find", image)?;
+/// // All lines are in flight at once.
+/// let mut tickets = Vec::new();
+/// for crop in crops(&found)? {
+///     let mut line = run.request("read")?;
+///     line.input::<f32>("x", &[1, 3, 48, 320])?.copy_from_slice(&crop);
+///     tickets.push(run.submit("read", line)?);
+/// }
+/// for ticket in tickets {
+///     println!("{:?}", run.wait_for(ticket)?.output::<f32>(0)?.dims);
+/// }
+/// run.finish()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Query<'a> {
     client: &'a mut Client,
@@ -422,7 +369,7 @@ impl Run<'_> {
     /// The answer to a call of this run, however long it takes: the daemon answers every call or ends.
     ///
     /// # Errors
-    /// [`Error::NoAnswer`]-like trouble of the connection; [`Error::Foreign`] when the answer was taken before.
+    /// [`Error::Disconnected`] when the connection has ended, [`Error::Foreign`] when the answer was taken before.
     pub fn wait_for(&mut self, ticket: Ticket) -> Result<Answer, Error> {
         self.client.wait_long(ticket)?.ok_or(Error::Foreign { what: "the ticket" })
     }

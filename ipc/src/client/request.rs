@@ -2,7 +2,7 @@
 
 use super::arena::{Arena, Span};
 use super::error::Error;
-use super::query::Call;
+use super::runs::Call;
 use super::session::Session;
 use crate::control::{DimInfo, ModelInfo, TensorInfo};
 use crate::wire::{DType, RANK_MAX, Reason, Status};

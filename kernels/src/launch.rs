@@ -1,0 +1,147 @@
+//! One launch of one kernel, and what it costs.
+
+use std::time::Duration;
+
+use crate::params::{Params, Pointer};
+
+/// A kernel of the catalogue, as its source declares it.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    /// The entry's name in the image.
+    pub name: &'static str,
+    /// The parameter struct's name in `params.h`.
+    pub params: &'static str,
+    /// Its size.
+    pub params_bytes: usize,
+    /// How many device addresses it begins with.
+    pub pointers: usize,
+    /// The blocks that it may be launched with, in threads.
+    pub blocks: &'static [u32],
+}
+
+impl Kernel {
+    /// For the catalogue's constants.
+    pub(crate) const fn new<P: Params>(name: &'static str, blocks: &'static [u32]) -> Kernel {
+        Kernel { name, params: P::NAME, params_bytes: size_of::<P>(), pointers: P::POINTERS, blocks }
+    }
+}
+
+/// What a launch moves and computes, whatever the hardware: each operand counted once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Bytes that have to come from device memory at least once.
+    pub bytes_read: u64,
+    /// Bytes that have to go there.
+    pub bytes_written: u64,
+    /// Multiplications and additions, a fused one counting two; of transcendental functions one each.
+    pub flops: u64,
+}
+
+impl Cost {
+    /// The least time that hardware with these rates takes: bytes and flops overlap, so the longer of the two.
+    pub fn roofline(&self, bytes_per_second: f64, flops_per_second: f64) -> Duration {
+        let bytes = (self.bytes_read + self.bytes_written) as f64 / bytes_per_second;
+        Duration::from_secs_f64(bytes.max(self.flops as f64 / flops_per_second))
+    }
+}
+
+impl std::ops::Add for Cost {
+    type Output = Cost;
+
+    fn add(self, other: Cost) -> Cost {
+        Cost {
+            bytes_read: self.bytes_read + other.bytes_read,
+            bytes_written: self.bytes_written + other.bytes_written,
+            flops: self.flops + other.flops,
+        }
+    }
+}
+
+/// All that `cuLaunchKernel` is told, and the cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// Which kernel.
+    pub kernel: &'static Kernel,
+    /// Blocks along x, y, z.
+    pub grid: [u32; 3],
+    /// Threads of a block along x, y, z.
+    pub block: [u32; 3],
+    /// Dynamic shared memory. Our kernels declare theirs statically, so this is 0 so far.
+    pub shared_bytes: u32,
+    /// The parameter struct's bytes.
+    pub params: Vec<u8>,
+    /// What it costs.
+    pub cost: Cost,
+}
+
+impl Launch {
+    pub(crate) fn new<P: Params>(
+        kernel: &'static Kernel,
+        grid: [u32; 3],
+        threads: u32,
+        params: P,
+        cost: Cost,
+    ) -> Launch {
+        debug_assert_eq!(kernel.params, P::NAME);
+        debug_assert!(kernel.blocks.contains(&threads), "{} is not launched with {threads} threads", kernel.name);
+        Launch { kernel, grid, block: [threads, 1, 1], shared_bytes: 0, params: params.as_bytes().to_vec(), cost }
+    }
+
+    /// The device addresses among the parameters, in the struct's order.
+    pub fn pointers(&self) -> impl Iterator<Item = Pointer> {
+        self.params[..self.kernel.pointers * 8]
+            .chunks_exact(8)
+            .map(|word| Pointer(u64::from_ne_bytes(word.try_into().expect("chunks of 8 bytes"))))
+    }
+
+    /// Replaces every device address but absent ones by what `place` says: a memory plan's places become addresses.
+    pub fn relocate(&mut self, mut place: impl FnMut(Pointer) -> Pointer) {
+        for word in self.params[..self.kernel.pointers * 8].chunks_exact_mut(8) {
+            let pointer = Pointer(u64::from_ne_bytes((&*word).try_into().expect("chunks of 8 bytes")));
+            if pointer.is_some() {
+                word.copy_from_slice(&place(pointer).0.to_ne_bytes());
+            }
+        }
+    }
+}
+
+/// Shapes that no kernel of a family can take. The caller's fault: lowering has to split them or refuse the model.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// A dimension or stride does not fit what the kernel counts with.
+    #[error("{kernel}: {what} is {value}, at most {max} is possible")]
+    TooLarge {
+        /// Family.
+        kernel: &'static str,
+        /// The dimension, in words.
+        what: &'static str,
+        /// What was asked for.
+        value: u64,
+        /// What is possible.
+        max: u64,
+    },
+    /// The element type, or a combination of settings, that the family has no kernel for.
+    #[error("{kernel}: {what}")]
+    Unsupported {
+        /// Family.
+        kernel: &'static str,
+        /// What is not there.
+        what: String,
+    },
+}
+
+/// `value` as u32, or the refusal that names it.
+pub(crate) fn fit(kernel: &'static str, what: &'static str, value: u64) -> Result<u32, Unfit> {
+    let max = u64::from(u32::MAX >> 1);
+    if value > max { Err(Unfit::TooLarge { kernel, what, value, max }) } else { Ok(value as u32) }
+}
+
+/// A kernel that strides over what a grid axis can't hold is launched with at most this many blocks on y and z.
+pub(crate) const GRID_YZ_MAX: u64 = 65_535;
+
+/// A grid for `work` independent items, of which each thread takes one and then strides on: enough to fill the largest GPU
+/// several times over, and no more.
+pub(crate) fn spread(work: u32, threads: u32) -> [u32; 3] {
+    const THREADS_MAX: u32 = 132 * 2048 * 8;
+    [work.div_ceil(threads).clamp(1, THREADS_MAX / threads), 1, 1]
+}

@@ -1,0 +1,231 @@
+//! `gemm.cu` and `gemm_mma.cu` on the host against three loops in f64.
+
+mod support;
+
+use proptest::prelude::*;
+use rota_kernels::host::Memory;
+use rota_kernels::{Activation, Epilogue, Gemm, Math, Matrix, Pointer, Type};
+use support::{Numbers, run_all, to_f16};
+
+/// A matrix per batch in a buffer of its own layout.
+struct Operand {
+    values: Vec<f32>,
+    matrix: Matrix,
+}
+
+impl Operand {
+    /// `gap` elements between its rows (or columns), and `skip` of the two batch axes shared.
+    fn random(
+        numbers: &mut Numbers,
+        size: [u32; 2],
+        batches: [u32; 2],
+        transposed: bool,
+        gap: u32,
+        skip: [bool; 2],
+        math: Math,
+    ) -> Operand {
+        let (lines, width) = if transposed { (size[1], size[0] + gap) } else { (size[0], size[1] + gap) };
+        let one = u64::from(lines) * u64::from(width);
+        let inner = if skip[1] { 0 } else { one };
+        let outer = if skip[0] { 0 } else { one * u64::from(if skip[1] { 1 } else { batches[1] }) };
+        let count =
+            one * if skip[0] { 1 } else { u64::from(batches[0]) } * if skip[1] { 1 } else { u64::from(batches[1]) };
+        let values = numbers.take(count as usize).iter().map(|&x| rounded(x, math)).collect();
+        let (row, column) = if transposed { (1, width) } else { (width, 1) };
+        Operand { values, matrix: Matrix { pointer: Pointer::NONE, row, column, batch: [outer, inner] } }
+    }
+
+    fn at(&self, batch: [u32; 2], row: u32, column: u32) -> f64 {
+        let m = &self.matrix;
+        let place = u64::from(batch[0]) * m.batch[0]
+            + u64::from(batch[1]) * m.batch[1]
+            + u64::from(row) * u64::from(m.row)
+            + u64::from(column) * u64::from(m.column);
+        f64::from(self.values[place as usize])
+    }
+
+    fn upload(&self, math: Math, memory: &mut Memory) -> Matrix {
+        Matrix { pointer: upload(&self.values, math.storage(), memory), ..self.matrix }
+    }
+}
+
+/// What the operand becomes before it is multiplied.
+fn rounded(x: f32, math: Math) -> f32 {
+    match math {
+        Math::F32 => x,
+        Math::Tf32 => f32::from_bits((x.to_bits() + 0x1000) & !0x1fff),
+        Math::F16 => half::f16::from_f32(x).to_f32(),
+        Math::Bf16 => half::bf16::from_f32(x).to_f32(),
+    }
+}
+
+fn upload(values: &[f32], dtype: Type, memory: &mut Memory) -> Pointer {
+    match dtype {
+        Type::F16 => memory.upload(&to_f16(values)),
+        Type::Bf16 => memory.upload(&values.iter().map(|&x| half::bf16::from_f32(x).to_bits()).collect::<Vec<_>>()),
+        _ => memory.upload(values),
+    }
+}
+
+fn download(pointer: Pointer, count: usize, dtype: Type, memory: &Memory) -> Vec<f32> {
+    match dtype {
+        Type::F16 => support::from_f16(&memory.download(pointer, count)),
+        Type::Bf16 => {
+            memory.download::<u16>(pointer, count).iter().map(|&x| half::bf16::from_bits(x).to_f32()).collect()
+        }
+        _ => memory.download(pointer, count),
+    }
+}
+
+/// What an epilogue should do, with the bias per column.
+fn finish(activation: Activation, sum: f64, residual: f64, residual_last: bool) -> f64 {
+    let x = if residual_last { sum } else { sum + residual };
+    let y = match activation {
+        Activation::Identity => x,
+        Activation::Relu => x.max(0.0),
+        Activation::Clip { low, high } => x.clamp(f64::from(low), f64::from(high)),
+        Activation::Sigmoid => 1.0 / (1.0 + (-x).exp()),
+        Activation::Tanh => x.tanh(),
+        Activation::HardSigmoid { a, b } => (f64::from(a) * x + f64::from(b)).clamp(0.0, 1.0),
+        Activation::HardSwish { a, b } => x * (f64::from(a) * x + f64::from(b)).clamp(0.0, 1.0),
+        Activation::Swish => x / (1.0 + (-x).exp()),
+        Activation::Gelu => 0.5 * x * (1.0 + libm::erf(x / std::f64::consts::SQRT_2)),
+        Activation::LeakyRelu { a } => {
+            if x < 0.0 {
+                f64::from(a) * x
+            } else {
+                x
+            }
+        }
+        Activation::Elu { a } => {
+            if x < 0.0 {
+                f64::from(a) * x.exp_m1()
+            } else {
+                x
+            }
+        }
+    };
+    if residual_last { y + residual } else { y }
+}
+
+const ACTIVATIONS: [Activation; 11] = [
+    Activation::Identity,
+    Activation::Relu,
+    Activation::Clip { low: -0.5, high: 0.75 },
+    Activation::Sigmoid,
+    Activation::Tanh,
+    Activation::HardSigmoid { a: 0.2, b: 0.5 },
+    Activation::HardSwish { a: 1.0 / 6.0, b: 0.5 },
+    Activation::Swish,
+    Activation::Gelu,
+    Activation::LeakyRelu { a: 0.1 },
+    Activation::Elu { a: 1.5 },
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn every_tile_and_type_equals_three_loops(
+        rows in prop_oneof![1..9_u32, 1..40_u32, Just(64), 100..140_u32],
+        columns in prop_oneof![1..40_u32, Just(64), 100..140_u32],
+        depth in prop_oneof![1..40_u32, Just(64)],
+        batches in prop::array::uniform2(1..3_u32),
+        transposed in prop::array::uniform2(any::<bool>()),
+        gaps in prop::array::uniform2(0..5_u32),
+        skips in prop::array::uniform2(prop::array::uniform2(any::<bool>())),
+        activation in prop::sample::select(&ACTIVATIONS[..]),
+        residual_last in any::<bool>(),
+        plain in any::<bool>(),
+    ) {
+        for math in [Math::F32, Math::Tf32, Math::F16, Math::Bf16] {
+            let mut numbers = Numbers::new(u64::from(rows * columns + depth));
+            let a = Operand::random(&mut numbers, [rows, depth], batches, transposed[0], gaps[0], skips[0], math);
+            let b = Operand::random(&mut numbers, [depth, columns], batches, transposed[1], gaps[1], skips[1], math);
+            let one = rows * columns;
+            let count = (one * batches[0] * batches[1]) as usize;
+            let storage = if math == Math::Tf32 { Math::F32 } else { math };
+            let mut random = |count: usize| numbers.take(count).iter().map(|&x| rounded(x, storage)).collect::<Vec<f32>>();
+            let (bias, residual) = (random(columns as usize), random(count));
+            let mut memory = Memory::default();
+            let c = memory.alloc(count * 4);
+            let epilogue = Epilogue {
+                scale: 0.5,
+                bias: upload(&bias, math.storage(), &mut memory),
+                bias_scale: 2.0,
+                bias_row: 0,
+                bias_column: 1,
+                residual: upload(&residual, math.storage(), &mut memory),
+                residual_last,
+                activation,
+            };
+            let gemm = Gemm {
+                math,
+                rows,
+                columns,
+                depth,
+                batches,
+                a: a.upload(math, &mut memory),
+                b: b.upload(math, &mut memory),
+                c: Matrix::row_major(c, columns).batched([u64::from(one * batches[1]), u64::from(one)]),
+                epilogue: if plain { Epilogue::default() } else { epilogue },
+            };
+            let mut expected = Vec::new();
+            for index in 0..count as u32 {
+                let (batch, row, column) = (index / one, index % one / columns, index % columns);
+                let batch = [batch / batches[1], batch % batches[1]];
+                let sum: f64 = (0..depth).map(|d| a.at(batch, row, d) * b.at(batch, d, column)).sum();
+                expected.push(if plain { sum } else {
+                    let sum = 0.5 * sum + 2.0 * f64::from(bias[column as usize]);
+                    finish(activation, sum, f64::from(residual[index as usize]), residual_last)
+                });
+            }
+            // Sums of `depth` products below 1, then the output's own rounding.
+            let rounding = match math { Math::F32 | Math::Tf32 => 0.0, Math::F16 => 1.0 / 2048.0, Math::Bf16 => 1.0 / 256.0 };
+            let mut launches = gemm.launches().unwrap();
+            launches.push(gemm.launch().unwrap());
+            run_all(&launches, &mut memory, |memory, launch| {
+                for (index, (found, expected)) in download(c, count, math.storage(), memory).iter().zip(&expected).enumerate() {
+                    let tolerance = 1e-6 * f64::from(depth) + 2e-6 + rounding * expected.abs();
+                    let close = (f64::from(*found) - expected).abs() <= tolerance;
+                    assert!(close, "{}: element {index} is {found}, expected {expected}\n{gemm:?}", launch.kernel.name);
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn a_large_product_takes_the_largest_tile_and_a_flat_one_the_flattest() {
+    let gemm = |rows, columns| Gemm {
+        math: Math::F32,
+        rows,
+        columns,
+        depth: 256,
+        batches: [1, 1],
+        a: Matrix::row_major(Pointer(256), 256),
+        b: Matrix::row_major(Pointer(256), columns),
+        c: Matrix::row_major(Pointer(256), columns),
+        epilogue: Epilogue::default(),
+    };
+    assert_eq!(gemm(4096, 4096).launch().unwrap().kernel.name, "rota_gemm_f32_128x64");
+    assert_eq!(gemm(12, 1000).launch().unwrap().kernel.name, "rota_gemm_f32_16x64");
+    assert_eq!(gemm(8, 1000).launch().unwrap().kernel.name, "rota_gemv_f32_wide");
+    assert_eq!(gemm(100, 1000).launch().unwrap().kernel.name, "rota_gemm_f32_64x64");
+}
+
+#[test]
+fn an_output_with_gaps_between_columns_is_refused() {
+    let gemm = Gemm {
+        math: Math::F16,
+        rows: 2,
+        columns: 2,
+        depth: 2,
+        batches: [1, 1],
+        a: Matrix::row_major(Pointer(256), 2),
+        b: Matrix::row_major(Pointer(256), 2),
+        c: Matrix::transposed(Pointer(256), 2),
+        epilogue: Epilogue::default(),
+    };
+    assert!(gemm.launch().unwrap_err().to_string().contains("side by side"));
+}
