@@ -92,6 +92,14 @@ pub enum DeviceRole {
 }
 
 impl DeviceRole {
+    /// Whether it serves this emulated model.
+    pub fn emulates(&self, profile: &Arc<EmulatedProfile>) -> bool {
+        match self {
+            DeviceRole::Emulated { profiles } => profiles.iter().any(|own| Arc::ptr_eq(own, profile)),
+            DeviceRole::Cpu { .. } | DeviceRole::Cuda { .. } => false,
+        }
+    }
+
     /// What loads model files for the device, and the cores and threads that it runs them on; `None`: it serves no files.
     pub fn engine(&self) -> Option<(&Arc<dyn Engine>, &[usize], usize)> {
         match self {
@@ -101,7 +109,7 @@ impl DeviceRole {
         }
     }
 
-    fn is_cpu(&self) -> bool {
+    pub fn is_cpu(&self) -> bool {
         matches!(self, DeviceRole::Cpu { .. })
     }
 }
@@ -271,16 +279,12 @@ impl Loader {
         Profile::new(&points).map_err(|error| error.to_string())
     }
 
-    fn load_emulated(&self, id: ModelId, profile: &Arc<EmulatedProfile>) -> Result<Ready, String> {
-        let serves = |device: &DeviceRole| match device {
-            DeviceRole::Emulated { profiles } => profiles.iter().any(|p| Arc::ptr_eq(p, profile)),
-            DeviceRole::Cpu { .. } | DeviceRole::Cuda { .. } => false,
-        };
+    fn load_emulated(&mut self, id: ModelId, profile: &Arc<EmulatedProfile>) -> Result<Ready, String> {
         // A device that takes no time still has a profile: the shortest that there is.
         let points: Vec<(u32, Duration)> =
             profile.pace.points().iter().map(|&(b, latency)| (b, latency.max(Duration::from_nanos(1)))).collect();
         let pace = Profile::new(&points).map_err(|error| format!("model \"{}\": {error}", profile.model))?;
-        let served: Vec<bool> = self.devices.iter().map(serves).collect();
+        let served: Vec<bool> = self.devices.iter().map(|device| device.emulates(profile)).collect();
         let network = || Box::new(EmulatedNetwork::new(profile)) as Box<dyn Network>;
         let networks = served.iter().map(|s| s.then(network)).collect();
         let profiles = served.iter().map(|s| s.then(|| pace.clone())).collect();
@@ -290,7 +294,11 @@ impl Loader {
         let profiled = profile.signature.inputs.iter().map(shape).collect();
         let signature = profile.signature.clone();
         let model = self.model(id, &entry, String::new(), signature, profiled, profiles, profile.memory_bytes);
-        Ok((Arc::new(Model { profile_scales: false, ..model }), networks))
+        let model = Arc::new(Model { profile_scales: false, ..model });
+        if let Some(sharing) = &mut self.sharing {
+            sharing.note_emulated(&model, profile);
+        }
+        Ok((model, networks))
     }
 }
 

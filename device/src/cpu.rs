@@ -46,7 +46,7 @@ pub struct CpuDevice {
 /// Entries of each ring: a few per batch, and at most two batches are outstanding.
 const RING: usize = 16;
 /// Outputs that are done before their batch has ended. Where they find no room, their requests are done when the batch is.
-const EARLY_RING: usize = 1024;
+pub(crate) const EARLY_RING: usize = 1024;
 
 /// How often a lost device is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -331,22 +331,33 @@ fn telling(tells: &mut Producer<Early>, waker: &Waker, batch: &mut Batch, reques
 
 /// Says that a request is done, and what was written of its outputs; false when there is no room to say it.
 fn tell(tells: &mut Producer<Early>, batch: &Batch, request: usize) -> bool {
+    let Some(started) = batch.started else { return false };
+    let early = earlies(batch, request, started, started.elapsed());
+    if tells.slots() < early.clone().count() {
+        return false;
+    }
+    early.for_each(|early| tells.push(early).expect("there was room for all of its outputs"));
+    true
+}
+
+/// What is to be said of a request that is done before its batch: one for each output that it wanted.
+pub(crate) fn earlies(
+    batch: &Batch,
+    request: usize,
+    started: Instant,
+    took: Duration,
+) -> impl Iterator<Item = Early> + Clone {
     let (spans, outputs) = (batch.spans.len() / batch.requests.len(), batch.written.len() / batch.requests.len());
     let wanted = &batch.spans[(request + 1) * spans - outputs..(request + 1) * spans];
     let is_wanted = |output: &usize| wanted[*output].offset != Span::UNWANTED;
-    let (count, last) = ((0..outputs).filter(is_wanted).count(), (0..outputs).rev().find(is_wanted));
-    let (Some(last), Some(started)) = (last, batch.started) else { return false };
-    if tells.slots() < count {
-        return false;
-    }
+    let last = (0..outputs).rev().find(is_wanted);
     let items = batch.requests.iter().map(|request| request.items).sum();
-    let (key, took) = (batch.requests[request].key, started.elapsed());
-    for output in (0..outputs).filter(is_wanted) {
-        let written = batch.written[request * outputs + output];
-        let early = Early { key, output, written, last: output == last, started, took, items };
-        tells.push(early).expect("there was room for all of its outputs");
-    }
-    true
+    let key = batch.requests[request].key;
+    let written = &batch.written[request * outputs..];
+    (0..outputs).filter(is_wanted).map(move |output| {
+        let (written, last) = (written[output], last == Some(output));
+        Early { key, output, written, last, started, took, items }
+    })
 }
 
 /// Fails every request of a batch for a network that is not installed.

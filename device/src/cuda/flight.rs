@@ -194,7 +194,6 @@ fn fits<R: Runner>(network: &Batched<R>, batch: &Batch, leg: &Leg) -> bool {
     let part = &network.parts[leg.part];
     let fits = |(own, index): (usize, usize)| {
         let (spec, place) = (&network.signature.outputs[index], &leg.plan.output_places[own]);
-        let view = View { dtype: place.dtype, shape: place.shape, bytes: &[] };
         let layout = Strided::new(place.shape.dims(), spec.batch_axis, spec.dtype);
         let room = |row: &Row| {
             let items = if spec.batch_axis.is_some() { row.items } else { 1 };
@@ -202,7 +201,7 @@ fn fits<R: Runner>(network: &Batched<R>, batch: &Batch, leg: &Leg) -> bool {
             let span = output_span(network, batch, row, index);
             span.offset == Span::UNWANTED || needed.is_some_and(|needed| needed <= span.bytes)
         };
-        check_output(spec, &view, leg.items).is_ok() && leg.rows.iter().all(room)
+        check_output(spec, place.dtype, place.shape, leg.items).is_ok() && leg.rows.iter().all(room)
     };
     !part.is_last() || part.outputs.clone().enumerate().all(fits)
 }
