@@ -6,7 +6,7 @@ CARGO ?= cargo
 # Seconds that each fuzz target runs in `make test`.
 FUZZ_SECONDS ?= 20
 
-.PHONY: demo test check bench fuzz loom models cuda kernels
+.PHONY: demo test check bench fuzz loom models cuda kernels operators
 
 demo: models
 	$(CARGO) build --release -p rota -p rota-bench
@@ -16,6 +16,10 @@ demo: models
 # models/tiny and the engine that is built in: fetch.py says so and exits with 3.
 models:
 	@$(PYTHON) models/fetch.py && $(PYTHON) models/heads.py || [ $$? -eq 3 ]
+
+# ONNX's own cases per operator, which the cuda device is tested with.
+operators:
+	@$(PYTHON) models/operator_cases.py || [ $$? -eq 3 ]
 
 # NVIDIA's compiler out of Python packages, pinned by hash, into an ignored folder; what is built afterwards has the CUDA device.
 # Without pip there is none, and the build says so.
@@ -31,7 +35,7 @@ third_party/cuda/ready: kernels/requirements-cuda.txt
 kernels: cuda
 	ROTA_CUDA_ARCHS=75,80,86,89,90a,100 CARGO_TARGET_DIR=target/kernels $(CARGO) test -p rota-kernels --test resources
 
-test: models kernels
+test: models kernels operators
 	$(PYTHON) -m unittest discover -q -s models
 	$(CARGO) test --workspace
 	$(MAKE) loom fuzz

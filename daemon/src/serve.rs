@@ -1,7 +1,7 @@
 //! Puts a daemon together: devices, threads, socket; and takes it apart again.
 
 use crate::background::{DeviceRole, Job, Loader, Source};
-use crate::config::{Config, ConfigError, DeviceSettings, EngineName};
+use crate::config::{Config, ConfigError, DeviceSettings, EngineName, PrecisionName};
 use crate::control::socket::{self, Lock, SocketError};
 use crate::control::{self, Control, INBOX, Message};
 use crate::poller::{self, Poller};
@@ -10,9 +10,10 @@ use crate::repository::{self, Problem};
 use crate::sharing::Sharing;
 use crate::wake::Wake;
 use rota_device::cpu::{CpuDevice, CpuOptions};
+use rota_device::cuda::{CudaEngine, CudaError};
 use rota_device::emulated::{self, EmulatedOptions, ProfileFileError};
 use rota_device::engine::{self, EngineError};
-use rota_device::{Device, Waker};
+use rota_device::{Device, Engine, Waker};
 use std::io;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,6 +32,9 @@ pub enum ServeError {
     Socket(#[from] SocketError),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A GPU is asked for that can't be used.
+    #[error("cuda device: {0}")]
+    Cuda(#[from] CudaError),
     #[error(transparent)]
     Profiles(#[from] ProfileFileError),
     #[error("cpu device {index} on cores {cores:?}: {error}; choose among {allowed:?}")]
@@ -115,7 +119,7 @@ impl Daemon {
             default_slo: Duration::from_secs_f64(config.default_slo_ms / 1e3),
             sharing: config.prefix.then(Sharing::new),
         };
-        let options = control_options(config, &socket_path, problems);
+        let options = control_options(config, &socket_path, problems)?;
         let mut control = Control::new(options, poll, listener, inbox, to_poller, wake, to_loader)
             .map_err(system("the socket can't be watched"))?;
         for source in sources {
@@ -164,15 +168,16 @@ impl Daemon {
     }
 }
 
-fn control_options(config: &Config, socket: &Path, problems: Vec<Problem>) -> control::Options {
-    control::Options {
+fn control_options(config: &Config, socket: &Path, problems: Vec<Problem>) -> Result<control::Options, ConfigError> {
+    Ok(control::Options {
         socket: socket.to_path_buf(),
         repository: config.repository.clone(),
         problems,
         limits: config.limits,
         prefix: config.prefix,
+        queries: config.queries()?,
         uid: rustix::process::getuid().as_raw(),
-    }
+    })
 }
 
 fn poller_options(config: &Config) -> poller::Options {
@@ -180,6 +185,9 @@ fn poller_options(config: &Config) -> poller::Options {
         requests_max: config.limits.requests_max,
         sessions_max: config.limits.sessions_max,
         requests_per_user: config.limits.requests_per_user,
+        queries_max: config.limits.queries_max,
+        runs_max: config.limits.runs_max,
+        runs_per_user: config.limits.runs_per_user,
         spin: config.spin(),
         prepare_lead: Duration::from_micros(config.prepare_lead_us),
         start_lead: Duration::from_micros(config.start_lead_us),
@@ -208,7 +216,7 @@ fn cores_without_device(roles: &[DeviceRole]) -> Vec<usize> {
     let taken = |core: &usize| {
         roles.iter().any(|role| match role {
             DeviceRole::Cpu { cores, .. } => cores.contains(core),
-            DeviceRole::Emulated { .. } => false,
+            DeviceRole::Cuda { .. } | DeviceRole::Emulated { .. } => false,
         })
     };
     allowed_cores().into_iter().filter(|core| !taken(core)).collect()
@@ -229,6 +237,14 @@ fn devices(config: &Config, waker: &Waker) -> Result<Devices, ServeError> {
                 let (device, role) = cpu_device(devices.len(), cores, *threads, *engine, config.spin(), waker)?;
                 devices.push(Box::new(device));
                 roles.push(role);
+            }
+            DeviceSettings::Cuda { gpus, precision } => {
+                for engine in cuda_engines(gpus, *precision)? {
+                    let index = devices.len();
+                    let (device, role) = cuda_device(index, engine, config.spin(), waker)?;
+                    devices.push(Box::new(device));
+                    roles.push(role);
+                }
             }
             DeviceSettings::Emulated { count, profiles } => {
                 let profiles: Vec<_> = emulated::read_profiles(profiles)?.into_iter().map(Arc::new).collect();
@@ -272,6 +288,7 @@ fn cpu_device(
         name: format!("cpu{index}"),
         engine: opened.engine.describe(),
         cores: cores.clone(),
+        roams: false,
         threads,
         spin,
     };
@@ -282,6 +299,30 @@ fn cpu_device(
         allowed,
     })?;
     Ok((device, DeviceRole::Cpu { engine: opened.engine, cores, threads }))
+}
+
+/// The GPUs `ordinals`, or all of the host.
+fn cuda_engines(ordinals: &[u32], precision: PrecisionName) -> Result<Vec<CudaEngine>, CudaError> {
+    let all: Vec<u32> = match ordinals {
+        [] => CudaEngine::gpus()?.iter().map(|gpu| gpu.ordinal).collect(),
+        chosen => chosen.to_vec(),
+    };
+    all.into_iter().map(|ordinal| CudaEngine::open(ordinal, precision.into())).collect()
+}
+
+fn cuda_device(
+    index: usize,
+    engine: CudaEngine,
+    spin: Duration,
+    waker: &Waker,
+) -> Result<(CpuDevice, DeviceRole), ServeError> {
+    let allowed = allowed_cores();
+    let near: Vec<usize> = engine.info().near_cores().into_iter().filter(|core| allowed.contains(core)).collect();
+    let name = format!("cuda{index}");
+    let options = CpuOptions { name, engine: engine.describe(), cores: near, roams: true, threads: 1, spin };
+    let device = CpuDevice::spawn(options, Arc::clone(waker))
+        .map_err(|error| ServeError::System { what: "a GPU's thread can't be started", error })?;
+    Ok((device, DeviceRole::Cuda { engine: Arc::new(engine) }))
 }
 
 /// Cores that this process may run on.
@@ -311,7 +352,7 @@ fn sources(config: &Config, roles: &[DeviceRole]) -> Result<(Vec<Source>, Vec<Pr
         .iter()
         .flat_map(|role| match role {
             DeviceRole::Emulated { profiles } => profiles.clone(),
-            DeviceRole::Cpu { .. } => Vec::new(),
+            DeviceRole::Cpu { .. } | DeviceRole::Cuda { .. } => Vec::new(),
         })
         .collect();
     // Devices of one file share its profiles.

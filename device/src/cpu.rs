@@ -24,6 +24,8 @@ pub struct CpuOptions {
     /// The executing thread is pinned to the first of these; the engine's own threads follow
     /// [`CompileOptions::cores`](crate::CompileOptions::cores). Empty: not pinned.
     pub cores: Vec<usize>,
+    /// The executing thread may run on all of `cores` instead: those near a GPU.
+    pub roams: bool,
     /// Threads that its networks were compiled for, for people.
     pub threads: usize,
     /// How long the thread looks for work before it sleeps.
@@ -44,7 +46,10 @@ pub struct CpuDevice {
 /// Entries of each ring: a few per batch, and at most two batches are outstanding.
 const RING: usize = 16;
 /// Outputs that are done before their batch has ended. Where they find no room, their requests are done when the batch is.
-const EARLY_RING: usize = 1024;
+pub(crate) const EARLY_RING: usize = 1024;
+
+/// How often a lost device is looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 enum Command {
     Prepare(Box<Batch>),
@@ -54,6 +59,8 @@ enum Command {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
+    /// What the networks execute on is gone: written by the thread.
+    lost: AtomicBool,
     /// Set after a push to `changes`, cleared by the thread before it takes them.
     changed: AtomicBool,
     /// Networks to put into service, or out of it with `None`. Cold: the thread locks it only when `changed` is set.
@@ -80,10 +87,14 @@ impl CpuDevice {
             networks: Vec::new(),
             prepared: VecDeque::new(),
             starts: VecDeque::new(),
+            running: None,
         };
-        let core = options.cores.first().copied();
+        let cores = match options.roams {
+            true => options.cores.clone(),
+            false => options.cores.iter().copied().take(1).collect(),
+        };
         let thread = std::thread::Builder::new().name(format!("rota-{}", options.name)).spawn(move || {
-            let result = core.map_or(Ok(()), |core| pin(&[core]));
+            let result = if cores.is_empty() { Ok(()) } else { pin(&cores) };
             let ready = result.is_ok();
             // The receiver waits for exactly this message.
             let _ = pinned.send(result);
@@ -143,6 +154,10 @@ impl Device for CpuDevice {
     fn poll_early(&mut self) -> Option<Early> {
         self.early.pop().ok()
     }
+
+    fn is_lost(&self) -> bool {
+        self.shared.lost.load(Ordering::Acquire)
+    }
 }
 
 impl Drop for CpuDevice {
@@ -169,6 +184,8 @@ struct Executor {
     /// Batches that have no start yet, or wait for the one before them.
     prepared: VecDeque<Box<Batch>>,
     starts: VecDeque<BatchId>,
+    /// Begun, and not ended yet: only on a GPU.
+    running: Option<Box<Batch>>,
 }
 
 impl Executor {
@@ -176,13 +193,24 @@ impl Executor {
         let mut idle_since = None;
         while !self.shared.stop.load(Ordering::Acquire) {
             let took_commands = self.take_commands();
-            if self.execute_next() || took_commands {
+            let executed = match self.running.take() {
+                Some(batch) => self.go_on(batch),
+                None => self.execute_next(),
+            };
+            let lost = self.shared.lost.load(Ordering::Relaxed);
+            if lost && !executed {
+                self.look_again();
+            }
+            if executed || took_commands {
                 idle_since = None;
                 continue;
             }
             let since = *idle_since.get_or_insert_with(Instant::now);
             if since.elapsed() < self.spin {
                 std::hint::spin_loop();
+            } else if lost {
+                std::thread::park_timeout(LOOK_AGAIN);
+                idle_since = None;
             } else {
                 // A wake-up that comes between the look at the ring and here is not lost: `unpark` leaves a token.
                 std::thread::park();
@@ -193,6 +221,7 @@ impl Executor {
 
     fn take_commands(&mut self) -> bool {
         let mut took = false;
+        let known = self.prepared.len();
         while let Ok(command) = self.inbox.pop() {
             took = true;
             match command {
@@ -204,6 +233,11 @@ impl Executor {
         if self.shared.changed.swap(false, Ordering::AcqRel) {
             self.take_changes();
             took = true;
+        }
+        for batch in self.prepared.iter().skip(known) {
+            if let Some((_, network)) = self.networks.iter_mut().find(|(installed, _)| *installed == batch.network) {
+                network.stage(batch);
+            }
         }
         took
     }
@@ -220,54 +254,110 @@ impl Executor {
         }
     }
 
+    /// Whether what was lost is back.
+    fn look_again(&mut self) {
+        if !self.networks.iter_mut().any(|(_, network)| network.is_lost()) {
+            self.shared.lost.store(false, Ordering::Release);
+            (self.waker)();
+        }
+    }
+
     /// Executes the batch whose start came first, if there is one; a start without a batch is forgotten.
     fn execute_next(&mut self) -> bool {
         let Some(id) = self.starts.pop_front() else { return false };
         let Some(index) = self.prepared.iter().position(|batch| batch.id == id) else { return true };
         let Some(mut batch) = self.prepared.swap_remove_back(index) else { return true };
-        match self.networks.iter_mut().find(|(installed, _)| *installed == batch.network) {
-            Some((_, network)) => network.execute_telling(&mut batch, &mut |batch, request| {
-                if tell(&mut self.tells, batch, request) {
-                    batch.requests[request].outcome = Outcome::Told;
-                    (self.waker)();
-                }
-            }),
-            None => fail(&mut batch),
+        let ended = match self.networks.iter_mut().find(|(installed, _)| *installed == batch.network) {
+            Some((_, network)) => {
+                network.begin(&mut batch, &mut |batch, request| telling(&mut self.tells, &self.waker, batch, request))
+            }
+            None => {
+                fail(&mut batch);
+                true
+            }
+        };
+        if ended {
+            self.give_back(batch);
+        } else {
+            self.running = Some(batch);
+        }
+        true
+    }
+
+    /// Looks whether the batch that was begun has ended.
+    fn go_on(&mut self, mut batch: Box<Batch>) -> bool {
+        let network = self.networks.iter_mut().find(|(installed, _)| *installed == batch.network);
+        let ended = network.is_none_or(|(_, network)| {
+            network.ended(&mut batch, &mut |batch, request| telling(&mut self.tells, &self.waker, batch, request))
+        });
+        if ended {
+            self.give_back(batch);
+        } else {
+            self.running = Some(batch);
+            // The GPU works; whoever shares this core may, too.
+            std::thread::yield_now();
+        }
+        true
+    }
+
+    fn give_back(&mut self, batch: Box<Batch>) {
+        let failed = batch.requests.iter().any(|request| matches!(request.outcome, Outcome::Failed(_)));
+        if failed
+            && self.networks.iter_mut().any(|(installed, network)| *installed == batch.network && network.is_lost())
+        {
+            self.shared.lost.store(true, Ordering::Release);
         }
         let mut batch = Some(batch);
         while let Some(unsent) = batch.take() {
             // Full only when the other side does not poll: it has more batches outstanding than it may.
             if let Err(rtrb::PushError::Full(unsent)) = self.outbox.push(unsent) {
                 if self.shared.stop.load(Ordering::Acquire) {
-                    return true;
+                    return;
                 }
                 std::thread::yield_now();
                 batch = Some(unsent);
             }
         }
         (self.waker)();
-        true
+    }
+}
+
+fn telling(tells: &mut Producer<Early>, waker: &Waker, batch: &mut Batch, request: usize) {
+    if tell(tells, batch, request) {
+        batch.requests[request].outcome = Outcome::Told;
+        waker();
     }
 }
 
 /// Says that a request is done, and what was written of its outputs; false when there is no room to say it.
 fn tell(tells: &mut Producer<Early>, batch: &Batch, request: usize) -> bool {
+    let Some(started) = batch.started else { return false };
+    let early = earlies(batch, request, started, started.elapsed());
+    if tells.slots() < early.clone().count() {
+        return false;
+    }
+    early.for_each(|early| tells.push(early).expect("there was room for all of its outputs"));
+    true
+}
+
+/// What is to be said of a request that is done before its batch: one for each output that it wanted.
+pub(crate) fn earlies(
+    batch: &Batch,
+    request: usize,
+    started: Instant,
+    took: Duration,
+) -> impl Iterator<Item = Early> + Clone {
     let (spans, outputs) = (batch.spans.len() / batch.requests.len(), batch.written.len() / batch.requests.len());
     let wanted = &batch.spans[(request + 1) * spans - outputs..(request + 1) * spans];
     let is_wanted = |output: &usize| wanted[*output].offset != Span::UNWANTED;
-    let (count, last) = ((0..outputs).filter(is_wanted).count(), (0..outputs).rev().find(is_wanted));
-    let (Some(last), Some(started)) = (last, batch.started) else { return false };
-    if tells.slots() < count {
-        return false;
-    }
+    let last = (0..outputs).rev().find(is_wanted);
     let items = batch.requests.iter().map(|request| request.items).sum();
-    let (key, took) = (batch.requests[request].key, started.elapsed());
-    for output in (0..outputs).filter(is_wanted) {
-        let written = batch.written[request * outputs + output];
-        let early = Early { key, output, written, last: output == last, started, took, items };
-        tells.push(early).expect("there was room for all of its outputs");
-    }
-    true
+    let key = batch.requests[request].key;
+    let written = &batch.written[request * outputs..];
+    (0..outputs).filter(is_wanted).map(move |output| {
+        let (written, last) = (written[output], last == Some(output));
+        Early { key, output, written, last, started, took, items }
+    })
 }
 
 /// Fails every request of a batch for a network that is not installed.
@@ -342,7 +432,8 @@ mod tests {
         ];
         for (cores, threads, expected) in cases {
             let (name, engine) = ("cpu0".to_owned(), "rten".to_owned());
-            let options = CpuOptions { name, engine, cores: cores.to_vec(), threads, spin: Duration::ZERO };
+            let options =
+                CpuOptions { name, engine, cores: cores.to_vec(), roams: false, threads, spin: Duration::ZERO };
             assert_eq!(describe(&options), expected);
         }
     }

@@ -10,6 +10,7 @@ pub mod batch;
 mod batched;
 pub mod check;
 pub mod cpu;
+pub mod cuda;
 pub mod emulated;
 pub mod engine;
 pub mod host;
@@ -23,7 +24,7 @@ mod view;
 
 pub use batch::{Batch, BatchId, Early, Outcome, Request, ShapeClass, Span, Written};
 pub use cpu::{CpuDevice, CpuOptions};
-pub use emulated::{EmulatedDevice, EmulatedNetwork, EmulatedOptions, Pace};
+pub use emulated::{EmulatedDevice, EmulatedNetwork, EmulatedOptions, Pace, Timing};
 pub use engine::{CompileOptions, Engine, EngineChoice, EngineKind};
 pub use host::{Bytes, HostTensor};
 pub use sample::Hints;
@@ -52,6 +53,11 @@ pub trait Device: Send {
     fn start(&mut self, batch: BatchId);
     /// A batch that has ended, if there is one.
     fn poll(&mut self) -> Option<Box<Batch>>;
+    /// Whether it can't execute for now: its GPU is lost. It looks by itself whether that is back, and rings the waker then. Batches
+    /// that it is given meanwhile fail.
+    fn is_lost(&self) -> bool {
+        false
+    }
     /// An output of a request that is done before its batch has ended. Those of one request come one after the other. What was
     /// written before a batch ended comes before or when [`Device::poll`] gives the batch, so whoever takes a batch looks here
     /// first.
@@ -78,10 +84,27 @@ pub trait Network: Send {
     fn execute_telling(&mut self, batch: &mut Batch, _done: &mut dyn FnMut(&mut Batch, usize)) {
         self.execute(batch);
     }
+    /// Begins whatever of a batch can be done while another executes: copies of its inputs. Only what is then begun with
+    /// [`Network::begin`]; at most one batch is staged behind the one that executes.
+    fn stage(&mut self, _batch: &Batch) {}
+    /// Begins to execute; true when the batch has ended, as with [`Network::execute_telling`]. Otherwise [`Network::ended`] is asked until
+    /// it says so, and no other batch of any network of the device is begun before.
+    fn begin(&mut self, batch: &mut Batch, done: &mut dyn FnMut(&mut Batch, usize)) -> bool {
+        self.execute_telling(batch, done);
+        true
+    }
+    /// Whether the batch that was begun has ended. Returns at once.
+    fn ended(&mut self, _batch: &mut Batch, _done: &mut dyn FnMut(&mut Batch, usize)) -> bool {
+        true
+    }
     /// Runs once on tensors of the caller, batch axis included; for checks and for one-off inference.
     fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError>;
+    /// Whether what it executes on is gone; looks whether it is back, when it was.
+    fn is_lost(&mut self) -> bool {
+        false
+    }
     /// How long a batch is to take, when that is given and not measured: only an emulated network knows.
-    fn pace(&self) -> Option<&Pace> {
+    fn timing(&self) -> Option<&Timing> {
         None
     }
 }

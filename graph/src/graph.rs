@@ -187,6 +187,27 @@ impl Node {
         }
     }
 
+    pub fn float(&self, name: &str) -> Option<f32> {
+        match self.attributes.get(name) {
+            Some(Attribute::Float(value)) => Some(*value),
+            _ => None,
+        }
+    }
+
+    pub fn floats(&self, name: &str) -> Option<&[f32]> {
+        match self.attributes.get(name) {
+            Some(Attribute::Floats(values)) => Some(values),
+            _ => None,
+        }
+    }
+
+    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
+        match self.attributes.get(name) {
+            Some(Attribute::Tensor(tensor)) => Some(tensor),
+            _ => None,
+        }
+    }
+
     pub fn string(&self, name: &str) -> Option<&str> {
         match self.attributes.get(name) {
             Some(Attribute::String(value)) => std::str::from_utf8(value).ok(),

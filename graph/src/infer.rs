@@ -8,8 +8,8 @@ mod rules;
 pub(crate) use rules::{ARITHMETIC, COMPARING, UNARY, product};
 
 use crate::dim::{Dim, Symbol, Symbols};
-use crate::graph::{DeclaredDim, Graph, NodeId, Source, ValueId};
-use crate::tensor::DType;
+use crate::graph::{DeclaredDim, Graph, NodeId, Source, Value, ValueId};
+use crate::tensor::{DType, Tensor};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -46,8 +46,25 @@ impl Known {
         Known { dtype: None, dims: Err(why.into()), elements: None }
     }
 
+    fn constant(tensor: &Tensor) -> Known {
+        if tensor.dims.len() > RANK_MAX {
+            return Known::unknown("it has too many dimensions");
+        }
+        let elements = if tensor.dims.len() <= 1 { tensor.integers(ELEMENTS_MAX) } else { None };
+        Known {
+            dtype: Some(tensor.dtype),
+            dims: Ok(tensor.dims.iter().map(|&dim| Dim::of(dim as i64)).collect()),
+            elements: elements.map(|elements| elements.into_iter().map(Dim::of).collect()),
+        }
+    }
+
     pub fn rank(&self) -> Option<usize> {
         self.dims.as_ref().ok().map(Vec::len)
+    }
+
+    /// The dimensions, where each is a number.
+    pub fn sizes(&self) -> Option<Vec<u64>> {
+        self.dims.as_ref().ok()?.iter().map(|dim| u64::try_from(dim.size()?).ok()).collect()
     }
 }
 
@@ -93,32 +110,53 @@ pub fn infer(graph: &Graph, axes: &BTreeMap<String, Option<usize>>) -> Inferred 
     if inferred.batch_axes.iter().any(Option::is_some) {
         inferred.batch = Some(inferred.symbols.fresh(&format!("batch{BATCH_MARK}")));
     }
-    for value in &graph.values {
-        let known = match &value.source {
-            Source::Input(input) => inferred.input(graph, *input),
-            Source::Constant(tensor) if tensor.dims.len() > RANK_MAX => Known::unknown("it has too many dimensions"),
-            Source::Constant(tensor) => Known {
-                dtype: Some(tensor.dtype),
-                dims: Ok(tensor.dims.iter().map(|&dim| Dim::of(dim as i64)).collect()),
-                elements: (tensor.dims.len() <= 1)
-                    .then(|| tensor.integers(ELEMENTS_MAX))
-                    .flatten()
-                    .map(|elements| elements.into_iter().map(Dim::of).collect()),
-            },
-            Source::Captured(_) => Known::unknown("it comes from a graph around this one"),
-            Source::Node { .. } => Known::unknown("nothing makes it"),
-        };
-        inferred.values.push(known);
+    for id in graph.value_ids() {
+        inferred.add_value(graph, id);
     }
     for id in graph.node_ids() {
-        inferred.node(graph, id);
+        inferred.infer_node(graph, id);
     }
     inferred
 }
 
+/// For a graph that is built value by value and node by node: each as it is added. Nothing in it is a batch; sizes that a
+/// declaration gives are numbers.
+///
+/// Calling contract: [`Inferred::add_value`] for each value in order, before [`Inferred::infer_node`] for the nodes that read or
+/// make it.
 impl Inferred {
-    fn input(&mut self, graph: &Graph, input: u32) -> Known {
-        let value = graph.value(graph.inputs[input as usize]);
+    pub fn start() -> Inferred {
+        Inferred { values: Vec::new(), symbols: Symbols::default(), batch: None, batch_axes: Vec::new() }
+    }
+
+    /// Takes in the next value.
+    ///
+    /// # Panics
+    /// When `id` is not the next one.
+    pub fn add_value(&mut self, graph: &Graph, id: ValueId) {
+        assert_eq!(id.0 as usize, self.values.len(), "values are added in order");
+        let known = match &graph.value(id).source {
+            Source::Input(input) => self.input(graph.value(id), *input),
+            Source::Constant(tensor) => Known::constant(tensor),
+            Source::Captured(_) => Known::unknown("it comes from a graph around this one"),
+            Source::Node { .. } => Known::unknown("nothing makes it"),
+        };
+        self.values.push(known);
+    }
+
+    /// Infers what a node makes from what is known of what it reads.
+    pub fn infer_node(&mut self, graph: &Graph, id: NodeId) {
+        self.node(graph, id);
+    }
+
+    /// The value turned out to be constant.
+    pub fn set_constant(&mut self, id: ValueId, tensor: &Tensor) {
+        self.values[id.0 as usize] = Known::constant(tensor);
+    }
+}
+
+impl Inferred {
+    fn input(&mut self, value: &Value, input: u32) -> Known {
         let too_many = |dims: &Vec<DeclaredDim>| dims.len() > RANK_MAX;
         if value.declared.as_ref().is_some_and(|declared| declared.dims.as_ref().is_some_and(too_many)) {
             return Known::unknown("it has too many dimensions");

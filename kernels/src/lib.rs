@@ -32,6 +32,7 @@ pub mod recurrent;
 pub mod resize;
 pub mod resources;
 pub mod softmax;
+pub mod standin;
 
 pub use attention::Attention;
 pub use batch::Move;

@@ -97,6 +97,10 @@ pub enum Event {
         batch: BatchId,
         took: Duration,
     },
+    /// The device can't execute: until [`Event::Back`] it gets no new batch. Batches that it has end as they would.
+    Lost(DeviceId),
+    /// It can again.
+    Back(DeviceId),
 }
 
 /// What the caller must do, in this order.
@@ -345,6 +349,8 @@ impl Dispatcher {
                 self.recorded = true;
                 false
             }
+            Event::Lost(device) => self.set_lost(device.0 as usize, true),
+            Event::Back(device) => self.set_lost(device.0 as usize, false),
         }
     }
 
@@ -471,6 +477,17 @@ impl Dispatcher {
         if self.devices[device].is_idle() {
             self.queues.count_idle(device, true);
         }
+    }
+
+    fn set_lost(&mut self, device: usize, lost: bool) -> bool {
+        let was_idle = self.devices[device].is_idle();
+        self.devices.change(device, self.now, |device| device.lost = lost);
+        let is_idle = self.devices[device].is_idle();
+        if was_idle != is_idle {
+            self.queues.count_idle(device, is_idle);
+        }
+        self.recorded = true;
+        false
     }
 
     /// `batch` begins to execute now.

@@ -5,6 +5,7 @@ mod engine;
 mod ipc;
 mod load;
 mod prefix;
+mod queries;
 mod scheduler;
 
 use clap::{Parser, Subcommand};
@@ -27,6 +28,7 @@ enum Verb {
     Daemon(daemon::Arguments),
     Engine(engine::Arguments),
     Scheduler(scheduler::Arguments),
+    Queries(queries::Arguments),
     Prefix(prefix::Arguments),
     #[command(hide = true)]
     IpcServer(crate::ipc::server::Arguments),
@@ -41,6 +43,7 @@ pub fn main() -> ExitCode {
         Verb::Daemon(arguments) => daemon::run(arguments),
         Verb::Engine(arguments) => engine::run(arguments),
         Verb::Scheduler(arguments) => scheduler::run(arguments),
+        Verb::Queries(arguments) => queries::run(arguments),
         Verb::Prefix(arguments) => prefix::run(arguments),
         Verb::Ipc(arguments) => ipc::run(&arguments),
         Verb::IpcServer(arguments) => crate::ipc::server::run(&arguments),

@@ -4,6 +4,7 @@ use super::connection::{Connection, TIMEOUT};
 use super::output;
 use super::{NEGATIVE, Outcome};
 use crate::serve::allowed_cores;
+use rota_device::cuda::{CudaEngine, CudaError, Precision};
 use rota_device::{EngineChoice, engine};
 use rota_ipc::client::{Control, Error};
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -114,10 +115,28 @@ fn loaded_library(name: &str) -> Option<String> {
 
 fn cuda() -> Finding {
     let what = "CUDA";
-    if Path::new("/dev/nvidia0").exists() {
-        return Finding::warn(what, "a GPU is there; this version does not use it", "models run on the CPU");
+    let there = Path::new("/dev/nvidia0").exists();
+    let gpus = match CudaEngine::gpus() {
+        Ok(gpus) => gpus,
+        Err(error) if there => {
+            return Finding::warn(what, error.to_string(), "models run on the CPU until the driver is there");
+        }
+        Err(error) => return Finding::ok(what, format!("no GPU here ({error}); models run on the CPU")),
+    };
+    let names: Vec<String> = gpus.iter().map(|gpu| format!("{} ({} MB)", gpu.name, gpu.memory_bytes >> 20)).collect();
+    let found = format!("{} GPUs: {}", gpus.len(), names.join(", "));
+    match gpus.first().map(|gpu| CudaEngine::open(gpu.ordinal, Precision::Fp32)) {
+        None => Finding::ok(what, "the driver is there and has no GPU; models run on the CPU"),
+        Some(Ok(_)) => {
+            Finding::ok(what, format!("{found}; add a [[device]] of kind \"cuda\" to the settings to use them"))
+        }
+        Some(Err(CudaError::NoKernels { why })) => Finding::warn(
+            what,
+            found,
+            format!("this program was built without CUDA kernels, so models run on the CPU: {why}"),
+        ),
+        Some(Err(error)) => Finding::warn(what, format!("{found}; {error}"), "models run on the CPU"),
     }
-    Finding::ok(what, "no GPU here; this version would not use it")
 }
 
 fn cores() -> Finding {

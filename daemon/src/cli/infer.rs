@@ -5,11 +5,12 @@ use super::output::{self, Table, ms};
 use super::tensors::{self, Declared, Named};
 use super::{Failure, NEGATIVE, Outcome};
 use crate::clock::millis;
-use crate::config::EngineName;
+use crate::config::{EngineName, PrecisionName};
 use crate::model::device_dtype;
 use crate::serve::allowed_cores;
+use rota_device::cuda::CudaEngine;
 use rota_device::npy;
-use rota_device::{CompileOptions, DType, HostTensor, Shape, TensorSpec, engine};
+use rota_device::{CompileOptions, DType, Engine, HostTensor, Shape, TensorSpec, engine};
 use rota_ipc::client::{Answer, Error, Open, Request};
 use rota_ipc::control::{ModelInfo, TensorInfo};
 use rota_ipc::wire::{Reason, Status};
@@ -17,6 +18,7 @@ use rota_ipc::{Client, ClientOptions};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zerocopy::IntoBytes;
 
@@ -25,7 +27,8 @@ use zerocopy::IntoBytes;
 #[command(before_help = "Examples:
   rota infer digits --input image.npy --output scores.npy
   rota infer bert --input ids=i.npy --input mask=m.npy --slo-ms 50
-  rota infer --local digits/1/model.onnx --input image.npy")]
+  rota infer --local digits/1/model.onnx --input image.npy
+  rota infer --local --device cuda digits/1/model.onnx --input image.npy")]
 pub struct Arguments {
     /// Name of a served model; with --local the path of an ONNX file
     model: String,
@@ -52,6 +55,9 @@ pub struct Arguments {
     /// Inference engine with --local [default: auto]
     #[arg(long, value_enum, requires = "local")]
     engine: Option<EngineName>,
+    /// In what numbers a GPU computes products [default: fp32]
+    #[arg(long, value_enum, requires = "local")]
+    precision: Option<PrecisionName>,
     /// Threads with --local [default: as many as cores]
     #[arg(long, value_name = "N", requires = "local")]
     threads: Option<usize>,
@@ -59,7 +65,10 @@ pub struct Arguments {
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum DeviceName {
+    /// Cores of this host
     Cpu,
+    /// Its first GPU
+    Cuda,
 }
 
 pub fn run(arguments: Arguments) -> Outcome {
@@ -68,10 +77,14 @@ pub fn run(arguments: Arguments) -> Outcome {
 
 fn run_here(arguments: &Arguments) -> Outcome {
     let file = Path::new(&arguments.model);
-    let DeviceName::Cpu = arguments.device.unwrap_or(DeviceName::Cpu);
-    let opened = engine::open(&arguments.engine.unwrap_or_default().choice())?;
-    let threads = arguments.threads.unwrap_or(allowed_cores().len());
-    let mut network = opened.engine.compile(file, &CompileOptions { threads, ..CompileOptions::default() })?;
+    let (engine, threads): (Arc<dyn Engine>, usize) = match arguments.device.unwrap_or(DeviceName::Cpu) {
+        DeviceName::Cpu => {
+            let opened = engine::open(&arguments.engine.unwrap_or_default().choice())?;
+            (opened.engine, arguments.threads.unwrap_or(allowed_cores().len()))
+        }
+        DeviceName::Cuda => (Arc::new(CudaEngine::open(0, arguments.precision.unwrap_or_default().into())?), 1),
+    };
+    let mut network = engine.compile(file, &CompileOptions { threads, ..CompileOptions::default() })?;
     let declare = |specs: &[TensorSpec]| -> Vec<Declared> {
         specs.iter().map(|spec| Declared { name: spec.name.clone(), dtype: spec.dtype }).collect()
     };
@@ -81,7 +94,7 @@ fn run_here(arguments: &Arguments) -> Outcome {
     let begin = Instant::now();
     let results = network.run(&inputs).map_err(|error| format!("{}: {error}", file.display()))?;
     let took = ms(millis(begin.elapsed()));
-    let text = format!("ok: executed in {took} ms by {}, {threads} threads\n", opened.engine.describe());
+    let text = format!("ok: executed in {took} ms by {}, {threads} threads\n", engine.describe());
     present(text, &outputs, results, &files)
 }
 

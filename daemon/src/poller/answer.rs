@@ -16,6 +16,7 @@ impl Poller {
     pub(super) fn take_finished(&mut self) -> bool {
         let mut worked = false;
         for device in 0..self.devices.len() {
+            worked |= self.take_loss(device);
             loop {
                 let ended = self.devices[device].device.poll();
                 // Looked at after that: what was done early was said before.
@@ -29,6 +30,23 @@ impl Poller {
             }
         }
         worked
+    }
+
+    /// Tells the dispatcher when a device was lost, or is back.
+    fn take_loss(&mut self, device: usize) -> bool {
+        let state = &mut self.devices[device];
+        let lost = state.device.is_lost();
+        if lost == state.lost {
+            return false;
+        }
+        state.lost = lost;
+        let id = DeviceId(device as u32);
+        self.dispatcher.handle(if lost { Event::Lost(id) } else { Event::Back(id) }, self.clock.now());
+        match lost {
+            true => tracing::error!(device, description = %state.device.describe(), "lost; the others go on"),
+            false => tracing::warn!(device, description = %state.device.describe(), "back"),
+        }
+        true
     }
 
     /// Notes an output of a request whose batch still executes; with the last one the request is answered.
@@ -144,7 +162,7 @@ impl Poller {
         let status = match wrong {
             _ if request.cancelled => Status::Cancelled,
             Some(_) => Status::Failed,
-            None if now > request.deadline => Status::Late,
+            None if now > request.due => Status::Late,
             None => Status::Ok,
         };
         let queued = run.started.since(request.arrival);
@@ -170,6 +188,7 @@ impl Poller {
                 }
             }
         }
+        self.call_ended(id, status, now);
         self.answer(id, status, reason, completion, record);
     }
 
@@ -188,6 +207,7 @@ impl Poller {
     pub(super) fn answer_unrun(&mut self, id: RequestId, status: Status, reason: Reason, text: &str, now: Instant) {
         let queued_ns = nanos(now.since(self.requests[id].arrival));
         let completion = Completion { queued_ns, ..Default::default() };
+        self.call_ended(id, status, now);
         self.answer(id, status, reason, completion, Record::Text(text));
     }
 

@@ -44,6 +44,8 @@ pub struct Loaded {
 pub enum EngineKind {
     OnnxRuntime,
     Rten,
+    /// Our own kernels on a GPU.
+    Cuda,
 }
 
 /// Which engine to open.

@@ -9,7 +9,7 @@ use crate::graph::{Attribute, Graph, Node};
 use crate::tensor::DType;
 
 /// Operators that compute each element of their one input by itself.
-pub(crate) const UNARY: [&str; 25] = [
+pub(crate) const UNARY: [&str; 40] = [
     "Relu",
     "Sigmoid",
     "Tanh",
@@ -35,10 +35,39 @@ pub(crate) const UNARY: [&str; 25] = [
     "Sin",
     "Cos",
     "Sign",
+    "Acos",
+    "Acosh",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "BitwiseNot",
+    "Celu",
+    "Cosh",
+    "IsInf",
+    "IsNaN",
+    "Shrink",
+    "Sinh",
+    "Tan",
+    "ThresholdedRelu",
 ];
 /// Operators on the elements of inputs that broadcast.
-pub(crate) const ARITHMETIC: [&str; 11] =
-    ["Add", "Sub", "Mul", "Div", "Pow", "PRelu", "Max", "Min", "Mod", "Sum", "Mean"];
+pub(crate) const ARITHMETIC: [&str; 14] = [
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "PRelu",
+    "Max",
+    "Min",
+    "Mod",
+    "Sum",
+    "Mean",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+];
 /// The same, with truth values as the result.
 pub(crate) const COMPARING: [&str; 9] =
     ["Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "And", "Or", "Xor", "Not"];
@@ -82,13 +111,27 @@ impl Site<'_> {
     fn one(&mut self) -> Option<(Option<DType>, Shape)> {
         let mut dtype = self.dtype(0);
         let dims = match self.node.operator.as_str() {
+            "IsInf" | "IsNaN" => {
+                dtype = Some(DType::BOOL);
+                self.dims(0)
+            }
             operator if UNARY.contains(&operator) => self.dims(0),
+            "CastLike" => {
+                dtype = self.dtype(1);
+                self.dims(0)
+            }
+            "GatherElements" => self.dims(1),
+            "DepthToSpace" | "SpaceToDepth" => self.depth_space(),
+            "Tile" => self.tile(),
             "Clip"
             | "Softmax"
             | "LogSoftmax"
             | "BatchNormalization"
             | "InstanceNormalization"
             | "LayerNormalization"
+            | "GroupNormalization"
+            | "RMSNormalization"
+            | "Swish"
             | "CumSum"
             | "Trilu"
             | "LRN" => self.dims(0),
@@ -111,7 +154,8 @@ impl Site<'_> {
                 dtype = Some(DType::I64);
                 self.reduce()
             }
-            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL2" => self.reduce(),
+            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
+            | "ReduceSumSquare" | "ReduceLogSum" | "ReduceLogSumExp" => self.reduce(),
             "Conv" | "MaxPool" | "AveragePool" | "ConvTranspose" => self.window(),
             "GlobalAveragePool" | "GlobalMaxPool" => self.dims(0).map(|mut dims| {
                 dims.iter_mut().skip(2).for_each(|dim| *dim = Dim::of(1));

@@ -16,6 +16,8 @@ pub struct Device {
     pub executing: Option<Executing>,
     /// Only while one executes, or between its end and the next step.
     pub behind: Option<Behind>,
+    /// It can't execute for now: it is given no new batch. Those that it has come back from it.
+    pub lost: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -38,11 +40,12 @@ impl Device {
     pub fn new(config: &DeviceConfig) -> Device {
         let (prepare_lead, start_lead) = (nanos(config.prepare_lead), nanos(config.start_lead));
         assert!(start_lead <= prepare_lead, "a batch cannot be started before it is prepared");
-        Device { prepare_lead, start_lead, executing: None, behind: None }
+        Device { prepare_lead, start_lead, executing: None, behind: None, lost: false }
     }
 
+    /// Whether it waits for work.
     pub fn is_idle(&self) -> bool {
-        self.executing.is_none() && self.behind.is_none()
+        self.executing.is_none() && self.behind.is_none() && !self.lost
     }
 
     /// Forgets the batch that executed.
@@ -56,7 +59,7 @@ impl Device {
 
     /// When the batch after the one that executes may be chosen, if none is yet.
     pub fn prepare_at(&self) -> Option<Instant> {
-        let executing = self.executing.filter(|_| self.behind.is_none() && self.prepare_lead > 0)?;
+        let executing = self.executing.filter(|_| self.behind.is_none() && self.prepare_lead > 0 && !self.lost)?;
         Some(Instant(executing.ends.0.saturating_sub(self.prepare_lead)))
     }
 
@@ -162,7 +165,7 @@ impl Devices {
     pub fn change<R>(&mut self, device: usize, now: Instant, change: impl FnOnce(&mut Device) -> R) -> R {
         let state = &mut self.all[device];
         let result = change(state);
-        self.free.set(device, state.executing.is_none());
+        self.free.set(device, state.executing.is_none() && (!state.lost || state.behind.is_some()));
         self.prepares.set(device, state.prepare_at(), now);
         self.starts.set(device, state.start_at(), now);
         result

@@ -367,6 +367,33 @@ fn finishing_what_does_not_execute_is_the_callers_bug() {
 /// In overload a level of priority counts as a session of four times the weight: here it asks for less than that, and loses
 /// nothing. While there is enough for all, priority changes nothing.
 #[test]
+fn a_lost_device_gets_no_batch_until_it_is_back() {
+    let mut scene = Scene::new(&[(0, 0), (0, 0)]);
+    let session = scene.session(MODEL.0, linear(1, 9, 4), 1000);
+    scene.dispatcher.handle(Event::Lost(DeviceId(0)), at(0));
+    scene.arrive(session, 4, 1000, 0);
+    assert_eq!(scene.step(0), ["prepare 1: batch 0 = [0]", "start 1: batch 0"]);
+    scene.arrive(session, 4, 1000, 1);
+    assert_eq!(scene.step(1), [""; 0]);
+    scene.dispatcher.handle(Event::Back(DeviceId(0)), at(2));
+    assert_eq!(scene.step(2), ["prepare 0: batch 1 = [1]", "start 0: batch 1"]);
+}
+
+#[test]
+fn a_device_that_is_lost_with_a_batch_gives_it_back_and_rests() {
+    let mut scene = Scene::new(&[(0, 0)]);
+    let session = scene.session(MODEL.0, linear(1, 9, 4), 1000);
+    scene.arrive(session, 4, 1000, 0);
+    assert_eq!(scene.step(0), ["prepare 0: batch 0 = [0]", "start 0: batch 0"]);
+    scene.dispatcher.handle(Event::Lost(DeviceId(0)), at(1));
+    scene.finish(0, 0, 1, 1);
+    scene.arrive(session, 4, 1000, 1);
+    assert_eq!(scene.step(1), [""; 0]);
+    scene.dispatcher.handle(Event::Back(DeviceId(0)), at(2));
+    assert_eq!(scene.step(2), ["prepare 0: batch 0 = [1]", "start 0: batch 0"]);
+}
+
+#[test]
 fn in_overload_requests_of_high_priority_are_served() {
     let served = |gap: u64| {
         let mut scene = Scene::new(&[(0, 0)]);

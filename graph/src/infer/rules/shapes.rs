@@ -16,6 +16,29 @@ impl Site<'_> {
         order.iter().map(|&from| self.axis(from, dims.len()).map(|from| dims[from].clone())).collect()
     }
 
+    pub(super) fn tile(&mut self) -> Shape {
+        let dims = self.dims(0)?;
+        let repeats = self.elements(1).filter(|repeats| repeats.len() == dims.len());
+        let repeats = repeats.ok_or_else(|| self.why("repeats as often as is only known when it runs"))?;
+        Ok(dims.iter().zip(&repeats).map(|(dim, times)| self.or_fresh(dim.times(times))).collect())
+    }
+
+    /// Blocks of channels become pixels, or the other way round.
+    pub(super) fn depth_space(&mut self) -> Shape {
+        let [images, channels, height, width] =
+            <[Dim; 4]>::try_from(self.dims(0)?).map_err(|_| self.why("takes no picture"))?;
+        let size = self.node.int("blocksize").filter(|size| (1..1 << 15).contains(size));
+        let size = Dim::of(size.ok_or_else(|| self.why("lacks its blocksize"))?);
+        let area = size.times(&size);
+        let [channels, height, width] = match self.node.operator.as_str() {
+            "SpaceToDepth" => {
+                [area.and_then(|area| channels.times(&area)), height.divided(&size), width.divided(&size)]
+            }
+            _ => [area.and_then(|area| channels.divided(&area)), height.times(&size), width.times(&size)],
+        };
+        Ok(vec![images, self.or_fresh(channels), self.or_fresh(height), self.or_fresh(width)])
+    }
+
     pub(super) fn flatten(&mut self) -> Shape {
         let dims = self.dims(0)?;
         let axis = self.node.int("axis").unwrap_or(1);
@@ -115,6 +138,11 @@ impl Site<'_> {
                     (elements.take(), from.as_ref().and_then(Dim::size), to.as_ref().and_then(Dim::size), step)
                 {
                     elements = all.get(from as usize..to.max(from) as usize).map(<[Dim]>::to_vec);
+                }
+                if let (Some(all), Some(start), Some(end), ..=-1) = (dims[axis].size(), start.size(), end.size(), step)
+                {
+                    dims[axis] = Dim::of(backwards(all, start, end, step));
+                    continue;
                 }
                 let length = match (from, to) {
                     (Some(from), Some(to)) => to.minus(&from),
@@ -233,6 +261,14 @@ impl Site<'_> {
         }
         Ok(shaped)
     }
+}
+
+/// How many elements a slice with a negative step takes of `length`.
+fn backwards(length: i64, start: i64, end: i64, step: i64) -> i64 {
+    let from_start = |at: i64| if at < 0 { at.saturating_add(length) } else { at };
+    let (first, beyond) = (from_start(start).clamp(-1, length - 1), from_start(end).clamp(-1, length - 1));
+    let step = step.saturating_neg();
+    ((first - beyond).max(0) / step).saturating_add(i64::from((first - beyond).max(0) % step != 0))
 }
 
 /// Where a slice's start or end really is: counted from the end when negative, never past it.

@@ -93,7 +93,13 @@ impl Site<'_> {
             let reach = dilations[at] * (kernel[at] - 1) + 1;
             let (size, stride) = (&dims[at + 2], strides[at]);
             let both = pads[at] + pads[at + spatial];
+            let said = self
+                .node
+                .ints("output_shape")
+                .filter(|_| transposed)
+                .and_then(|sizes| sizes.get(at + sizes.len() - spatial));
             let out = match (auto.as_str(), transposed) {
+                _ if said.is_some_and(|&size| size > 0) => said.map(|&size| Dim::of(size)),
                 ("SAME_UPPER" | "SAME_LOWER", false) => {
                     size.plus(&Dim::of(stride - 1)).and_then(|size| self.inferred.symbols.floor(&size, stride))
                 }
@@ -102,7 +108,15 @@ impl Site<'_> {
                     let both = if auto == "VALID" { 0 } else { both };
                     let over = both - reach + if ceils { stride - 1 } else { 0 };
                     let steps = size.plus(&Dim::of(over)).and_then(|size| self.inferred.symbols.floor(&size, stride));
-                    steps.and_then(|steps| steps.plus(&Dim::of(1)))
+                    let steps = steps.and_then(|steps| steps.plus(&Dim::of(1)));
+                    // A window that would begin in the padding behind the picture is left out.
+                    let beyond = |steps: i64| {
+                        ceils && (steps - 1) * stride >= size.size().unwrap_or(i64::MAX - (1 << 21)) + pads[at]
+                    };
+                    match steps.as_ref().and_then(Dim::size) {
+                        Some(sized) if beyond(sized) => Some(Dim::of(sized - 1)),
+                        _ => steps,
+                    }
                 }
                 (_, true) => size
                     .minus(&Dim::of(1))

@@ -1,0 +1,125 @@
+//! Memory: of the GPU, of the host and pinned, and of the host and registered.
+
+use super::{Context, DriverError, check};
+use cudarc::driver::sys;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+/// Bytes of a GPU's memory, given back when dropped.
+pub struct DeviceMemory {
+    address: u64,
+    bytes: u64,
+    context: Arc<Context>,
+}
+
+impl DeviceMemory {
+    /// At least one byte, aligned to 256.
+    pub fn new(context: &Arc<Context>, bytes: u64) -> Result<DeviceMemory, DriverError> {
+        context.enter()?;
+        let mut address = 0;
+        // SAFETY: a context is current; one address is written.
+        check("cuMemAlloc", unsafe { sys::cuMemAlloc_v2(&mut address, bytes.max(1) as usize) })?;
+        Ok(DeviceMemory { address, bytes, context: Arc::clone(context) })
+    }
+
+    /// As the GPU knows it.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        if self.context.enter().is_ok() {
+            // SAFETY: ours, and its owner has waited for whatever used it. A failure leaves it to the context's end.
+            unsafe { sys::cuMemFree_v2(self.address) };
+        }
+    }
+}
+
+/// Host memory that the GPU reads and writes directly, so that copies overlap other work.
+pub struct PinnedMemory {
+    address: *mut u8,
+    bytes: usize,
+    context: Arc<Context>,
+}
+
+// SAFETY: plain memory with one owner.
+unsafe impl Send for PinnedMemory {}
+// SAFETY: through a shared reference it is only read, and written by the GPU under the owner's rules.
+unsafe impl Sync for PinnedMemory {}
+
+impl PinnedMemory {
+    /// Zeroed, and aligned to a page.
+    pub fn new(context: &Arc<Context>, bytes: usize) -> Result<PinnedMemory, DriverError> {
+        context.enter()?;
+        let mut address: *mut c_void = std::ptr::null_mut();
+        let flags = sys::CU_MEMHOSTALLOC_PORTABLE;
+        // SAFETY: a context is current; one address is written.
+        check("cuMemHostAlloc", unsafe { sys::cuMemHostAlloc(&mut address, bytes.max(1), flags) })?;
+        let address = address.cast::<u8>();
+        // SAFETY: the driver has just given us these bytes.
+        unsafe { address.write_bytes(0, bytes) };
+        Ok(PinnedMemory { address, bytes, context: Arc::clone(context) })
+    }
+
+    /// For the GPU to copy to.
+    pub fn as_mut_ptr(&self) -> *mut u8 {
+        self.address
+    }
+
+    pub fn size(&self) -> usize {
+        self.bytes
+    }
+
+    /// The bytes; the owner has waited for copies into them.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: one initialised allocation, borrowed with `self`; copies by the GPU into it have ended (the owner's duty).
+        unsafe { std::slice::from_raw_parts(self.address, self.bytes) }
+    }
+}
+
+impl Drop for PinnedMemory {
+    fn drop(&mut self) {
+        if self.context.enter().is_ok() {
+            // SAFETY: ours, and its owner has waited for the copies. A failure leaves it pinned until the context's end.
+            unsafe { sys::cuMemFreeHost(self.address.cast()) };
+        }
+    }
+}
+
+/// Somebody's host memory, registered with the driver for as long as this lives.
+pub struct Registration {
+    address: *mut u8,
+    context: Arc<Context>,
+}
+
+// SAFETY: names memory that its owner keeps; nothing is read or written through it.
+unsafe impl Send for Registration {}
+
+impl Registration {
+    /// Registers `bytes` bytes at `address`.
+    ///
+    /// # Safety
+    /// The range stays mapped until the registration is dropped.
+    pub unsafe fn new(context: &Arc<Context>, address: *mut u8, bytes: usize) -> Result<Registration, DriverError> {
+        context.enter()?;
+        let flags = sys::CU_MEMHOSTREGISTER_PORTABLE;
+        // SAFETY: a context is current, and the range stays mapped until it is unregistered (the caller's promise).
+        check("cuMemHostRegister", unsafe { sys::cuMemHostRegister_v2(address.cast(), bytes, flags) })?;
+        Ok(Registration { address, context: Arc::clone(context) })
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if self.context.enter().is_ok() {
+            // SAFETY: registered by us, and its owner has waited for the copies. A failure leaves it to the context's end.
+            unsafe { sys::cuMemHostUnregister(self.address.cast()) };
+        }
+    }
+}

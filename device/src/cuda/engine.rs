@@ -1,0 +1,68 @@
+//! Loads models for one GPU.
+
+use super::gpu::Gpu;
+use super::model::Model;
+use super::runner::CudaRunner;
+use super::{CudaError, Precision, driver};
+use crate::{CompileOptions, Engine, EngineKind, engine};
+use rota_kernels::dtype::Math;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Our kernels on one GPU.
+pub struct CudaEngine {
+    gpu: Arc<Gpu>,
+    precision: Precision,
+}
+
+impl CudaEngine {
+    /// GPUs of this host, by name.
+    pub fn gpus() -> Result<Vec<driver::GpuInfo>, CudaError> {
+        let driver = driver::open()?;
+        (0..driver.count()?).map(|ordinal| Ok(driver.info(ordinal)?)).collect()
+    }
+
+    /// Opens GPU `ordinal`.
+    pub fn open(ordinal: u32, precision: Precision) -> Result<CudaEngine, CudaError> {
+        let gpu = Gpu::open(driver::open()?, ordinal)?;
+        let (name, capability) = (gpu.info.name.clone(), gpu.info.compute_capability);
+        let needed = match precision {
+            Precision::Fp32 => Math::F32,
+            Precision::Tf32 => Math::Tf32,
+            Precision::Fp16 => Math::F16,
+        };
+        match capability >= needed.capability() {
+            true => Ok(CudaEngine { gpu, precision }),
+            false => Err(CudaError::Capability { gpu: name, capability, needed: needed.capability() }),
+        }
+    }
+
+    /// What the GPU says of itself.
+    pub fn info(&self) -> &driver::GpuInfo {
+        &self.gpu.info
+    }
+}
+
+impl Engine for CudaEngine {
+    fn describe(&self) -> String {
+        let precision = match self.precision {
+            Precision::Fp32 => "fp32",
+            Precision::Tf32 => "tf32",
+            Precision::Fp16 => "fp16",
+        };
+        format!("{}, {precision}", self.gpu.info.name)
+    }
+
+    fn kind(&self) -> EngineKind {
+        EngineKind::Cuda
+    }
+
+    fn load(&self, file: &Path, options: &CompileOptions) -> Result<engine::Loaded, engine::LoadError> {
+        let model = Model::read(file, options)?;
+        let settled = model.settled();
+        let Model { graph, signature } = model;
+        let memory_bytes = graph.weight_bytes();
+        let runner = CudaRunner::new(Arc::clone(&self.gpu), Arc::new(graph), self.precision, settled);
+        Ok(engine::Loaded { signature, memory_bytes, runner: Box::new(runner) })
+    }
+}

@@ -1,0 +1,207 @@
+//! One GPU as all networks on it share it: its context, the kernels in it, weights by content, and the arena.
+//!
+//! All of that is a [`Session`]. When the GPU is lost, so is the session; the next one begins from nothing, and networks
+//! compile themselves anew for it, from the weights that they keep on the host.
+
+use super::CudaError;
+use super::driver::{Context, DeviceMemory, Driver, DriverError, Function, GpuInfo, Module, Registration, Stream};
+use memmap2::MmapRaw;
+use rota_graph::Tensor;
+use rota_kernels::Kernel;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// A GPU, and the session on it that is alive.
+pub struct Gpu {
+    driver: Driver,
+    pub info: GpuInfo,
+    /// The kernels' image, as this build has it.
+    image: &'static [u8],
+    current: Mutex<Current>,
+}
+
+struct Current {
+    session: Option<Arc<Session>>,
+    /// Before this a lost GPU is not asked again.
+    retry_at: Option<Instant>,
+}
+
+/// A lost GPU is asked this often whether it is back.
+const RETRY: Duration = Duration::from_millis(100);
+/// Weights are uploaded in pieces of this size, so that the copies of a batch find their turn between them.
+const UPLOAD_PIECE: usize = 4 << 20;
+
+/// What is alive on a GPU until it is lost.
+pub struct Session {
+    pub context: Arc<Context>,
+    /// Batches execute on it, whichever network's, one after the other; so they can share the arena.
+    pub stream: Stream,
+    /// Inputs of the next batch, while one executes.
+    pub copies_in: Stream,
+    /// Outputs, while the next part or batch executes.
+    pub copies_out: Stream,
+    /// Clients' memory that is registered, by where it begins.
+    arenas: Mutex<HashMap<usize, Arena>>,
+    module: Module,
+    functions: Mutex<HashMap<&'static str, Function>>,
+    uploads: Mutex<Stream>,
+    weights: Mutex<HashMap<[u8; 32], Weak<DeviceMemory>>>,
+    arena: Mutex<Option<Arc<DeviceMemory>>>,
+    lost: AtomicBool,
+}
+
+/// A client's arena. It is let go when nobody else has it any more.
+struct Arena {
+    /// `None`: registered by another GPU of this process, or refused; copies are right all the same, and slower.
+    _registration: Option<Registration>,
+    /// Behind the registration, which is dropped first.
+    memory: Arc<MmapRaw>,
+}
+
+// SAFETY: streams, modules and functions are the driver's, which may be called on them from any thread.
+unsafe impl Sync for Session {}
+
+impl Gpu {
+    /// Opens GPU `ordinal` with its first session.
+    pub fn open(driver: Driver, ordinal: u32) -> Result<Arc<Gpu>, CudaError> {
+        let info = driver.info(ordinal)?;
+        let stand_in = info.name.starts_with(rota_kernels::standin::NAME_PREFIX);
+        let image = rota_kernels::image().or(stand_in.then_some(rota_kernels::standin::IMAGE));
+        let image = image.ok_or(CudaError::NoKernels { why: rota_kernels::image_missing_reason() })?;
+        let session = Session::begin(driver, &info, image)?;
+        let current = Mutex::new(Current { session: Some(session), retry_at: None });
+        Ok(Arc::new(Gpu { driver, info, image, current }))
+    }
+
+    /// The session to compile for and to run in; a new one where the last was lost and the GPU is back.
+    pub fn session(&self) -> Result<Arc<Session>, CudaError> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = current.session.as_ref().filter(|session| !session.is_lost()) {
+            return Ok(Arc::clone(session));
+        }
+        if current.retry_at.is_some_and(|at| Instant::now() < at) {
+            return Err(CudaError::Lost { gpu: self.info.name.clone() });
+        }
+        current.retry_at = Some(Instant::now() + RETRY);
+        if let Some(lost) = &current.session {
+            lost.context.reset().map_err(|_| CudaError::Lost { gpu: self.info.name.clone() })?;
+        }
+        let session = Session::begin(self.driver, &self.info, self.image)?;
+        *current = Current { session: Some(Arc::clone(&session)), retry_at: None };
+        Ok(session)
+    }
+}
+
+impl Session {
+    fn begin(driver: Driver, info: &GpuInfo, image: &[u8]) -> Result<Arc<Session>, CudaError> {
+        let context = Arc::new(Context::retain(driver, info.ordinal)?);
+        let module = Module::load(&context, image).map_err(|error| CudaError::Image {
+            gpu: info.name.clone(),
+            capability: info.compute_capability,
+            error,
+        })?;
+        Ok(Arc::new(Session {
+            stream: Stream::new(&context)?,
+            copies_in: Stream::new(&context)?,
+            copies_out: Stream::new(&context)?,
+            arenas: Mutex::default(),
+            uploads: Mutex::new(Stream::new(&context)?),
+            module,
+            functions: Mutex::default(),
+            weights: Mutex::default(),
+            arena: Mutex::default(),
+            lost: AtomicBool::new(false),
+            context,
+        }))
+    }
+
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Takes note of an error; one that the context does not survive ends the session.
+    pub fn noted(&self, error: DriverError) -> CudaError {
+        if error.is_fatal() {
+            self.lost.store(true, Ordering::Release);
+        }
+        CudaError::Driver(error)
+    }
+
+    pub fn function(&self, kernel: &'static Kernel) -> Result<Function, DriverError> {
+        let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = functions.get(kernel.name) {
+            return Ok(*function);
+        }
+        let function = self.module.function(kernel.name)?;
+        functions.insert(kernel.name, function);
+        Ok(function)
+    }
+
+    /// A constant's memory: the one that has the same content, else a new one.
+    pub fn weight(&self, tensor: &Tensor) -> Result<Arc<DeviceMemory>, CudaError> {
+        let hash = *blake3::hash(&tensor.data).as_bytes();
+        let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(memory) = weights.get(&hash).and_then(Weak::upgrade) {
+            return Ok(memory);
+        }
+        weights.retain(|_, memory| memory.strong_count() > 0);
+        let memory = self.allocate(tensor.data.len() as u64, "weights")?;
+        let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        for (piece, bytes) in tensor.data.chunks(UPLOAD_PIECE).enumerate() {
+            let to = memory.address() + (piece * UPLOAD_PIECE) as u64;
+            // SAFETY: `bytes` is borrowed from the tensor and `memory` is as large as it; both live until the stream was waited for.
+            let copied = unsafe { uploads.upload(to, bytes.as_ptr(), bytes.len()) };
+            copied.and_then(|()| uploads.synchronize()).map_err(|error| self.noted(error))?;
+        }
+        let memory = Arc::new(memory);
+        weights.insert(hash, Arc::downgrade(&memory));
+        Ok(memory)
+    }
+
+    /// Makes a client's arena known to the driver, so that copies from and to it need no step in between.
+    pub fn register(&self, memory: &Arc<MmapRaw>) {
+        let mut arenas = self.arenas.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = memory.as_ptr() as usize;
+        if arenas.get(&begin).is_some_and(|arena| Arc::ptr_eq(&arena.memory, memory)) {
+            return;
+        }
+        // What clients left behind goes when one comes: seldom, and never per batch.
+        arenas.retain(|_, arena| Arc::strong_count(&arena.memory) > 1);
+        // SAFETY: the arena stays mapped while `memory` lives, which is kept beside the registration and dropped after it.
+        let registration = unsafe { Registration::new(&self.context, memory.as_mut_ptr(), memory.len()) };
+        let arena = Arena { _registration: registration.ok(), memory: Arc::clone(memory) };
+        arenas.insert(begin, arena);
+    }
+
+    /// Fills memory that nobody uses yet with zeros.
+    pub fn clear(&self, memory: &DeviceMemory) -> Result<(), CudaError> {
+        let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        let cleared = uploads.clear(memory.address(), memory.bytes() as usize).and_then(|()| uploads.synchronize());
+        cleared.map_err(|error| self.noted(error))
+    }
+
+    /// Memory of the GPU, or the refusal with the figures.
+    pub fn allocate(&self, bytes: u64, what: &'static str) -> Result<DeviceMemory, CudaError> {
+        DeviceMemory::new(&self.context, bytes).map_err(|error| match error.is_out_of_memory() {
+            true => {
+                let (free, total) = self.context.memory().unwrap_or_default();
+                CudaError::OutOfMemory { what, bytes, free, total }
+            }
+            false => self.noted(error),
+        })
+    }
+
+    /// The arena, for a plan that needs `bytes` of it. It grows by being replaced: plans that have captured the old one keep it until
+    /// they are bound anew.
+    pub fn arena(&self, bytes: u64) -> Result<Arc<DeviceMemory>, CudaError> {
+        let mut arena = self.arena.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(arena) = arena.as_ref().filter(|arena| arena.bytes() >= bytes) {
+            return Ok(Arc::clone(arena));
+        }
+        let grown = Arc::new(self.allocate(bytes, "activations")?);
+        *arena = Some(Arc::clone(&grown));
+        Ok(grown)
+    }
+}

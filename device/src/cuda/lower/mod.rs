@@ -1,0 +1,65 @@
+//! From a model's graph to launches: pure, no driver is called here.
+//!
+//! 1. [`flat`]: the model for one shape class; every size a number, shape arithmetic computed, branches taken.
+//! 2. [`groups`]: element-wise nodes that become one launch, or part of a GEMM's or convolution's.
+//! 3. [`builder`], with [`rules`] for each operator: launches of `rota-kernels`, naming buffers.
+//! 4. [`memory`]: where the buffers lie.
+
+pub mod builder;
+mod catalogue;
+mod code;
+pub mod elementwise;
+pub mod epilogue;
+pub mod evaluate;
+pub mod expression;
+pub mod flat;
+pub mod groups;
+pub mod memory;
+pub mod program;
+pub mod rules;
+mod site;
+pub mod view;
+
+pub use catalogue::{operators, unsupported};
+pub use flat::{Flat, Given, flatten};
+pub use program::Program;
+pub use site::Site;
+
+use super::Precision;
+use rota_graph::Graph;
+
+/// How to lower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Options {
+    /// Off: every node is a launch of its own; what fusion is compared with.
+    pub fuse: bool,
+    pub precision: Precision,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { fuse: true, precision: Precision::default() }
+    }
+}
+
+/// A model can't be lowered. The file's fault, or a part of ONNX that has no kernels here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LowerError {
+    #[error("operator {0} is not supported; supported operators: docs/operators.md")]
+    Unsupported(String),
+    /// Something about one node: its attributes, its sizes.
+    #[error("{node} {why}")]
+    Node { node: String, why: String },
+    #[error("nothing makes \"{0}\", or its dimensions are not known")]
+    Unmade(String),
+    /// A weight of a type that can't be computed with.
+    #[error("{node}: a constant is {dtype}, which is not supported")]
+    Constant { dtype: String, node: String },
+}
+
+/// Lowers `model` for inputs that are given in the order of its file.
+pub fn lower(model: &Graph, given: &[Given], options: Options) -> Result<Program, LowerError> {
+    let flat = flatten(model, given)?;
+    let groups = groups::find(&flat, options.fuse)?;
+    builder::Builder::new(&flat, options).run(&groups)
+}

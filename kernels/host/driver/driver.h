@@ -1,0 +1,114 @@
+// driver.h: the stand-in driver's state. One process, any number of pretended GPUs, kernels run on the host.
+//
+// What a GPU would do in order, a stream's thread does in order; so copies and launches are as asynchronous as they are there, and code that
+// does not wait where it has to reads what is not written yet. What a driver refuses is refused here with its own codes.
+#pragma once
+
+#include "api.h"
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <unordered_set>
+#include <vector>
+
+namespace standin {
+
+struct Device;
+
+// What a stream does. A failure takes the context with it.
+using Operation = std::function<CUresult()>;
+
+// Work in order, on a thread of its own.
+struct Stream {
+  explicit Stream(Device* device);
+  ~Stream();
+  void push(Operation operation);
+  void wait();
+
+  Device* const device;
+  std::mutex mutex;
+  std::condition_variable more, idle;
+  std::deque<Operation> queue;
+  bool busy = false, stopping = false;
+  // While it captures, operations are kept instead of done.
+  bool capturing = false;
+  std::vector<Operation> captured;
+  std::thread thread;
+};
+
+// A point in a stream's work: the record that was made last, and the one that was come to last.
+struct Event {
+  std::mutex mutex;
+  std::condition_variable reached;
+  uint64_t recorded = 0, done = 0;
+  std::chrono::steady_clock::time_point time;
+};
+
+struct Module { std::string text; };
+struct Function { std::string name; size_t params_bytes; unsigned threads_max; };
+struct Graph { std::vector<Operation> operations; };
+
+// One pretended GPU and its primary context. Handles are valid while they are in `handles`; a reset empties it.
+struct Device {
+  int ordinal = 0;
+  std::mutex mutex;
+  unsigned holders = 0;
+  bool active = false;
+  // The first error that the context does not survive; every call returns it until the context is reset.
+  std::atomic<CUresult> error{CUDA_SUCCESS};
+  size_t memory_total = 0, memory_used = 0;
+  std::map<uintptr_t, size_t> allocations;
+  std::unordered_set<void*> handles;
+  std::vector<std::shared_ptr<void>> kept;
+
+  // Whether [address, address + bytes) is inside one allocation.
+  bool owns(CUdeviceptr address, size_t bytes);
+  template <class T, class... A>
+  T* make(A&&... arguments) {
+    auto made = std::make_shared<T>(std::forward<A>(arguments)...);
+    std::lock_guard lock(mutex);
+    handles.insert(made.get());
+    kept.push_back(made);
+    return made.get();
+  }
+  // The object, if the handle is one of this context's.
+  template <class T>
+  std::shared_ptr<T> find(void* handle) {
+    std::lock_guard lock(mutex);
+    if (!handles.count(handle)) return nullptr;
+    for (auto& object : kept)
+      if (object.get() == handle) return std::static_pointer_cast<T>(object);
+    return nullptr;
+  }
+  bool forget(void* handle);
+};
+
+std::vector<std::unique_ptr<Device>>& devices();
+// The calling thread's context, or why calls in it fail: none is current, or it is lost.
+CUresult current(Device*& device);
+extern thread_local Device* current_device;
+extern thread_local unsigned captures_of_this_thread;
+
+// Host memory that the GPU may reach.
+bool is_pinned(const void* address, size_t bytes);
+
+// Faults that a test plants; see faults.cpp.
+bool fails_now(const char* what);
+bool is_lost(int ordinal);
+void complain(const std::string& what);
+
+// What was asked for so far, for tests: "graph launch", "upload", "staged upload", "download", "staged download", "copy".
+void count(const char* what);
+const char* setting(const char* name, const char* otherwise);
+
+}  // namespace standin
+
+#define ROTA_DRIVER_CALL extern "C" __attribute__((visibility("default"))) CUresult

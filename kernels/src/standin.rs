@@ -1,0 +1,34 @@
+//! The stand-in driver (`host/driver/`): a `libcuda.so.1` that pretends GPUs and runs the kernels on the host.
+//!
+//! A program that opens it before it asks for the driver by name gets it: [`crate::standin::library`] says where it is. `host/driver/faults.cpp` lists
+//! its settings and the faults that a test can plant.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use crate::host::{self, BuildError};
+
+/// What the stand-in takes for an image of all kernels, for programs that were built without nvcc; a real driver refuses it.
+pub const IMAGE: &[u8] = b"rota host kernels\0";
+
+/// How its GPUs are called.
+pub const NAME_PREFIX: &str = "Stand-in GPU";
+
+/// The driver as a shared object; compiled when it is not in the cache.
+pub fn library() -> Result<PathBuf, BuildError> {
+    let kernels = host::folder();
+    let mut sources = Vec::new();
+    for (place, extension) in [("", "cu"), ("host", "cpp"), ("host/driver", "cpp")] {
+        sources.extend(files(&kernels.join(place), extension)?);
+    }
+    host::shared_object("libcuda.so.1", &sources, &[])
+}
+
+fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, BuildError> {
+    let failed = |error: io::Error| BuildError::File { path: folder.to_path_buf(), error };
+    let entries = fs::read_dir(folder).map_err(failed)?.collect::<io::Result<Vec<_>>>().map_err(failed)?;
+    let mut found: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+    found.retain(|path| path.extension().is_some_and(|found| found == extension));
+    found.sort();
+    Ok(found)
+}
