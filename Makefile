@@ -29,7 +29,7 @@ third_party/cuda/ready: kernels/requirements-cuda.txt
 	rm -rf third_party/cuda
 	@$(PYTHON) -m pip --version > /dev/null 2>&1 || { echo "no pip for $(PYTHON): the CUDA device is left out"; exit 0; }; \
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary :all: \
-	    --require-hashes --target third_party/cuda -r $< && touch $@
+	    --require-hashes --target third_party/cuda -r $< && touch $@ kernels/build.rs
 
 # Every kernel for every architecture that we name; each is compiled once per change. Fails on spills, local arrays and warnings.
 kernels: cuda
