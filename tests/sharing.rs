@@ -131,6 +131,12 @@ fn models_that_share_a_trunk_answer_as_whole_and_batch_together() {
     assert!(found.contains(&("other".to_string(), 1, Vec::new())), "{found:?}");
     let text = stdout(&daemon.rota(&["models"]));
     assert!(text.contains("a, b, c share 327.7 KB"), "{text}");
+    // Whether the heads do run as one is a question of time; `rota models` says what came of it.
+    let log = daemon.log();
+    let measured = log.lines().find(|line| line.contains("heads as one")).unwrap_or_else(|| panic!("{log}"));
+    assert!(measured.contains("members=3"), "{measured}");
+    let said = text.contains("what a, b, c have behind it can run as one");
+    assert_eq!(said, measured.contains("is_worth=true"), "{text}{measured}");
 
     let mut client = client(&daemon);
     // Each under an SLO of its own.

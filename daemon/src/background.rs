@@ -109,7 +109,7 @@ impl DeviceRole {
         }
     }
 
-    fn is_cpu(&self) -> bool {
+    pub fn is_cpu(&self) -> bool {
         matches!(self, DeviceRole::Cpu { .. })
     }
 }
@@ -198,7 +198,8 @@ impl Loader {
             network.set_signature(checked.signature.clone());
             let shapes = profiled_shapes(checked);
             let key = Key { digest: &digest, engine: &engine.describe(), threads, shapes: &shapes };
-            profiles.push(Some(self.profile(entry, &key, &mut *network, checked)?));
+            let profile = self.profile(entry, &key, &mut *network, checked)?;
+            profiles.push(Some(if engine.kind() == EngineKind::Cuda { stepped(&profile)? } else { profile }));
             networks.push(Some(network));
         }
         let Some(checked) = checked else {
@@ -301,6 +302,22 @@ impl Loader {
     }
 }
 
+/// The profile of a device that runs a batch in the next larger of the sizes that were measured: a step from each to the next.
+pub(crate) fn stepped(profile: &Profile) -> Result<Profile, String> {
+    let most = profile.max_batch();
+    let sizes = profile::doubling(most);
+    let mut points = Vec::with_capacity(2 * sizes.len());
+    let mut before = 0;
+    for size in sizes {
+        let latency = profile.latency(size).ok_or("a profile has a gap")?;
+        // From the first batch that needs this size.
+        points.extend([before + 1, size].into_iter().filter(|&batch| batch > before).map(|batch| (batch, latency)));
+        before = size;
+    }
+    points.dedup();
+    Profile::new(&points).map_err(|error| error.to_string())
+}
+
 /// How a model of the repository is compiled for `cores`, with its settings.
 pub fn compile_options(settings: &Settings, cores: &[usize], threads: usize) -> CompileOptions {
     let axis = |axis: i32| usize::try_from(axis).ok();
@@ -355,4 +372,18 @@ fn with_niceness<T: Send>(niceness: i32, work: impl FnOnce() -> T + Send) -> std
         });
         working.join()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stepped_profile_takes_as_long_as_the_next_measured_size() {
+        let ms = Duration::from_millis;
+        let measured = Profile::new(&[(1, ms(10)), (2, ms(12)), (4, ms(16)), (6, ms(20))]).unwrap();
+        let stepped = stepped(&measured).unwrap();
+        let times: Vec<u64> = (1..=6).map(|batch| stepped.latency(batch).unwrap().as_millis() as u64).collect();
+        assert_eq!(times, [10, 12, 16, 16, 20, 20]);
+    }
 }

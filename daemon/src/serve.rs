@@ -288,6 +288,7 @@ fn cpu_device(
         name: format!("cpu{index}"),
         engine: opened.engine.describe(),
         cores: cores.clone(),
+        roams: false,
         threads,
         spin,
     };
@@ -315,8 +316,10 @@ fn cuda_device(
     spin: Duration,
     waker: &Waker,
 ) -> Result<(CpuDevice, DeviceRole), ServeError> {
-    let options =
-        CpuOptions { name: format!("cuda{index}"), engine: engine.describe(), cores: Vec::new(), threads: 1, spin };
+    let allowed = allowed_cores();
+    let near: Vec<usize> = engine.info().near_cores().into_iter().filter(|core| allowed.contains(core)).collect();
+    let name = format!("cuda{index}");
+    let options = CpuOptions { name, engine: engine.describe(), cores: near, roams: true, threads: 1, spin };
     let device = CpuDevice::spawn(options, Arc::clone(waker))
         .map_err(|error| ServeError::System { what: "a GPU's thread can't be started", error })?;
     Ok((device, DeviceRole::Cuda { engine: Arc::new(engine) }))

@@ -4,7 +4,9 @@
 //! cut, compiled, compared with the models as a whole, and measured. Whatever goes wrong leaves models as they are served.
 
 mod build;
+mod costs;
 mod declared;
+mod stacks;
 mod tree;
 
 use crate::background::{DeviceRole, Networks, Ready};

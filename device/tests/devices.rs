@@ -44,7 +44,8 @@ impl Bell {
 }
 
 fn cpu(bell: &Arc<Bell>, spin: Duration) -> CpuDevice {
-    let options = CpuOptions { name: "cpu0".into(), engine: "test".into(), cores: vec![], threads: 1, spin };
+    let options =
+        CpuOptions { name: "cpu0".into(), engine: "test".into(), cores: vec![], roams: false, threads: 1, spin };
     CpuDevice::spawn(options, bell.waker()).unwrap()
 }
 
@@ -131,6 +132,7 @@ fn cores_that_are_not_there_are_refused() {
         name: "cpu0".into(),
         engine: "test".into(),
         cores: vec![100_000],
+        roams: false,
         threads: 1,
         spin: Duration::ZERO,
     };

@@ -213,6 +213,9 @@ pub struct GroupInfo {
     pub shared_time: f64,
     /// Bytes of weights that only this model has.
     pub own_bytes: u64,
+    /// The models, this one among them, whose own parts can run as one because they differ in their weights only.
+    #[serde(default)]
+    pub stacked: Vec<String>,
 }
 
 /// A part that several models share.

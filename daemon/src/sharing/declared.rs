@@ -1,6 +1,7 @@
 //! Groups of emulated models: what they share is what their profiles say.
 
-use super::build::{BuildError, Costs};
+use super::build::BuildError;
+use super::costs::Costs;
 use super::tree::{Branch, Tree};
 use crate::background::{DeviceRole, Networks, Ready};
 use crate::model::{Group, Level, Member, Model};
@@ -69,7 +70,7 @@ pub(super) fn build(
     let max_batch = members.iter().map(|member| member.model.max_batch).max().unwrap_or(1);
     let paces = std::iter::once(&prefix.pace).chain(members.iter().map(|member| &member.suffix.pace));
     let times: Vec<Profile> = paces.map(|pace| profile(pace, max_batch)).collect::<Result<_, String>>()?;
-    let costs = Costs { tree, times: &times };
+    let costs = Costs { tree, times: &times, stacks: &[] };
     let pace = costs.profile(max_batch)?;
     let network = || EmulatedNetwork::group(prefix, &profiles).map(|network| Box::new(network) as Box<dyn Network>);
     let serves = |device: &DeviceRole| members.iter().all(|member| device.emulates(&member.profile));
@@ -123,5 +124,5 @@ fn group(prefix: &EmulatedPrefix, members: &[&Declared], signature: &Signature, 
         weight_bytes: prefix.memory_bytes,
         ports: vec![format!("{} (emulated)", prefix.name)],
     };
-    Group { members, levels: vec![level], shared_time }
+    Group { members, levels: vec![level], shared_time, stacked: Vec::new() }
 }

@@ -7,12 +7,13 @@
 
 pub mod driver;
 mod engine;
+pub(crate) mod flight;
 mod gpu;
 pub mod lower;
 mod model;
 mod plan;
 pub mod roofline;
-mod runner;
+pub(crate) mod runner;
 
 pub use engine::CudaEngine;
 pub use model::Model;

@@ -56,7 +56,8 @@ pub fn operators() -> Vec<(&'static str, String)> {
 }
 
 /// `docs/operators.md`.
-pub fn page() -> String {
+#[cfg(test)]
+fn page() -> String {
     let mut page = String::from(
         "# Operators of the cuda device\n\n\
         Written from the tables of `device/src/cuda/lower/` (a test holds this page to them). A model with another operator is refused on load by name, and\n\
