@@ -163,6 +163,21 @@ fn tensor_cores_answer_within_their_precision() {
     }
 }
 
+#[test]
+fn real_models_in_fp16_answer_within_a_hundredth() {
+    let file = models().join("fetched/repository/text-orientation/1/model.onnx");
+    if !file.exists() {
+        eprintln!("skipped text-orientation: `make models` fetches it");
+        return;
+    }
+    let options = CompileOptions { threads: 1, ..CompileOptions::default() };
+    let signature = reference().compile(&file, &options).unwrap().signature().clone();
+    let hints = Hints { sizes: [("x.2".to_owned(), 48), ("x.3".to_owned(), 64)].into(), ..Hints::default() };
+    for precision in [Precision::Tf32, Precision::Fp16] {
+        compare_in(precision, 1e-2, &file, &[1, 3].map(|items| inputs(&signature, items, &hints, 7)));
+    }
+}
+
 /// The demo's models and the small ones, with sizes for those that leave them open.
 fn all_models() -> Vec<(PathBuf, Hints)> {
     let sizes = |sizes: &[(&str, u32)]| Hints {
