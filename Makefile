@@ -6,7 +6,7 @@ CARGO ?= cargo
 # Seconds that each fuzz target runs in `make test`.
 FUZZ_SECONDS ?= 20
 
-.PHONY: demo test check bench fuzz loom models cuda kernels operators
+.PHONY: demo test test-full check bench fuzz loom models cuda kernels operators
 
 demo: models
 	$(CARGO) build --release -p rota -p rota-bench
@@ -39,6 +39,10 @@ test: models kernels operators
 	$(PYTHON) -m unittest discover -q -s models
 	$(CARGO) test --workspace
 	$(MAKE) loom fuzz
+
+# What takes minutes on top: the demo's models in full on the stand-in driver, each with its time.
+test-full: test
+	$(CARGO) test --release -p rota-device --test cuda -- --ignored --nocapture
 
 # The rings' orderings, every interleaving.
 loom:

@@ -265,6 +265,7 @@ impl Control {
             "problems": self.options.problems,
             "sessions": report.sessions,
             "queries": report.queries,
+            "query_problems": self.query_problems(),
             "devices": poller.devices,
             "plan": self.plan_report(),
             "clients": poller.clients,

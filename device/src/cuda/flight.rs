@@ -99,9 +99,10 @@ fn prepare<R: Runner>(network: &mut Batched<R>, batch: &Batch) -> Result<Option<
     let mut legs: Vec<Leg> = Vec::new();
     for part in 0..network.parts.len() {
         let (first, range) = (network.signature.inputs.len(), network.parts[part].outputs.clone());
+        let runs_for_all = range.len() == network.signature.outputs.len();
         let wants = |row: &&Row| {
             let spans = &batch.spans[row.request * network.stride() + first..][range.clone()];
-            part == 0 || spans.iter().any(|span| span.offset != Span::UNWANTED)
+            runs_for_all || spans.iter().any(|span| span.offset != Span::UNWANTED)
         };
         let own = rows(all.iter().filter(wants).map(|row| (row.request, row.items)));
         if own.is_empty() {
