@@ -108,7 +108,7 @@ struct Job {
 fn compile(root: &Path, home: &Path) -> Result<(PathBuf, String), String> {
     let sources = cache::files(root, "cu").map_err(|error| error.to_string())?;
     let folder = cache::folder("kernels-cuda").map_err(|error| format!("the cache folder: {error}"))?;
-    let common = common_hash(root, home).map_err(|error| format!("reading the kernels: {error}"))?;
+    let common = common_hash(home).map_err(|error| format!("nvcc: {error}"))?;
     let targets = Target::all();
     let jobs = targets
         .iter()
@@ -153,8 +153,10 @@ fn all(jobs: Vec<Job>, work: impl Fn(&Job) -> Result<PathBuf, String> + Sync) ->
 
 /// PTX or a cubin of one source, with what was said about it in a log beside it.
 fn object(root: &Path, home: &Path, folder: &Path, common: &cache::Hash, job: &Job) -> Result<PathBuf, String> {
+    let inputs = [headers(root).map_err(|error| error.to_string())?, vec![job.source.clone()]].concat();
+    let before = cache::content(&inputs).map_err(|error| error.to_string())?;
     let mut hash = common.clone();
-    hash.add(&fs::read(&job.source).map_err(|error| format!("{}: {error}", job.source.display()))?);
+    hash.add(before.hex().as_bytes());
     let (target, kind) = (job.target.name(), job.target.extension());
     hash.add(target.as_bytes());
     let stem = job.source.file_stem().expect("a source has a name").to_string_lossy();
@@ -165,6 +167,9 @@ fn object(root: &Path, home: &Path, folder: &Path, common: &cache::Hash, job: &J
         command.arg(format!("-{kind}")).args(FLAGS).arg(format!("-arch={target}"));
         command.arg("-I").arg(root).arg(&job.source).arg("-o").arg(part);
         let said = run(command)?;
+        if cache::content(&inputs).map_err(|error| error.to_string())? != before {
+            return Err(format!("{}: {}", job.source.display(), cache::CHANGED));
+        }
         fs::write(path.with_extension("log"), format!("compiled {stem} {target}\n{said}")).map_err(broken)
     };
     cache::once(&path, compile, broken)?;
@@ -225,14 +230,13 @@ fn join_ptx(paths: &[PathBuf]) -> Result<String, String> {
     Ok(joined)
 }
 
-/// What every object depends on besides its source and its architecture.
-fn common_hash(root: &Path, home: &Path) -> io::Result<cache::Hash> {
+fn headers(root: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok([cache::files(root, "cuh")?, cache::files(root, "h")?].concat())
+}
+
+/// What every object depends on besides sources and architecture.
+fn common_hash(home: &Path) -> io::Result<cache::Hash> {
     let mut hash = cache::Hash::new();
-    for extension in ["cuh", "h"] {
-        for header in cache::files(root, extension)? {
-            hash.add(&fs::read(header)?);
-        }
-    }
     for flag in FLAGS {
         hash.add(flag.as_bytes());
     }
