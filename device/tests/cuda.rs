@@ -275,7 +275,7 @@ fn unloading_gives_the_memory_back() {
     assert_eq!(run(), run());
 }
 
-/// Takes minutes: `make test-full`.
+/// Takes a minute or two: `make test-full`.
 #[test]
 #[ignore = "whole pictures on a GPU that is none"]
 fn every_demo_model_in_full_equals_the_reference() {
@@ -287,6 +287,13 @@ fn every_demo_model_in_full_equals_the_reference() {
             compare(&file, &Hints { ranges, ..hints.clone() }, &[items]);
             println!("{}, {items} items: {:.1} s", file.display(), begin.elapsed().as_secs_f64());
         }
+    }
+    let file = models().join("fetched/repository/text-detection/1/model.onnx");
+    let page = models().join("fetched/inputs/text-detection/page.npy");
+    if file.exists() && page.exists() {
+        let begin = std::time::Instant::now();
+        compare_on(&file, &[vec![npy::read(&page).unwrap()]]);
+        println!("{}, a page: {:.1} s", file.display(), begin.elapsed().as_secs_f64());
     }
 }
 
