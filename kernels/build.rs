@@ -17,7 +17,7 @@ mod cache;
 /// The driver compiles PTX for what has no machine code of its own in the image. The older one serves Turing; the newer has the
 /// tensor-core instructions that came with Ampere.
 const PTX: [&str; 2] = ["75", "80"];
-/// Compressed, the image is a sixth as large; the driver unpacks what it loads.
+/// Compressed, the image is about a third as large; the driver unpacks what it loads.
 const FAT_FLAGS: [&str; 2] = ["-64", "-compress-all"];
 /// Where `make cuda` puts NVIDIA's compiler.
 const FETCHED: &str = "../third_party/cuda";
