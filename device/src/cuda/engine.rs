@@ -2,9 +2,10 @@
 
 use super::gpu::Gpu;
 use super::runner::CudaRunner;
+use super::workbench::Workbench;
 use super::{CudaError, Precision, driver};
 use crate::engine::{Declared, declared_signature};
-use crate::{CompileOptions, Dim, Engine, EngineKind, engine};
+use crate::{CompileOptions, Dim, Engine, EngineKind, Signature, engine};
 use rota_graph::graph::{DeclaredDim, Value};
 use rota_graph::{Bytes, Graph, Limits};
 use std::path::Path;
@@ -28,6 +29,11 @@ impl CudaEngine {
         Ok(CudaEngine { gpu: Gpu::open(driver::open()?, ordinal)?, precision })
     }
 
+    /// The GPU, for trying launches on it.
+    pub fn workbench(&self) -> Result<Workbench, CudaError> {
+        Workbench::new(self.gpu.session()?)
+    }
+
     /// What the GPU says of itself.
     pub fn info(&self) -> &driver::GpuInfo {
         &self.gpu.info
@@ -49,6 +55,18 @@ impl Engine for CudaEngine {
     }
 
     fn load(&self, file: &Path, options: &CompileOptions) -> Result<engine::Loaded, engine::LoadError> {
+        let (signature, memory_bytes, runner) = self.runner(file, options)?;
+        Ok(engine::Loaded { signature, memory_bytes, runner: Box::new(runner) })
+    }
+}
+
+impl CudaEngine {
+    /// The model's signature, the bytes of its weights, and what runs it.
+    pub(super) fn runner(
+        &self,
+        file: &Path,
+        options: &CompileOptions,
+    ) -> Result<(Signature, u64, CudaRunner), engine::LoadError> {
         let error = |text: String| engine::LoadError::Model { file: file.to_owned(), text };
         let bytes = std::fs::read(file).map_err(|error| engine::LoadError::Io { file: file.to_owned(), error })?;
         let graph = Graph::read(Bytes::from(bytes), &Limits::default()).map_err(|e| error(e.to_string()))?;
@@ -63,7 +81,7 @@ impl Engine for CudaEngine {
             .map(|input| input.batch_axis.is_none() && input.dims.iter().all(|dim| matches!(dim, Dim::Fixed(_))));
         let memory_bytes = graph.weight_bytes();
         let runner = CudaRunner::new(Arc::clone(&self.gpu), Arc::new(graph), self.precision, settled.collect());
-        Ok(engine::Loaded { signature, memory_bytes, runner: Box::new(runner) })
+        Ok((signature, memory_bytes, runner))
     }
 }
 

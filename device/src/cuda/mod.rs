@@ -9,8 +9,11 @@ pub mod driver;
 mod engine;
 mod gpu;
 pub mod lower;
+pub mod measure;
 mod plan;
+pub mod roofline;
 mod runner;
+pub mod workbench;
 
 pub use engine::CudaEngine;
 

@@ -6,7 +6,7 @@ use super::gpu::Session;
 use super::lower::Program;
 use super::lower::program::{Place, placed};
 use crate::{DType, Shape};
-use rota_kernels::Pointer;
+use rota_kernels::{Cost, Pointer};
 use std::sync::Arc;
 
 /// A program bound to a session; void when that is lost.
@@ -26,6 +26,9 @@ pub struct Plan {
     fetched: PinnedMemory,
     /// Where among them the flag is: [`Program::flag`].
     flag: Option<usize>,
+    /// What the kernels move and compute, in how many launches.
+    pub cost: Cost,
+    pub launches: usize,
 }
 
 /// An output of a plan.
@@ -93,6 +96,8 @@ impl Plan {
             output_places,
             fetched,
             flag,
+            cost: program.cost(),
+            launches: program.steps.len(),
         })
     }
 
@@ -105,16 +110,20 @@ impl Plan {
         copied.map_err(|error| self.session.noted(error))
     }
 
-    /// Runs the whole plan, by one call, and fetches its outputs; returns at once.
-    pub fn launch(&mut self) -> Result<(), CudaError> {
-        let stream = &self.session.stream;
+    /// Runs the whole plan, by one call; returns at once.
+    pub fn launch(&self) -> Result<(), CudaError> {
+        self.graph.launch(&self.session.stream).map_err(|error| self.session.noted(error))
+    }
+
+    /// Fetches the outputs of what was launched; returns at once.
+    pub fn fetch(&mut self) -> Result<(), CudaError> {
         let (to, bytes) = (self.fetched.as_mut_ptr(), self.fetched.len());
-        let launched = self.graph.launch(stream).and_then(|()| match bytes {
-            0 => Ok(()),
-            // SAFETY: both are `bytes` long and ours, and nobody looks at them before `wait`.
-            bytes => unsafe { stream.download(to, self.outputs.address(), bytes) },
-        });
-        launched.map_err(|error| self.session.noted(error))
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: both are `bytes` long and ours, and nobody looks at them before `wait`.
+        let copied = unsafe { self.session.stream.download(to, self.outputs.address(), bytes) };
+        copied.map_err(|error| self.session.noted(error))
     }
 
     /// Waits for all that was given to the GPU.

@@ -77,14 +77,21 @@ impl CudaRunner {
         Ok(())
     }
 
-    fn execute(&mut self, inputs: &dyn Inputs) -> Result<(), CudaError> {
+    /// The plan for these inputs, found or made; its context is the thread's.
+    pub fn plan(&mut self, inputs: &dyn Inputs) -> Result<&mut Plan, CudaError> {
         self.find(inputs)?;
         let (_, plan) = self.plans.last_mut().expect("the plan was just found or made");
         plan.session.context.enter()?;
+        Ok(plan)
+    }
+
+    fn execute(&mut self, inputs: &dyn Inputs) -> Result<(), CudaError> {
+        let plan = self.plan(inputs)?;
         for index in 0..inputs.count() {
             plan.upload(index, inputs.get(index).bytes)?;
         }
         plan.launch()?;
+        plan.fetch()?;
         plan.wait()
     }
 }
