@@ -6,7 +6,7 @@ CARGO ?= cargo
 # Seconds that each fuzz target runs in `make test`.
 FUZZ_SECONDS ?= 20
 
-.PHONY: demo test check bench fuzz loom models operators
+.PHONY: demo test check bench fuzz loom models cuda operators
 
 demo: models
 	$(CARGO) build --release -p rota -p rota-bench
@@ -21,7 +21,17 @@ models:
 operators:
 	@$(PYTHON) models/operator_cases.py || [ $$? -eq 3 ]
 
-test: models operators
+# NVIDIA's compiler out of Python packages, pinned by hash, into an ignored folder; what is built afterwards has the CUDA device.
+# Without pip there is none, and the build says so.
+cuda: third_party/cuda/ready
+
+third_party/cuda/ready: kernels/requirements-cuda.txt
+	rm -rf third_party/cuda
+	@$(PYTHON) -m pip --version > /dev/null 2>&1 || { echo "no pip for $(PYTHON): the CUDA device is left out"; exit 0; }; \
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary :all: \
+	    --require-hashes --target third_party/cuda -r $< && touch $@
+
+test: models cuda operators
 	$(PYTHON) -m unittest discover -q -s models
 	$(CARGO) test --workspace
 	$(MAKE) loom fuzz

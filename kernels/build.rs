@@ -4,6 +4,7 @@
 //! the PTX) and kept outside Cargo's folder under the hash of what went into it: a kernel is compiled once per
 //! change, not once per profile. What ptxas says about registers and spills is kept beside it and becomes `resources.txt`.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -13,8 +14,9 @@ use std::{env, fs, io, thread};
 #[allow(dead_code, reason = "shared with the library")]
 mod cache;
 
-/// The oldest architecture that the PTX is for; the driver compiles it for what has no machine code of its own in the image.
-const PTX: &str = "75";
+/// The driver compiles PTX for what has no machine code of its own in the image. The older one serves Turing; the newer has the
+/// tensor-core instructions that came with Ampere.
+const PTX: [&str; 2] = ["75", "80"];
 const ARCHITECTURES_DEFAULT: &str = "80,90a";
 const FLAGS: &[&str] = &["-O3", "-std=c++17", "-rdc=true", "-Xptxas", "-v"];
 
@@ -57,43 +59,70 @@ fn nvcc(root: &Path) -> Option<PathBuf> {
     named.into_iter().chain(found).chain(fetched).find(|home| home.join("bin/nvcc").is_file())
 }
 
+/// What code is made for.
+#[derive(Clone)]
+enum Target {
+    /// Text that the driver compiles when it loads it, for GPUs of this architecture and every later one.
+    Ptx(&'static str),
+    /// Machine code: `80`, `90a`, …
+    Machine(String),
+}
+
+impl Target {
+    fn all() -> Vec<Target> {
+        let wanted = env::var("ROTA_CUDA_ARCHS").unwrap_or_else(|_| ARCHITECTURES_DEFAULT.to_string());
+        let machine = |name: &str| Target::Machine(name.trim().trim_start_matches("sm_").to_string());
+        PTX.map(Target::Ptx).into_iter().chain(wanted.split(',').map(machine)).collect()
+    }
+
+    /// How nvcc calls it.
+    fn name(&self) -> String {
+        match self {
+            Target::Ptx(architecture) => format!("compute_{architecture}"),
+            Target::Machine(architecture) => format!("sm_{architecture}"),
+        }
+    }
+
+    fn extension(&self) -> &'static str {
+        match self {
+            Target::Ptx(_) => "ptx",
+            Target::Machine(_) => "cubin",
+        }
+    }
+}
+
 /// One source for one target.
 struct Job {
     source: PathBuf,
-    /// `80`, `90a`, …; `None` for PTX.
-    architecture: Option<String>,
+    target: Target,
 }
 
-/// The fat binary's path, and what ptxas said about each kernel.
+/// The fat binary's path, and what the tools said about each kernel.
 fn compile(root: &Path, home: &Path) -> Result<(PathBuf, String), String> {
     let sources = cache::files(root, "cu").map_err(|error| error.to_string())?;
-    let wanted = env::var("ROTA_CUDA_ARCHS").unwrap_or_else(|_| ARCHITECTURES_DEFAULT.to_string());
-    let architectures: Vec<String> =
-        wanted.split(',').map(|name| name.trim().trim_start_matches("sm_").to_string()).collect();
     let folder = cache::folder("kernels-cuda").map_err(|error| format!("the cache folder: {error}"))?;
     let common = common_hash(root, home).map_err(|error| format!("reading the kernels: {error}"))?;
-
-    let targets = || std::iter::once(None).chain(architectures.iter().cloned().map(Some));
-    let jobs = targets().flat_map(|architecture| {
-        sources.iter().map(move |source| Job { source: source.clone(), architecture: architecture.clone() })
-    });
+    let targets = Target::all();
+    let jobs = targets
+        .iter()
+        .flat_map(|target| sources.iter().map(move |source| Job { source: source.clone(), target: target.clone() }));
     let objects = all(jobs.collect(), |job| object(root, home, &folder, &common, job))?;
+    let groups: Vec<(&Target, &[PathBuf])> = targets.iter().zip(objects.chunks(sources.len())).collect();
 
     let mut hash = common.clone();
     for object in &objects {
         hash.add(object.as_os_str().as_encoded_bytes());
     }
     let image = folder.join(format!("{}.fatbin", hash.hex()));
-    let broken = |error: io::Error| format!("the cache folder: {error}");
-    cache::once(&image, |part| link(home, part, &architectures, &objects, sources.len()), broken)?;
-    let mut resources = String::new();
-    for (objects, architecture) in objects.chunks(sources.len()).zip(targets()) {
-        for object in objects.iter().filter(|_| architecture.is_some()) {
-            let log = object.with_extension("log");
-            resources += &fs::read_to_string(&log).map_err(|error| format!("{}: {error}", log.display()))?;
-        }
-    }
-    Ok((image, resources))
+    let log = image.with_extension("log");
+    let make = |part: &Path| {
+        let said = link(home, part, &groups)?;
+        fs::write(&log, said).map_err(|error| format!("{}: {error}", log.display()))
+    };
+    cache::once(&image, make, |error| format!("{}: {error}", image.display()))?;
+    let logs = objects.iter().map(|object| object.with_extension("log")).chain([log.clone()]);
+    let read = |log: PathBuf| fs::read_to_string(&log).map_err(|error| format!("{}: {error}", log.display()));
+    Ok((image, logs.map(read).collect::<Result<Vec<_>, _>>()?.concat()))
 }
 
 /// Does all jobs, as many at a time as Cargo allows, and returns their results in order.
@@ -115,66 +144,72 @@ fn all(jobs: Vec<Job>, work: impl Fn(&Job) -> Result<PathBuf, String> + Sync) ->
     results.into_iter().map(|result| result.expect("every index was taken")).collect()
 }
 
-/// PTX or a cubin of one source, with ptxas's report beside the cubin.
+/// PTX or a cubin of one source, with what was said about it in a log beside it.
 fn object(root: &Path, home: &Path, folder: &Path, common: &cache::Hash, job: &Job) -> Result<PathBuf, String> {
     let mut hash = common.clone();
     hash.add(&fs::read(&job.source).map_err(|error| format!("{}: {error}", job.source.display()))?);
-    let (kind, architecture) = match &job.architecture {
-        None => ("ptx", format!("compute_{PTX}")),
-        Some(architecture) => ("cubin", format!("sm_{architecture}")),
-    };
-    hash.add(architecture.as_bytes());
+    let (target, kind) = (job.target.name(), job.target.extension());
+    hash.add(target.as_bytes());
     let stem = job.source.file_stem().expect("a source has a name").to_string_lossy();
     let path = folder.join(format!("{stem}-{}.{kind}", hash.hex()));
     let broken = |error: io::Error| format!("the cache folder: {error}");
     let compile = |part: &Path| {
         let mut command = Command::new(home.join("bin/nvcc"));
-        command.arg(format!("-{kind}")).args(FLAGS).arg(format!("-arch={architecture}"));
+        command.arg(format!("-{kind}")).args(FLAGS).arg(format!("-arch={target}"));
         command.arg("-I").arg(root).arg(&job.source).arg("-o").arg(part);
         let said = run(command)?;
-        let log = format!("file {stem} {architecture}\n{said}");
-        fs::write(path.with_extension("log"), log).map_err(broken)
+        fs::write(path.with_extension("log"), format!("compiled {stem} {target}\n{said}")).map_err(broken)
     };
     cache::once(&path, compile, broken)?;
     Ok(path)
 }
 
-fn link(home: &Path, image: &Path, architectures: &[String], objects: &[PathBuf], files: usize) -> Result<(), String> {
-    let (ptx, cubins) = objects.split_at(files);
-    let joined = image.with_extension("ptx");
-    fs::write(&joined, join_ptx(ptx)?).map_err(|error| format!("{}: {error}", joined.display()))?;
-    let mut scratch = vec![joined.clone()];
+/// Joins each target's objects, and all targets into the fat binary `image`; returns what nvlink said.
+fn link(home: &Path, image: &Path, groups: &[(&Target, &[PathBuf])]) -> Result<String, String> {
+    let mut said = String::new();
     let mut fat = Command::new(home.join("bin/fatbinary"));
     fat.arg("-64").arg(format!("--create={}", image.display()));
-    fat.arg(format!("--image3=kind=ptx,sm={PTX},file={}", joined.display()));
-    for (architecture, cubins) in architectures.iter().zip(cubins.chunks(files)) {
-        let linked = image.with_extension(format!("{architecture}.cubin"));
-        let mut command = Command::new(home.join("bin/nvlink"));
-        command.arg(format!("--arch=sm_{architecture}")).args(cubins).arg("-o").arg(&linked);
-        run(command)?;
-        fat.arg(format!("--image3=kind=elf,sm={architecture},file={}", linked.display()));
-        scratch.push(linked);
+    let mut scratch = Vec::new();
+    for (target, objects) in groups {
+        let joined = image.with_extension(format!("{}.{}", target.name(), target.extension()));
+        match target {
+            Target::Ptx(architecture) => {
+                let written = fs::write(&joined, join_ptx(objects)?);
+                written.map_err(|error| format!("{}: {error}", joined.display()))?;
+                fat.arg(format!("--image3=kind=ptx,sm={architecture},file={}", joined.display()));
+                // ptxas has to accept the joined text, as the driver will.
+                let checked = image.with_extension("check");
+                let mut check = Command::new(home.join("bin/ptxas"));
+                check.arg(format!("-arch=sm_{architecture}")).arg("-O0").arg(&joined).arg("-o").arg(&checked);
+                run(check)?;
+                scratch.push(checked);
+            }
+            Target::Machine(architecture) => {
+                let mut command = Command::new(home.join("bin/nvlink"));
+                command.arg("-v").arg(format!("--arch=sm_{architecture}")).args(*objects).arg("-o").arg(&joined);
+                said += &format!("linked {}\n{}", target.name(), run(command)?);
+                fat.arg(format!("--image3=kind=elf,sm={architecture},file={}", joined.display()));
+            }
+        }
+        scratch.push(joined);
     }
     run(fat)?;
-    // ptxas has to accept the joined text, as the driver will.
-    let mut check = Command::new(home.join("bin/ptxas"));
-    check.arg(format!("-arch=sm_{PTX}")).arg("-O0").arg(&joined).arg("-o").arg(image.with_extension("check"));
-    scratch.push(image.with_extension("check"));
-    run(check)?;
-    for path in scratch {
-        fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    for path in scratch.iter().filter(|path| path.exists()) {
+        fs::remove_file(path).map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    Ok(())
+    Ok(said)
 }
 
-/// One PTX module out of several: the head of the first, then everybody's functions. Names are ours and differ.
+/// One PTX module out of several: the head of the first, then everybody's functions. What a template has in shared memory is
+/// defined, weakly and by the same line, in each file that uses it; one definition is kept.
 fn join_ptx(paths: &[PathBuf]) -> Result<String, String> {
     let mut joined = String::new();
+    let mut once = HashSet::new();
     for path in paths {
         let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
         for line in text.lines() {
-            let head = [".version", ".target", ".address_size"].iter().any(|word| line.starts_with(word));
-            if !head || !joined.contains(line) {
+            let only_once = [".version", ".target", ".address_size", ".weak"].iter().any(|word| line.starts_with(word));
+            if !only_once || once.insert(line.to_string()) {
                 joined += line;
                 joined.push('\n');
             }

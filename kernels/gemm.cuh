@@ -10,8 +10,9 @@ struct Product {
   unsigned rows, columns, depth, a_row, a_depth, b_depth, b_column, c_row, a_vector, b_vector;
 };
 
-template <class Tile>
-__device__ __forceinline__ void product_tile(const Product& p, const Epilogue& epilogue, unsigned first_row, unsigned first_column) {
+// `p` is a Product, or a GroupedProblem, whose fields have the same names.
+template <class Tile, class P>
+__device__ __forceinline__ void product_tile(const P& p, const Epilogue& epilogue, unsigned first_row, unsigned first_column) {
   using T = typename Tile::Element;
   typename Tile::Sums sums = {};
   Tile::multiply(Strided<T>{at<const T>(p.a), p.rows, p.depth, p.a_row, p.a_depth, p.a_vector != 0},

@@ -14,19 +14,24 @@
 
 template <class Tile>
 __device__ __forceinline__ void grouped(const GroupedParams& p) {
+  constexpr unsigned WORDS = sizeof(GroupedProblem) / sizeof(uint32_t);
+  using Words = uint32_t[WORDS];
+  ROTA_SHARED(Words, words);  // one problem: in registers its fields would crowd out the sums
+  const GroupedProblem& g = *reinterpret_cast<const GroupedProblem*>(words);
   for (unsigned index = blockIdx.y; index < p.count; index += gridDim.y) {
-    const GroupedProblem& g = at<const GroupedProblem>(p.problems)[index];
+    __syncthreads();  // the last problem has been used
+    const uint32_t* entry = reinterpret_cast<const uint32_t*>(at<const GroupedProblem>(p.problems) + index);
+    for (unsigned word = threadIdx.x; word < WORDS; word += Tile::THREADS) words[word] = entry[word];
+    __syncthreads();
     const unsigned down = (g.rows + Tile::ROWS - 1) / Tile::ROWS, across = (g.columns + Tile::COLUMNS - 1) / Tile::COLUMNS;
     for (unsigned tile = blockIdx.x; tile < down * across; tile += gridDim.x) {
-      product_tile<Tile>(Product{g.a, g.b, g.c, g.bias, g.residual, g.rows, g.columns, g.depth, g.a_row, g.a_depth, g.b_depth,
-                                 g.b_column, g.c_row, g.a_vector, g.b_vector},
-                         g.epilogue, tile / across * Tile::ROWS, tile % across * Tile::COLUMNS);
+      product_tile<Tile>(g, g.epilogue, tile / across * Tile::ROWS, tile % across * Tile::COLUMNS);
     }
   }
 }
 
 ROTA_KERNEL(rota_grouped_f32_64x64, GroupedParams, 256, 2) { grouped<SimtTile<64, 64, 16, 4, 4>>(p); }
-ROTA_KERNEL(rota_grouped_f32_16x64, GroupedParams, 128, 4) { grouped<SimtTile<16, 64, 32, 2, 4>>(p); }
+ROTA_KERNEL(rota_grouped_f32_16x64, GroupedParams, 128, 3) { grouped<SimtTile<16, 64, 32, 2, 4>>(p); }
 ROTA_KERNEL(rota_grouped_tf32_64x64, GroupedParams, 128, 3) { grouped<MmaTile<Tf32, 2, 2>>(p); }
 ROTA_KERNEL(rota_grouped_tf32_32x64, GroupedParams, 64, 6) { grouped<MmaTile<Tf32, 1, 2>>(p); }
 ROTA_KERNEL(rota_grouped_f16_64x64, GroupedParams, 128, 3) { grouped<MmaTile<HalfPairs, 2, 2>>(p); }

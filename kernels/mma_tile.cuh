@@ -9,6 +9,9 @@
 #include "mma.cuh"
 #include "readers.cuh"
 
+// Of each file its own: one tile in two files would be one place in shared memory for the kernels of both, and room lost around it.
+namespace {
+
 template <class Math, unsigned WARPS_Y, unsigned WARPS_X>
 struct MmaTile {
   static constexpr unsigned SIDE = 32;  // of a warp's part
@@ -145,3 +148,5 @@ struct MmaTile {
     }
   }
 };
+
+}  // namespace

@@ -8,6 +8,9 @@
 
 #include "readers.cuh"
 
+// Of each file its own: one tile in two files would be one place in shared memory for the kernels of both, and room lost around it.
+namespace {
+
 // Rows x columns of the tile, its depth, and the rows x columns that each thread accumulates.
 template <unsigned ROWS_, unsigned COLUMNS_, unsigned DEPTH, unsigned ROWS_EACH, unsigned COLUMNS_EACH>
 struct SimtTile {
@@ -124,3 +127,5 @@ struct SimtTile {
     }
   }
 };
+
+}  // namespace

@@ -45,7 +45,8 @@ struct Running {
 extern __thread Running running __attribute__((tls_model("initial-exec")));
 
 void block_barrier(unsigned line);
-void warp_barrier(unsigned line);
+// All lanes of a warp have to come. Only __syncwarp orders their accesses to memory; an exchange of registers does not.
+void warp_barrier(unsigned line, bool orders_memory);
 // The block's memory for one declaration of shared memory; the same for all of its threads.
 void* shared_memory(const void* declaration, size_t bytes);
 
@@ -75,7 +76,7 @@ inline Shown<T> show(const T& value, unsigned line) {
   const unsigned parity = me->parity;
   me->parity ^= 1;
   memcpy(me->slots[parity].bytes, &value, sizeof value);
-  warp_barrier(line);
+  warp_barrier(line, false);
   return {running.threads + me->linear / 32 * 32, parity};
 }
 
@@ -100,7 +101,7 @@ inline unsigned lane() { return running.current->linear % 32; }
 #define gridDim (rota_host::running.grid_size)
 #define __syncthreads() rota_host::block_barrier(__LINE__)
 
-inline void __syncwarp(unsigned = 0xffffffffu, unsigned line = __builtin_LINE()) { rota_host::warp_barrier(line); }
+inline void __syncwarp(unsigned = 0xffffffffu, unsigned line = __builtin_LINE()) { rota_host::warp_barrier(line, true); }
 
 template <class T>
 inline T __shfl_xor_sync(unsigned, T value, unsigned mask, unsigned line = __builtin_LINE()) {

@@ -17,6 +17,8 @@ namespace rota_host {
 __thread Running running;
 thread_local Machine machine;
 
+void fail(std::string error);
+
 namespace {
 
 enum State : unsigned { READY, AT_BLOCK_BARRIER, AT_WARP_BARRIER, ENDED };
@@ -57,7 +59,6 @@ void release_block() {
 
 void release_warp(unsigned warp) {
   machine.warps[warp].arrived = 0;
-  machine.warps[warp].barriers++;
   for (unsigned i = warp * 32; i < std::min(running.count, warp * 32 + 32); i++) running.threads[i].state = READY;
 }
 
@@ -75,10 +76,6 @@ std::string place(unsigned line, const char* what) {
   snprintf(text, sizeof text, "%s in block (%u, %u, %u), line %u", what, running.block_index.x, running.block_index.y,
            running.block_index.z, line);
   return text;
-}
-
-void fail(std::string error) {
-  if (machine.error.empty()) machine.error = std::move(error);
 }
 
 // Offsets the stacks of neighbouring fibers, or their hot lines would all fall into the same sets of the cache.
@@ -128,6 +125,7 @@ void start_block(const Grid& grid, uint3 index) {
   }
   machine.body = grid.body;
   machine.params = grid.params;
+  check_block();
 }
 
 // Nobody can go on: says who waits for whom.
@@ -161,6 +159,12 @@ std::string run_block(const Grid& grid, uint3 index, std::vector<unsigned>& turn
 
 }  // namespace
 
+void fail(std::string error) {
+  if (machine.error.empty()) machine.error = std::move(error);
+}
+
+void stop() { yield(); }
+
 void block_barrier(unsigned line) {
   running.current->line = line;
   if (machine.arrived == 0) machine.barrier_line = line;
@@ -171,14 +175,17 @@ void block_barrier(unsigned line) {
   yield();
 }
 
-void warp_barrier(unsigned line) {
+void warp_barrier(unsigned line, bool orders_memory) {
   Machine::Warp& warp = my_warp();
   running.current->line = line;
   if (warp.arrived == 0) warp.line = line;
   if (warp.line != line) fail(place(line, "lanes of a warp are at different warp operations"));
   if (warp.lanes != 32) fail(place(line, "a warp operation in a block that is no multiple of 32 threads"));
   if (!machine.error.empty()) return yield();
-  if (++warp.arrived == warp.lanes) return release_warp(running.current->linear / 32);
+  if (++warp.arrived == warp.lanes) {
+    if (orders_memory) warp.barriers++;
+    return release_warp(running.current->linear / 32);
+  }
   running.current->state = AT_WARP_BARRIER;
   yield();
 }
@@ -201,6 +208,7 @@ std::string run(const Grid& grid) {
   running.grid_size = grid.grid;
   running.count = grid.block.x * grid.block.y * grid.block.z;
   machine.seed = grid.seed;
+  machine.grid_block = 0;
   machine.barriers = 0;
   machine.error.clear();
   if (machine.shared.empty()) machine.shared.resize(SHARED_MAX + 16 * SHARED_GAP);
@@ -217,6 +225,7 @@ std::string run(const Grid& grid) {
     const uint3 index = {static_cast<unsigned>(linear % grid.grid.x),
                          static_cast<unsigned>(linear / grid.grid.x % grid.grid.y),
                          static_cast<unsigned>(linear / (static_cast<uint64_t>(grid.grid.x) * grid.grid.y))};
+    machine.grid_block = static_cast<unsigned>(linear);
     std::string error = run_block(grid, index, turns, random);
     if (!error.empty()) return error;
   }

@@ -48,7 +48,8 @@ struct Machine {
   unsigned arrived = 0, left = 0, barrier_line = 0;  // at the block's barrier; ended; where the first arrived
   struct Warp { unsigned arrived, left, lanes, line, barriers; };
   std::vector<Warp> warps;
-  unsigned barriers = 0;  // that the block has passed
+  unsigned barriers = 0;    // that blocks have passed in this launch
+  unsigned grid_block = 0;  // the block's number in the grid
   void* scheduler = nullptr;
   Body body = nullptr;
   const void* params = nullptr;
@@ -57,6 +58,18 @@ struct Machine {
 };
 
 extern thread_local Machine machine;
+
+// What went wrong; the launch ends with the first such error.
+void fail(std::string error);
+// Gives up the turn of a fiber that has failed; it is never resumed.
+void stop();
+
+#ifdef ROTA_CHECK
+// check.cpp: told when a block begins, so that it forgets what shared memory held.
+void check_block();
+#else
+inline void check_block() {}
+#endif
 
 constexpr size_t SHARED_MAX = 228 * 1024;  // more than any architecture has for one block
 constexpr size_t SHARED_GAP = 64;          // between two ranges, so that running past one's end is seen

@@ -2,6 +2,9 @@
 #include "host.h"
 
 #include "fibers.h"
+#ifdef ROTA_CHECK
+#include "check.h"
+#endif
 
 #include <cstdio>
 #include <string>
@@ -90,6 +93,9 @@ EXPORTED int rota_host_launch_checked(const char* name, const uint32_t grid[3], 
   if (!wrong.empty()) return report(wrong, error, error_bytes);
   const Grid launch{{grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, shared_bytes, entry->body, params,
                     static_cast<Order>(check->order), check->seed};
+#ifdef ROTA_CHECK
+  const Checking checking(*check, params, params_bytes);
+#endif
   wrong = run(launch);
   if (!wrong.empty()) wrong = std::string(name) + ": " + wrong;
   return report(wrong, error, error_bytes);

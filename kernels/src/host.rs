@@ -18,12 +18,18 @@ use crate::params::Pointer;
 
 /// The shared object with every kernel and `host/host.h`'s interface; compiled when it is not in the cache.
 pub fn host_library() -> Result<PathBuf, BuildError> {
-    let kernels = folder();
-    let mut sources = Vec::new();
-    for (place, extension) in [(kernels.to_path_buf(), "cu"), (kernels.join("host"), "cpp")] {
-        sources.extend(files(&place, extension)?);
-    }
-    shared_object("librota_kernels_host.so", &sources, &[])
+    shared_object("librota_kernels_host.so", &sources(folder())?, &[])
+}
+
+/// The same, built to check every access to memory (`host/check.cpp`), with the kernels of `place`.
+pub fn checking_library(name: &str, place: &Path) -> Result<PathBuf, BuildError> {
+    let instrumented = ["-O1", "-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0"];
+    build(name, &sources(place)?, &["-DROTA_CHECK".to_string()], &instrumented.map(String::from))
+}
+
+/// The kernels of `place` and what runs them.
+fn sources(place: &Path) -> Result<Vec<PathBuf>, BuildError> {
+    Ok([files(place, "cu")?, files(&folder().join("host"), "cpp")?].concat())
 }
 
 /// Where the kernels' sources are.
@@ -65,6 +71,11 @@ pub enum BuildError {
 /// `flags` go to compiler and linker. What is cached is used again as long as sources, all headers of the kernels' folder, flags,
 /// compiler and processor are the same.
 pub fn shared_object(name: &str, sources: &[PathBuf], flags: &[String]) -> Result<PathBuf, BuildError> {
+    build(name, sources, flags, &[])
+}
+
+/// The same; kernels get further flags of their own, which the linker does not see.
+fn build(name: &str, sources: &[PathBuf], flags: &[String], kernel_flags: &[String]) -> Result<PathBuf, BuildError> {
     let compiler = env::var("CXX").unwrap_or_else(|_| "g++".to_string());
     let common = common_hash(&compiler, flags)?;
     let objects = thread::scope(|scope| {
@@ -74,7 +85,9 @@ pub fn shared_object(name: &str, sources: &[PathBuf], flags: &[String]) -> Resul
             .chunks(share)
             .map(|chunk| {
                 let (compiler, common) = (&compiler, &common);
-                scope.spawn(move || chunk.iter().map(|source| object(compiler, common, source, flags)).collect())
+                scope.spawn(move || {
+                    chunk.iter().map(|source| object(compiler, common, source, flags, kernel_flags)).collect()
+                })
             })
             .collect();
         let results: Vec<Result<Vec<PathBuf>, BuildError>> =
@@ -92,23 +105,28 @@ pub fn shared_object(name: &str, sources: &[PathBuf], flags: &[String]) -> Resul
     cached(folder.join(name), |part| {
         let mut command = Command::new(&compiler);
         command.args(["-shared", "-pthread", &format!("-Wl,-soname,{name}"), "-Wl,-z,defs", "-o"]).arg(part);
-        command.args(&objects).args(link_flags(flags)).arg("-ldl");
+        command.args(&objects).args(flags).arg("-ldl");
         command
     })
 }
 
-/// What only the compiler is to see does not reach the linker: instrumentation has its runtime in our own sources.
-fn link_flags(flags: &[String]) -> impl Iterator<Item = &String> {
-    flags.iter().filter(|flag| !flag.starts_with("-fsanitize"))
-}
-
-fn object(compiler: &str, common: &Hash, source: &Path, flags: &[String]) -> Result<PathBuf, BuildError> {
+fn object(
+    compiler: &str,
+    common: &Hash,
+    source: &Path,
+    flags: &[String],
+    kernel_flags: &[String],
+) -> Result<PathBuf, BuildError> {
+    let kernel_flags = if source.extension().is_some_and(|extension| extension == "cu") { kernel_flags } else { &[] };
     let mut hash = common.clone();
+    for flag in kernel_flags {
+        hash.add(flag.as_bytes());
+    }
     hash.add(&read(source)?);
     hash.add(source.file_name().unwrap_or_default().as_encoded_bytes());
     cached(cache_folder()?.join(format!("{}.o", hash.hex())), |part| {
         let mut command = Command::new(compiler);
-        command.args(COMPILE_FLAGS).args(["-I"]).arg(folder()).args(flags);
+        command.args(COMPILE_FLAGS).arg("-I").arg(folder()).args(flags).args(kernel_flags);
         command.args(["-x", "c++", "-c"]).arg(source).arg("-o").arg(part);
         command
     })
@@ -184,8 +202,22 @@ fn cache_folder() -> Result<PathBuf, BuildError> {
 /// Memory that kernels on the host work on. Buffers stay where they are until it is dropped.
 #[derive(Default)]
 pub struct Memory {
+    buffers: Vec<Buffer>,
+}
+
+struct Buffer {
     /// Of 16-byte units, since kernels load as much at once.
-    buffers: Vec<Box<[u128]>>,
+    units: Box<[u128]>,
+    /// What was asked for; what the last unit has beyond it nobody may touch.
+    bytes: usize,
+    /// Whether anything has been put there.
+    initialised: bool,
+}
+
+impl Buffer {
+    fn address(&self) -> u64 {
+        self.units.as_ptr() as u64
+    }
 }
 
 impl Memory {
@@ -194,65 +226,150 @@ impl Memory {
         let bytes = elements.as_bytes();
         let pointer = self.alloc(bytes.len());
         let buffer = self.buffers.last_mut().expect("alloc pushed one");
-        buffer.as_mut_bytes()[..bytes.len()].copy_from_slice(bytes);
+        buffer.units.as_mut_bytes()[..bytes.len()].copy_from_slice(bytes);
+        buffer.initialised = true;
         pointer
     }
 
     /// A buffer of that many bytes, filled with a pattern that is no sensible number.
     pub fn alloc(&mut self, bytes: usize) -> Pointer {
-        let buffer = vec![u128::from_ne_bytes([0xab; 16]); bytes.div_ceil(16).max(1)].into_boxed_slice();
-        let pointer = Pointer(buffer.as_ptr() as u64);
+        let units = vec![u128::from_ne_bytes([0xab; 16]); bytes.div_ceil(16).max(1)].into_boxed_slice();
+        let buffer = Buffer { units, bytes, initialised: false };
+        let pointer = Pointer(buffer.address());
         self.buffers.push(buffer);
         pointer
     }
 
     /// The first `count` elements of the buffer that begins at `pointer`. Panics when there is no such buffer: a test's mistake.
     pub fn download<T: FromBytes + Copy>(&self, pointer: Pointer, count: usize) -> Vec<T> {
-        let buffer = self.buffers.iter().find(|buffer| buffer.as_ptr() as u64 == pointer.0).expect("a buffer of ours");
-        let bytes = buffer.as_bytes();
+        let buffer = self.buffers.iter().find(|buffer| buffer.address() == pointer.0).expect("a buffer of ours");
+        let bytes = buffer.units.as_bytes();
         bytes.chunks_exact(size_of::<T>()).take(count).map(|bytes| T::read_from_bytes(bytes).expect("whole")).collect()
+    }
+
+    /// All bytes of all buffers, in the order in which they were made.
+    pub fn snapshot(&self) -> Vec<Vec<u8>> {
+        self.buffers.iter().map(|buffer| buffer.units.as_bytes()[..buffer.bytes].to_vec()).collect()
+    }
+
+    /// Puts back what a snapshot holds.
+    pub fn restore(&mut self, snapshot: &[Vec<u8>]) {
+        for (buffer, bytes) in self.buffers.iter_mut().zip(snapshot) {
+            buffer.units.as_mut_bytes()[..bytes.len()].copy_from_slice(bytes);
+        }
     }
 }
 
-type LaunchFunction =
-    unsafe extern "C" fn(*const c_char, *const u32, *const u32, u32, *const c_void, usize, *mut c_char, usize) -> c_int;
+/// In what order the threads of a block, and the blocks of a grid, take turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// By their numbers.
+    Forward,
+    /// From the last to the first.
+    Reversed,
+    /// Threads anew at each barrier, by this seed.
+    Random(u64),
+}
 
-/// The loaded library. One per process.
+/// `RotaHostBuffer` of `host.h`.
+#[repr(C)]
+struct CheckedBuffer {
+    address: u64,
+    bytes: u64,
+    initialised: u32,
+    writable: u32,
+}
+
+/// `RotaHostCheck` of `host.h`.
+#[repr(C)]
+struct Check {
+    order: u32,
+    buffer_count: u32,
+    seed: u64,
+    buffers: *const CheckedBuffer,
+}
+
+type LaunchFunction = unsafe extern "C" fn(
+    *const c_char,
+    *const u32,
+    *const u32,
+    u32,
+    *const c_void,
+    usize,
+    *const Check,
+    *mut c_char,
+    usize,
+) -> c_int;
+
+/// A loaded library of kernels.
 pub struct Host {
     launch: LaunchFunction,
     _library: Library,
 }
 
 impl Host {
-    /// Builds the library if need be and loads it.
+    /// The library that is built for speed; one per process.
     pub fn load() -> Result<&'static Host, String> {
         static HOST: OnceLock<Result<Host, String>> = OnceLock::new();
-        HOST.get_or_init(Host::open).as_ref().map_err(Clone::clone)
+        HOST.get_or_init(|| Host::open(host_library())).as_ref().map_err(Clone::clone)
     }
 
-    fn open() -> Result<Host, String> {
-        let path = host_library().map_err(|error| error.to_string())?;
+    /// The library that checks every access; one per process.
+    pub fn checking() -> Result<&'static Host, String> {
+        static HOST: OnceLock<Result<Host, String>> = OnceLock::new();
+        let library = || checking_library("librota_kernels_check.so", folder());
+        HOST.get_or_init(|| Host::open(library())).as_ref().map_err(Clone::clone)
+    }
+
+    /// A library that [`shared_object`] or [`checking_library`] made.
+    pub fn open(built: Result<PathBuf, BuildError>) -> Result<Host, String> {
+        let path = built.map_err(|error| error.to_string())?;
         // SAFETY: the library is ours; its initialisers only fill a table.
         let library = unsafe { Library::new(&path) }.map_err(|error| format!("{}: {error}", path.display()))?;
         // SAFETY: host.h declares the function with this type.
-        let launch =
-            unsafe { library.get::<LaunchFunction>(b"rota_host_launch\0") }.map_err(|error| error.to_string())?;
-        Ok(Host { launch: *launch, _library: library })
+        let launch = unsafe { library.get::<LaunchFunction>(b"rota_host_launch_checked\0") };
+        Ok(Host { launch: *launch.map_err(|error| error.to_string())?, _library: library })
     }
 
     /// Runs `launch` to its end on this thread. Its addresses have to lie in `memory`; the error is the emulation's, in words.
     pub fn run(&self, launch: &Launch, memory: &mut Memory) -> Result<(), String> {
-        let ranges: Vec<_> = memory.buffers.iter().map(|buffer| buffer.as_ptr_range()).collect();
+        self.run_in(Order::Forward, launch, memory)
+    }
+
+    /// The same with turns in that order.
+    pub fn run_in(&self, order: Order, launch: &Launch, memory: &mut Memory) -> Result<(), String> {
         for Pointer(address) in launch.pointers().filter(|pointer| pointer.is_some()) {
-            let inside =
-                |range: &std::ops::Range<*const u128>| (range.start as u64..range.end as u64).contains(&address);
-            ranges.iter().find(|range| inside(range)).ok_or_else(|| format!("{address:#x} is in no buffer"))?;
+            let inside = |buffer: &Buffer| {
+                let range = buffer.units.as_ptr_range();
+                (range.start as u64..range.end as u64).contains(&address)
+            };
+            memory
+                .buffers
+                .iter()
+                .find(|buffer| inside(buffer))
+                .ok_or_else(|| format!("{address:#x} is in no buffer"))?;
         }
+        let buffers: Vec<CheckedBuffer> = memory
+            .buffers
+            .iter_mut()
+            .map(|buffer| CheckedBuffer {
+                address: buffer.units.as_mut_ptr() as u64,
+                bytes: buffer.bytes as u64,
+                initialised: u32::from(buffer.initialised),
+                writable: 1,
+            })
+            .collect();
+        let (code, seed) = match order {
+            Order::Forward => (0, 0),
+            Order::Reversed => (1, 1),
+            Order::Random(seed) => (2, seed),
+        };
+        let check = Check { order: code, buffer_count: buffers.len() as u32, seed, buffers: buffers.as_ptr() };
         let name = CString::new(launch.kernel.name).expect("names have no zero bytes");
         let mut error = [0_u8; 512];
-        // SAFETY: all arguments outlive the call and have the lengths that are passed. The kernel writes through the addresses among its
-        // parameters: each lies in a buffer of `memory`, which is borrowed mutably; that a kernel keeps to the shapes which it is told is
-        // what the checking build of the library shows.
+        // SAFETY: all arguments outlive the call and have the lengths that are passed; the structs are those of host.h. The kernel
+        // writes through the addresses among its parameters: each lies in a buffer of `memory`, which is borrowed mutably; that a kernel keeps
+        // to the shapes which it is told is what the checking library shows.
         let status = unsafe {
             (self.launch)(
                 name.as_ptr(),
@@ -261,11 +378,13 @@ impl Host {
                 launch.shared_bytes,
                 launch.params.as_ptr().cast(),
                 launch.params.len(),
+                &check,
                 error.as_mut_ptr().cast(),
                 error.len(),
             )
         };
         if status == 0 {
+            memory.buffers.iter_mut().for_each(|buffer| buffer.initialised = true);
             return Ok(());
         }
         let text = error.split(|&byte| byte == 0).next().unwrap_or_default();

@@ -25,6 +25,7 @@ pub mod params;
 pub mod pool;
 pub mod recurrent;
 pub mod resize;
+pub mod resources;
 pub mod softmax;
 pub mod standin;
 
