@@ -2,6 +2,7 @@
 
 mod daemon;
 mod engine;
+mod gpu;
 mod ipc;
 mod load;
 mod prefix;
@@ -28,6 +29,7 @@ enum Verb {
     Engine(engine::Arguments),
     Scheduler(scheduler::Arguments),
     Prefix(prefix::Arguments),
+    Gpu(gpu::Arguments),
     #[command(hide = true)]
     IpcServer(crate::ipc::server::Arguments),
 }
@@ -42,6 +44,7 @@ pub fn main() -> ExitCode {
         Verb::Engine(arguments) => engine::run(arguments),
         Verb::Scheduler(arguments) => scheduler::run(arguments),
         Verb::Prefix(arguments) => prefix::run(arguments),
+        Verb::Gpu(arguments) => gpu::run(arguments),
         Verb::Ipc(arguments) => ipc::run(&arguments),
         Verb::IpcServer(arguments) => crate::ipc::server::run(&arguments),
     };

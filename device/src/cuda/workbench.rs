@@ -126,8 +126,7 @@ impl Workbench {
         graph.launch(stream)?;
         let mut times = Times::default();
         let start = Instant::now();
-        while times.warm.is_empty()
-            || times.warm.len() < timing.samples as usize && start.elapsed() < timing.budget / 2
+        while times.warm.is_empty() || times.warm.len() < timing.samples as usize && start.elapsed() < timing.budget / 2
         {
             times.warm.push(between(&|| graph.launch(stream))? / repeats);
         }
