@@ -6,6 +6,8 @@
 //! nothing of ours.
 
 use crate::parts::{Feed, Part, Row, run_part};
+use crate::cuda::flight::{self, Flight};
+use crate::cuda::runner::CudaRunner;
 use crate::strided::Strided;
 use crate::view::{Inputs, View};
 use crate::{Batch, DType, Dim, HostTensor, Network, Outcome, RunError, Signature, TensorSpec, Written};
@@ -22,6 +24,10 @@ pub(crate) trait Runner: Send {
     /// As [`Network::is_lost`].
     fn is_lost(&mut self) -> bool {
         false
+    }
+    /// A GPU's, which copies for itself and need not be waited for.
+    fn on_gpu(&mut self) -> Option<&mut CudaRunner> {
+        None
     }
 }
 
@@ -41,6 +47,10 @@ impl Runner for Box<dyn Runner> {
     fn is_lost(&mut self) -> bool {
         (**self).is_lost()
     }
+
+    fn on_gpu(&mut self) -> Option<&mut CudaRunner> {
+        (**self).on_gpu()
+    }
 }
 
 /// Who hears of requests that are done before their batch has ended.
@@ -48,16 +58,18 @@ type Done<'a> = &'a mut dyn FnMut(&mut Batch, usize);
 
 /// A network of one or more parts ([`crate::parts`]).
 pub(crate) struct Batched<R> {
-    signature: Signature,
+    pub(crate) signature: Signature,
     memory_bytes: u64,
     /// Each behind those that it goes on from; the first runs for every request.
-    parts: Vec<Part<R>>,
+    pub(crate) parts: Vec<Part<R>>,
     /// The batch buffers, one per input.
     gathered: Vec<HostTensor>,
     /// Requests of the current batch that can run, by index.
     sound: Vec<usize>,
     /// Where the items of the requests that run together lie in the batch buffers.
     rows: Vec<Row>,
+    /// Batches that a GPU has: the one that executes, and the one that is staged behind it.
+    pub(crate) flights: Vec<Flight>,
 }
 
 impl<R: Runner> Batched<R> {
@@ -69,7 +81,7 @@ impl<R: Runner> Batched<R> {
 
     pub(crate) fn of_parts(signature: Signature, memory_bytes: u64, parts: Vec<Part<R>>) -> Batched<R> {
         let gathered = signature.inputs.iter().map(|_| HostTensor::default()).collect();
-        Batched { signature, memory_bytes, parts, gathered, sound: Vec::new(), rows: Vec::new() }
+        Batched { signature, memory_bytes, parts, gathered, sound: Vec::new(), rows: Vec::new(), flights: Vec::new() }
     }
 
     /// Makes the batch buffers large enough for `items` items, where every other dimension is fixed.
@@ -258,7 +270,7 @@ impl<R: Runner> Batched<R> {
     }
 
     /// Orders requests so that those that want the same lie side by side.
-    fn sort(&self, batch: &Batch, requests: &mut [usize]) {
+    pub(crate) fn sort(&self, batch: &Batch, requests: &mut [usize]) {
         let inputs = self.signature.inputs.len();
         let wanted = |request: usize| {
             let outputs = &batch.spans[request * self.stride() + inputs..][..self.signature.outputs.len()];
@@ -268,12 +280,12 @@ impl<R: Runner> Batched<R> {
     }
 
     /// Spans per request.
-    fn stride(&self) -> usize {
+    pub(crate) fn stride(&self) -> usize {
         self.signature.inputs.len() + self.signature.outputs.len()
     }
 
     /// What is wrong with the batch itself, if anything: a mistake of its maker.
-    fn check_batch(&self, batch: &Batch) -> Result<(), String> {
+    pub(crate) fn check_batch(&self, batch: &Batch) -> Result<(), String> {
         let (inputs, spans) = (self.signature.inputs.len(), batch.requests.len() * self.stride());
         if batch.spans.len() != spans {
             return Err(format!("the batch has {} spans, its requests need {spans}", batch.spans.len()));
@@ -285,7 +297,7 @@ impl<R: Runner> Batched<R> {
     }
 
     /// What is wrong with one request, if anything. After this its spans may be copied from and to.
-    fn check(&self, batch: &Batch, request: usize) -> Result<(), String> {
+    pub(crate) fn check(&self, batch: &Batch, request: usize) -> Result<(), String> {
         let entry = &batch.requests[request];
         if entry.items == 0 || (entry.items > 1 && !self.signature.batches()) {
             return Err(format!("{} items in a request; this network takes {}", entry.items, self.items_text()));
@@ -321,7 +333,7 @@ impl<R: Runner> Batched<R> {
     }
 
     /// Whether the requests of the batch can run together: there is an axis to share, and what has none is known to be equal.
-    fn shares(&self, batch: &Batch) -> bool {
+    pub(crate) fn shares(&self, batch: &Batch) -> bool {
         self.signature.batches()
             && self
                 .signature
@@ -330,26 +342,9 @@ impl<R: Runner> Batched<R> {
                 .zip(&batch.class.constants)
                 .all(|(i, c)| i.batch_axis.is_some() || c.is_some())
     }
-}
 
-impl<R: Runner> Network for Batched<R> {
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn set_signature(&mut self, signature: Signature) {
-        self.signature = signature;
-    }
-
-    fn memory_bytes(&self) -> u64 {
-        self.memory_bytes
-    }
-
-    fn execute(&mut self, batch: &mut Batch) {
-        self.execute_telling(batch, &mut |_, _| {});
-    }
-
-    fn execute_telling(&mut self, batch: &mut Batch, done: Done<'_>) {
+    /// Executes step by step on this thread: gathers, runs, scatters; and finds who is guilty when that fails.
+    fn execute_here(&mut self, batch: &mut Batch, done: Done<'_>) {
         let begin = Instant::now();
         batch.started = Some(begin);
         batch.written.clear();
@@ -387,6 +382,62 @@ impl<R: Runner> Network for Batched<R> {
         self.sound = sound;
         batch.took = begin.elapsed();
     }
+}
+
+impl<R: Runner> Network for Batched<R> {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn set_signature(&mut self, signature: Signature) {
+        self.signature = signature;
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    fn execute(&mut self, batch: &mut Batch) {
+        self.execute_telling(batch, &mut |_, _| {});
+    }
+
+    fn execute_telling(&mut self, batch: &mut Batch, done: Done<'_>) {
+        self.stage(batch);
+        let mut ended = self.begin(batch, done);
+        while !ended {
+            std::thread::yield_now();
+            ended = self.ended(batch, done);
+        }
+    }
+
+    fn stage(&mut self, batch: &Batch) {
+        flight::stage(self, batch);
+    }
+
+    fn begin(&mut self, batch: &mut Batch, done: Done<'_>) -> bool {
+        let flies = flight::begin(self, batch);
+        if !flies {
+            self.execute_here(batch, done);
+        }
+        !flies
+    }
+
+    fn ended(&mut self, batch: &mut Batch, done: Done<'_>) -> bool {
+        match flight::ended(self, batch, done) {
+            Ok(ended) => ended,
+            // What was told can't be taken back, so the rest is not run again beside it.
+            Err(error) if batch.requests.iter().any(|request| request.outcome == Outcome::Told) => {
+                let pending = batch.requests.iter_mut().filter(|request| request.outcome == Outcome::Pending);
+                pending.for_each(|request| request.outcome = Outcome::Failed(error.to_string()));
+                true
+            }
+            // Once more, waiting for each, so that only the guilty fail.
+            Err(_) => {
+                self.execute_here(batch, done);
+                true
+            }
+        }
+    }
 
     fn is_lost(&mut self) -> bool {
         self.parts.iter_mut().any(|part| part.runner.is_lost())
@@ -414,12 +465,12 @@ impl<R: Runner> Network for Batched<R> {
     }
 }
 
-fn input_layout(batch: &Batch, spec: &TensorSpec, index: usize) -> Result<Strided, String> {
+pub(crate) fn input_layout(batch: &Batch, spec: &TensorSpec, index: usize) -> Result<Strided, String> {
     Strided::new(batch.class.inputs[index].dims(), spec.batch_axis, spec.dtype)
         .ok_or_else(|| format!("input '{}' can't have shape {}", spec.name, batch.class.inputs[index]))
 }
 
-fn check_output(spec: &TensorSpec, output: &View<'_>, total: usize) -> Result<(), String> {
+pub(crate) fn check_output(spec: &TensorSpec, output: &View<'_>, total: usize) -> Result<(), String> {
     if output.dtype != spec.dtype {
         return Err(format!("output '{}' came as {}, the network declares {}", spec.name, output.dtype, spec.dtype));
     }

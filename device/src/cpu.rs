@@ -85,6 +85,7 @@ impl CpuDevice {
             networks: Vec::new(),
             prepared: VecDeque::new(),
             starts: VecDeque::new(),
+            running: None,
         };
         let core = options.cores.first().copied();
         let thread = std::thread::Builder::new().name(format!("rota-{}", options.name)).spawn(move || {
@@ -178,6 +179,8 @@ struct Executor {
     /// Batches that have no start yet, or wait for the one before them.
     prepared: VecDeque<Box<Batch>>,
     starts: VecDeque<BatchId>,
+    /// Begun, and not ended yet: only on a GPU.
+    running: Option<Box<Batch>>,
 }
 
 impl Executor {
@@ -185,7 +188,10 @@ impl Executor {
         let mut idle_since = None;
         while !self.shared.stop.load(Ordering::Acquire) {
             let took_commands = self.take_commands();
-            let executed = self.execute_next();
+            let executed = match self.running.take() {
+                Some(batch) => self.go_on(batch),
+                None => self.execute_next(),
+            };
             let lost = self.shared.lost.load(Ordering::Relaxed);
             if lost && !executed {
                 self.look_again();
@@ -210,6 +216,7 @@ impl Executor {
 
     fn take_commands(&mut self) -> bool {
         let mut took = false;
+        let known = self.prepared.len();
         while let Ok(command) = self.inbox.pop() {
             took = true;
             match command {
@@ -221,6 +228,11 @@ impl Executor {
         if self.shared.changed.swap(false, Ordering::AcqRel) {
             self.take_changes();
             took = true;
+        }
+        for batch in self.prepared.iter().skip(known) {
+            if let Some((_, network)) = self.networks.iter_mut().find(|(installed, _)| *installed == batch.network) {
+                network.stage(batch);
+            }
         }
         took
     }
@@ -250,15 +262,40 @@ impl Executor {
         let Some(id) = self.starts.pop_front() else { return false };
         let Some(index) = self.prepared.iter().position(|batch| batch.id == id) else { return true };
         let Some(mut batch) = self.prepared.swap_remove_back(index) else { return true };
-        match self.networks.iter_mut().find(|(installed, _)| *installed == batch.network) {
-            Some((_, network)) => network.execute_telling(&mut batch, &mut |batch, request| {
-                if tell(&mut self.tells, batch, request) {
-                    batch.requests[request].outcome = Outcome::Told;
-                    (self.waker)();
-                }
-            }),
-            None => fail(&mut batch),
+        let ended = match self.networks.iter_mut().find(|(installed, _)| *installed == batch.network) {
+            Some((_, network)) => {
+                network.begin(&mut batch, &mut |batch, request| telling(&mut self.tells, &self.waker, batch, request))
+            }
+            None => {
+                fail(&mut batch);
+                true
+            }
+        };
+        if ended {
+            self.give_back(batch);
+        } else {
+            self.running = Some(batch);
         }
+        true
+    }
+
+    /// Looks whether the batch that was begun has ended.
+    fn go_on(&mut self, mut batch: Box<Batch>) -> bool {
+        let network = self.networks.iter_mut().find(|(installed, _)| *installed == batch.network);
+        let ended = network.is_none_or(|(_, network)| {
+            network.ended(&mut batch, &mut |batch, request| telling(&mut self.tells, &self.waker, batch, request))
+        });
+        if ended {
+            self.give_back(batch);
+        } else {
+            self.running = Some(batch);
+            // The GPU works; whoever shares this core may, too.
+            std::thread::yield_now();
+        }
+        true
+    }
+
+    fn give_back(&mut self, batch: Box<Batch>) {
         let failed = batch.requests.iter().any(|request| matches!(request.outcome, Outcome::Failed(_)));
         if failed && self.networks.iter_mut().any(|(installed, network)| *installed == batch.network && network.is_lost()) {
             self.shared.lost.store(true, Ordering::Release);
@@ -268,14 +305,20 @@ impl Executor {
             // Full only when the other side does not poll: it has more batches outstanding than it may.
             if let Err(rtrb::PushError::Full(unsent)) = self.outbox.push(unsent) {
                 if self.shared.stop.load(Ordering::Acquire) {
-                    return true;
+                    return;
                 }
                 std::thread::yield_now();
                 batch = Some(unsent);
             }
         }
         (self.waker)();
-        true
+    }
+}
+
+fn telling(tells: &mut Producer<Early>, waker: &Waker, batch: &mut Batch, request: usize) {
+    if tell(tells, batch, request) {
+        batch.requests[request].outcome = Outcome::Told;
+        waker();
     }
 }
 

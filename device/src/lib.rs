@@ -84,6 +84,19 @@ pub trait Network: Send {
     fn execute_telling(&mut self, batch: &mut Batch, _done: &mut dyn FnMut(&mut Batch, usize)) {
         self.execute(batch);
     }
+    /// Begins whatever of a batch can be done while another executes: copies of its inputs. Only what is then begun with
+    /// [`Network::begin`]; at most one batch is staged behind the one that executes.
+    fn stage(&mut self, _batch: &Batch) {}
+    /// Begins to execute; true when the batch has ended, as with [`Network::execute_telling`]. Otherwise [`Network::ended`] is asked until
+    /// it says so, and no other batch of any network of the device is begun before.
+    fn begin(&mut self, batch: &mut Batch, done: &mut dyn FnMut(&mut Batch, usize)) -> bool {
+        self.execute_telling(batch, done);
+        true
+    }
+    /// Whether the batch that was begun has ended. Returns at once.
+    fn ended(&mut self, _batch: &mut Batch, _done: &mut dyn FnMut(&mut Batch, usize)) -> bool {
+        true
+    }
     /// Runs once on tensors of the caller, batch axis included; for checks and for one-off inference.
     fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError>;
     /// Whether what it executes on is gone; looks whether it is back, when it was.

@@ -89,8 +89,8 @@ fn check(signature: &Signature, parts: &[PartSpec], index: usize, part: &PartSpe
 /// A part at work.
 pub(crate) struct Part<R> {
     pub(crate) runner: R,
-    feeds: Vec<Feed>,
-    ports: Vec<usize>,
+    pub(crate) feeds: Vec<Feed>,
+    pub(crate) ports: Vec<usize>,
     pub(crate) outputs: Range<usize>,
     /// What it runs on in the current batch, in the order of the batch.
     pub(crate) rows: Vec<Row>,

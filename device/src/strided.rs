@@ -91,6 +91,13 @@ impl Strided {
         }
     }
 
+    /// Where a request's tensor and the batch's tensor have the same bytes, run by run: (offset in the request's, offset in the batch's,
+    /// bytes).
+    pub(crate) fn pieces(self, first: usize, items: usize, total: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+        let run = items * self.inner;
+        (0..self.outer).map(move |outer| (outer * run, (outer * total + first) * self.inner, run))
+    }
+
     /// Calls `each` with the range of every run of item `index` of `total`, in order.
     pub(crate) fn runs(self, index: usize, total: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
         (0..self.outer).map(move |outer| {

@@ -3,7 +3,8 @@
 mod common;
 
 use common::{inputs, onnxruntime};
-use rota_device::cuda::{CudaEngine, Precision, driver};
+use rota_device::cuda::lower::Program;
+use rota_device::cuda::{CudaEngine, Model, Precision, driver};
 use rota_device::engine::{self, CompileOptions, Engine, EngineChoice};
 use rota_device::sample::Hints;
 use rota_device::{DType, HostTensor, Shape, npy};
@@ -11,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// GPU 0 of the stand-in driver.
-fn stand_in() -> CudaEngine {
+fn stand_in(precision: Precision) -> CudaEngine {
     let library = rota_kernels::standin::library().unwrap_or_else(|error| panic!("{error}"));
     driver::open_library(Some(&library)).unwrap();
-    CudaEngine::open(0, Precision::Fp32).unwrap()
+    CudaEngine::open(0, precision).unwrap()
 }
 
 /// What it is compared with.
@@ -47,8 +48,12 @@ fn compare(file: &Path, hints: &Hints, items: &[u32]) {
 }
 
 fn compare_on(file: &Path, runs: &[Vec<HostTensor>]) {
+    compare_in(Precision::Fp32, 1e-4, file, runs);
+}
+
+fn compare_in(precision: Precision, tolerance: f32, file: &Path, runs: &[Vec<HostTensor>]) {
     let options = CompileOptions { threads: 1, ..CompileOptions::default() };
-    let mut ours = stand_in().compile(file, &options).unwrap_or_else(|error| panic!("{error}"));
+    let mut ours = stand_in(precision).compile(file, &options).unwrap_or_else(|error| panic!("{error}"));
     let mut theirs = reference().compile(file, &options).unwrap();
     for (run, inputs) in runs.iter().enumerate() {
         let expected = theirs.run(inputs).unwrap();
@@ -56,7 +61,7 @@ fn compare_on(file: &Path, runs: &[Vec<HostTensor>]) {
         for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
             let what = format!("{}, run {run}, output {index}", file.display());
             let worst = difference(found, expected, &what);
-            assert!(worst <= 1e-4, "{what}: {worst} of its range");
+            assert!(worst <= tolerance, "{what}: {worst} of its range");
         }
     }
 }
@@ -143,4 +148,66 @@ fn a_small_recurrent_network_equals_the_reference() {
 #[test]
 fn photo_equals_the_reference() {
     fetched("photo", &[], &[1]);
+}
+
+#[test]
+fn tensor_cores_answer_within_their_precision() {
+    for precision in [Precision::Tf32, Precision::Fp16] {
+        for name in ["digits-mlp", "digits-conv", "digits-gru"] {
+            let options = CompileOptions { threads: 1, ..CompileOptions::default() };
+            let signature = reference().compile(&tiny(name), &options).unwrap().signature().clone();
+            let runs = [1, 3, 8].map(|items| inputs(&signature, items, &Hints::default(), 7));
+            compare_in(precision, 1e-2, &tiny(name), &runs);
+        }
+    }
+}
+
+/// The demo's models and the small ones, with sizes for those that leave them open.
+fn all_models() -> Vec<(PathBuf, Hints)> {
+    let sizes = |sizes: &[(&str, u32)]| Hints {
+        sizes: sizes.iter().map(|&(name, size)| (name.to_owned(), size)).collect(),
+        ranges: [("sr".to_owned(), (16000.0, 16000.0))].into(),
+    };
+    let fetched = |name: &str| models().join("fetched/repository").join(name).join("1/model.onnx");
+    let mut all: Vec<(PathBuf, Hints)> =
+        ["digits-mlp", "digits-conv", "digits-gru"].map(|name| (tiny(name), sizes(&[]))).into();
+    for (name, open) in [
+        ("photo", &[][..]),
+        ("magika", &[]),
+        ("silero-vad", &[("sequence", 576)]),
+        ("text-detection", &[("x.2", 480), ("x.3", 640)]),
+        ("text-orientation", &[("x.2", 48), ("x.3", 192)]),
+        ("text-recognition", &[("x.2", 48), ("x.3", 320)]),
+    ] {
+        all.push((fetched(name), sizes(open)));
+    }
+    all.retain(|(file, _)| file.exists());
+    all
+}
+
+#[test]
+fn activations_take_at_most_a_fifth_more_than_they_must() {
+    for (file, hints) in all_models() {
+        let model = Model::read(&file, &CompileOptions::default()).unwrap();
+        for items in [1, 3, 8, 32] {
+            let program = model.program(items, &hints, Precision::Fp32, true).unwrap();
+            let arena = &program.arena;
+            let most = arena.lower_bound + arena.lower_bound / 5;
+            assert!(arena.peak <= most, "{}: {} of {}", file.display(), arena.peak, arena.lower_bound);
+        }
+    }
+}
+
+#[test]
+fn fusion_saves_launches_and_bytes() {
+    for (file, hints) in all_models() {
+        let model = Model::read(&file, &CompileOptions::default()).unwrap();
+        let program = |fuse| model.program(8, &hints, Precision::Fp32, fuse).unwrap();
+        let (fused, plain) = (program(true), program(false));
+        let bytes = |program: &Program| program.cost().bytes_read + program.cost().bytes_written;
+        assert!(fused.steps.len() <= plain.steps.len() && bytes(&fused) <= bytes(&plain), "{}", file.display());
+        // A recurrent layer with a product behind it has nothing to fuse.
+        let gains = fused.steps.len() < plain.steps.len() && bytes(&fused) < bytes(&plain);
+        assert!(gains || file.ends_with("digits-gru/1/model.onnx"), "{}", file.display());
+    }
 }

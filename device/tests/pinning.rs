@@ -60,6 +60,7 @@ fn threads_run_on_the_cores_that_they_are_given() {
         let (cores, count) = match engine.kind() {
             EngineKind::OnnxRuntime => (vec![second, first], 1),
             EngineKind::Rten => (vec![first], 2),
+            EngineKind::Cuda => unreachable!("only the engines of the host are tested here"),
         };
         let options = CompileOptions { threads: 2, cores, ..Default::default() };
         let network = engine.compile(&model("mlp"), &options).unwrap();

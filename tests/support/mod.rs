@@ -122,6 +122,11 @@ impl Daemon {
 
     /// As [`Daemon::start_only`], on a socket that another daemon may have had before.
     pub fn start_on(folder: &Folder, socket: &Path, config: &str) -> Daemon {
+        Daemon::start_in(folder, socket, config, &[])
+    }
+
+    /// As [`Daemon::start_on`], with variables in its environment.
+    pub fn start_in(folder: &Folder, socket: &Path, config: &str, environment: &[(&str, &Path)]) -> Daemon {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let log = folder.path().join(format!("{number}.log"));
@@ -130,6 +135,7 @@ impl Daemon {
         let process = rota()
             .arg("serve")
             .args([Path::new("--config"), &config, Path::new("--socket"), socket])
+            .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())
             .spawn()

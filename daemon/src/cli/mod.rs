@@ -5,6 +5,7 @@ mod connection;
 mod demo;
 mod doctor;
 mod drain;
+mod explain;
 mod graph;
 mod infer;
 mod load;
@@ -47,6 +48,7 @@ enum Verb {
     Drain(drain::Arguments),
     Check(check::Arguments),
     Profile(profile::Arguments),
+    Explain(explain::Arguments),
     Plan(plan::Arguments),
     Sim(Box<sim::Arguments>),
     Graph(graph::Arguments),
@@ -74,6 +76,7 @@ pub fn main() -> ExitCode {
         Verb::Drain(arguments) => drain::run(arguments),
         Verb::Check(arguments) => check::run(arguments),
         Verb::Profile(arguments) => profile::run(arguments),
+        Verb::Explain(arguments) => explain::run(arguments),
         Verb::Plan(arguments) => plan::run(arguments),
         Verb::Sim(arguments) => sim::run(&arguments),
         Verb::Graph(arguments) => graph::run(&arguments),

@@ -66,7 +66,7 @@ struct Measured {
     runs: u32,
 }
 
-fn parse_size(text: &str) -> Result<(String, u32), String> {
+pub(super) fn parse_size(text: &str) -> Result<(String, u32), String> {
     let (name, size) = text.split_once('=').ok_or("expected NAME=SIZE, such as width=320")?;
     let size = size.parse().ok().filter(|size| *size > 0).ok_or_else(|| format!("\"{size}\" is not a size"))?;
     Ok((name.to_string(), size))

@@ -4,7 +4,8 @@
 //! compile themselves anew for it, from the weights that they keep on the host.
 
 use super::CudaError;
-use super::driver::{Context, DeviceMemory, Driver, DriverError, Function, GpuInfo, Module, Stream};
+use super::driver::{Context, DeviceMemory, Driver, DriverError, Function, GpuInfo, Module, Registration, Stream};
+use memmap2::MmapRaw;
 use rota_graph::Tensor;
 use rota_kernels::Kernel;
 use std::collections::HashMap;
@@ -37,12 +38,26 @@ pub struct Session {
     pub context: Arc<Context>,
     /// Batches execute on it, whichever network's, one after the other; so they can share the arena.
     pub stream: Stream,
+    /// Inputs of the next batch, while one executes.
+    pub copies_in: Stream,
+    /// Outputs, while the next part or batch executes.
+    pub copies_out: Stream,
+    /// Clients' memory that is registered, by where it begins.
+    arenas: Mutex<HashMap<usize, Arena>>,
     module: Module,
     functions: Mutex<HashMap<&'static str, Function>>,
     uploads: Mutex<Stream>,
     weights: Mutex<HashMap<[u8; 32], Weak<DeviceMemory>>>,
     arena: Mutex<Option<Arc<DeviceMemory>>>,
     lost: AtomicBool,
+}
+
+/// A client's arena. It is let go when nobody else has it any more.
+struct Arena {
+    /// `None`: registered by another GPU of this process, or refused; copies are right all the same, and slower.
+    _registration: Option<Registration>,
+    /// Behind the registration, which is dropped first.
+    memory: Arc<MmapRaw>,
 }
 
 // SAFETY: streams, modules and functions are the driver's, which may be called on them from any thread.
@@ -89,6 +104,9 @@ impl Session {
         })?;
         Ok(Arc::new(Session {
             stream: Stream::new(&context)?,
+            copies_in: Stream::new(&context)?,
+            copies_out: Stream::new(&context)?,
+            arenas: Mutex::default(),
             uploads: Mutex::new(Stream::new(&context)?),
             module,
             functions: Mutex::default(),
@@ -140,6 +158,21 @@ impl Session {
         let memory = Arc::new(memory);
         weights.insert(hash, Arc::downgrade(&memory));
         Ok(memory)
+    }
+
+    /// Makes a client's arena known to the driver, so that copies from and to it need no step in between.
+    pub fn register(&self, memory: &Arc<MmapRaw>) {
+        let mut arenas = self.arenas.lock().unwrap_or_else(PoisonError::into_inner);
+        let begin = memory.as_ptr() as usize;
+        if arenas.get(&begin).is_some_and(|arena| Arc::ptr_eq(&arena.memory, memory)) {
+            return;
+        }
+        // What clients left behind goes when one comes: seldom, and never per batch.
+        arenas.retain(|_, arena| Arc::strong_count(&arena.memory) > 1);
+        // SAFETY: the arena stays mapped while `memory` lives, which is kept beside the registration and dropped after it.
+        let registration = unsafe { Registration::new(&self.context, memory.as_mut_ptr(), memory.len()) };
+        let arena = Arena { _registration: registration.ok(), memory: Arc::clone(memory) };
+        arenas.insert(begin, arena);
     }
 
     /// Memory of the GPU, or the refusal with the figures.

@@ -3,7 +3,8 @@
 use super::CudaError;
 use super::driver::{Event, PinnedMemory};
 use super::engine::CudaEngine;
-use crate::view::Inputs;
+use super::model::Model;
+use crate::view::{Inputs, View};
 use crate::{CompileOptions, HostTensor, engine};
 use rota_kernels::Cost;
 use std::path::Path;
@@ -54,10 +55,10 @@ impl CudaEngine {
         budget: Duration,
     ) -> Result<Measured, MeasureError> {
         let begin = Instant::now();
-        let (_, _, mut runner) = self.runner(file, options)?;
-        let plan = runner.plan(inputs)?;
+        let plan = self.runner(Model::read(file, options)?).find(SLOT, &Batch(inputs))?;
         let prepared_in = begin.elapsed();
-        let session = std::sync::Arc::clone(&plan.session);
+        let session = &plan.session;
+        session.context.enter().map_err(|error| session.noted(error))?;
         let pinned = |tensor: &HostTensor| {
             let mut pinned = PinnedMemory::new(&session.context, tensor.bytes.len())?;
             pinned.bytes_mut().copy_from_slice(&tensor.bytes);
@@ -66,16 +67,16 @@ impl CudaEngine {
         let pinned = inputs.iter().map(pinned).collect::<Result<Vec<_>, _>>().map_err(|error| session.noted(error))?;
         let event = || Event::new(&session.context).map_err(|error| session.noted(error));
         let events = [event()?, event()?, event()?, event()?];
-        let mut run = || -> Result<BatchTime, CudaError> {
+        let run = || -> Result<BatchTime, CudaError> {
             let record = |at: usize| events[at].record(&session.stream).map_err(|error| session.noted(error));
             record(0)?;
             for (index, pinned) in pinned.iter().enumerate() {
                 plan.upload(index, pinned.bytes())?;
             }
             record(1)?;
-            plan.launch()?;
+            plan.run().map_err(|error| session.noted(error))?;
             record(2)?;
-            plan.fetch()?;
+            plan.fetch().map_err(|error| session.noted(error))?;
             record(3)?;
             plan.wait()?;
             let since = |at: usize| events[at + 1].since(&events[at]).map_err(|error| session.noted(error));
@@ -96,10 +97,25 @@ impl CudaEngine {
             samples: taken,
             launches: plan.launches,
             cost: plan.cost,
-            bytes_in: (0..inputs.len()).map(|index| inputs.get(index).bytes.len() as u64).sum(),
+            bytes_in: inputs.iter().map(|input| input.bytes.len() as u64).sum(),
             bytes_out: outputs.iter().map(|output| output.bytes.len() as u64).sum(),
             prepared_in,
             outputs,
         })
+    }
+}
+
+/// Any will do: nothing else runs on this runner.
+const SLOT: usize = 0;
+
+struct Batch<'a>(&'a [HostTensor]);
+
+impl Inputs for Batch<'_> {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    fn get(&self, index: usize) -> View<'_> {
+        self.0[index].view()
     }
 }

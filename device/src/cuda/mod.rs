@@ -7,15 +7,20 @@
 
 pub mod driver;
 mod engine;
+pub(crate) mod flight;
 mod gpu;
 pub mod lower;
 pub mod measure;
+mod model;
 mod plan;
 pub mod roofline;
-mod runner;
+pub(crate) mod runner;
 pub mod workbench;
 
 pub use engine::CudaEngine;
+pub use model::Model;
+/// The driver that tests use instead of NVIDIA's.
+pub use rota_kernels::standin;
 
 use crate::DType;
 use driver::DriverError;
@@ -28,7 +33,7 @@ pub enum Precision {
     Fp32,
     /// Operands of products rounded to 10 bits of mantissa, sums in f32; needs tensor cores of compute capability 8.0.
     Tf32,
-    /// Operands of products rounded to fp16, sums in f32.
+    /// Tensors in fp16, sums in f32.
     Fp16,
 }
 
@@ -43,6 +48,9 @@ pub enum CudaError {
     /// The program's kernels are not for this GPU.
     #[error("{gpu} (compute capability {}.{}) does not take the kernels of this program: {error}", capability.0, capability.1)]
     Image { gpu: String, capability: (u32, u32), error: DriverError },
+    /// An older GPU than the precision takes.
+    #[error("{gpu} has compute capability {}.{}, this precision takes {}.{}", capability.0, capability.1, needed.0, needed.1)]
+    Capability { gpu: String, capability: (u32, u32), needed: (u32, u32) },
     /// Nothing changed; less has to be loaded, or a smaller batch asked for.
     #[error("the GPU's memory does not hold {} MB more for {what}: {} of {} MB are free", bytes >> 20, free >> 20, total >> 20)]
     OutOfMemory { what: &'static str, bytes: u64, free: u64, total: u64 },

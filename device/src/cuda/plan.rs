@@ -1,7 +1,7 @@
 //! A program on a GPU: its weights uploaded, its buffers there, and its launches captured as a CUDA graph.
 
 use super::CudaError;
-use super::driver::{DeviceMemory, DriverError, Graph, PinnedMemory};
+use super::driver::{DeviceMemory, DriverError, Graph, PinnedMemory, Stream};
 use super::gpu::Session;
 use super::lower::Program;
 use super::lower::program::{Place, placed};
@@ -16,7 +16,7 @@ pub struct Plan {
     graph: Graph,
     /// Kept for the graph, which names their addresses.
     _weights: Vec<Arc<DeviceMemory>>,
-    arena: Arc<DeviceMemory>,
+    _arena: Arc<DeviceMemory>,
     inputs: DeviceMemory,
     outputs: DeviceMemory,
     /// Where each input of the program lies in `inputs`; `None`: its content is part of the program.
@@ -26,7 +26,7 @@ pub struct Plan {
     fetched: PinnedMemory,
     /// Where among them the flag is: [`Program::flag`].
     flag: Option<usize>,
-    /// What the kernels move and compute, in how many launches.
+    /// What its kernels move and compute, in how many launches.
     pub cost: Cost,
     pub launches: usize,
 }
@@ -89,7 +89,7 @@ impl Plan {
             session,
             graph,
             _weights: weights,
-            arena,
+            _arena: arena,
             inputs,
             outputs,
             input_offsets,
@@ -110,43 +110,57 @@ impl Plan {
         copied.map_err(|error| self.session.noted(error))
     }
 
-    /// Runs the whole plan, by one call; returns at once.
+    /// Runs the whole plan, by one call, and fetches its outputs; returns at once.
     pub fn launch(&self) -> Result<(), CudaError> {
-        self.graph.launch(&self.session.stream).map_err(|error| self.session.noted(error))
+        self.run().and_then(|()| self.fetch()).map_err(|error| self.session.noted(error))
     }
 
-    /// Fetches the outputs of what was launched; returns at once.
-    pub fn fetch(&mut self) -> Result<(), CudaError> {
-        let (to, bytes) = (self.fetched.as_mut_ptr(), self.fetched.len());
-        if bytes == 0 {
-            return Ok(());
+    /// Fetches all outputs, and the flag, as the next work of the session's stream.
+    pub fn fetch(&self) -> Result<(), DriverError> {
+        match self.fetched.len() {
+            0 => Ok(()),
+            // SAFETY: both are `bytes` long and ours, and nobody looks at them before `wait`.
+            bytes => unsafe { self.session.stream.download(self.fetched.as_mut_ptr(), self.outputs.address(), bytes) },
         }
-        // SAFETY: both are `bytes` long and ours, and nobody looks at them before `wait`.
-        let copied = unsafe { self.session.stream.download(to, self.outputs.address(), bytes) };
-        copied.map_err(|error| self.session.noted(error))
+    }
+
+    /// Runs the whole plan by one call, as the next work of the session's stream.
+    pub fn run(&self) -> Result<(), DriverError> {
+        self.graph.launch(&self.session.stream)
+    }
+
+    /// Where input `index` lies; `None` when its content is part of the program.
+    pub fn input_address(&self, index: usize) -> Option<u64> {
+        Some(self.inputs.address() + self.input_offsets[index]?)
+    }
+
+    /// Where output `index` lies.
+    pub fn output_address(&self, index: usize) -> u64 {
+        self.outputs.address() + self.output_places[index].offset as u64
+    }
+
+    /// Fetches the flag alone, on `stream`.
+    pub fn fetch_flag(&self, stream: &Stream) -> Result<(), DriverError> {
+        let Some(at) = self.flag else { return Ok(()) };
+        // SAFETY: the flag is a word inside both, which the plan keeps, and nobody looks at it before the stream was waited for.
+        unsafe { stream.download(self.fetched.as_mut_ptr().add(at), self.outputs.address() + at as u64, 4) }
+    }
+
+    /// Whether an index was out of range, once the flag was fetched.
+    pub fn is_flagged(&self) -> bool {
+        self.flag.is_some_and(|at| self.fetched.bytes()[at..at + 4] != [0; 4])
     }
 
     /// Waits for all that was given to the GPU.
     pub fn wait(&self) -> Result<(), CudaError> {
         self.session.stream.synchronize().map_err(|error| self.session.noted(error))?;
-        let flagged = self.flag.is_some_and(|at| self.fetched.bytes()[at..at + 4] != [0; 4]);
-        if flagged { Err(CudaError::Index) } else { Ok(()) }
+        if self.is_flagged() { Err(CudaError::Index) } else { Ok(()) }
     }
 
     /// The bytes of an output, once the plan was waited for.
     pub fn output(&self, index: usize) -> &[u8] {
         let place = &self.output_places[index];
         &self.fetched.bytes()[place.offset..place.offset + place.bytes]
-    }
-
-    /// Bytes that it holds besides weights and arena.
-    pub fn own_bytes(&self) -> u64 {
-        self.inputs.bytes() + self.outputs.bytes()
-    }
-
-    /// Bytes of the arena that it was captured with.
-    pub fn arena_bytes(&self) -> u64 {
-        self.arena.bytes()
     }
 }
 

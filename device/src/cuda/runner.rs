@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 /// Plans that are kept for other shapes than the last; the one that was used longest ago makes room.
 const PLANS_MAX: usize = 64;
+/// The slot of what is waited for; 0 and 1 are those of batches that are not.
+const ALONE: usize = 2;
 /// Inputs without a batch axis of at most so many bytes may have their content compiled in.
 const CONTENT_BYTES_MAX: usize = 64;
 
@@ -22,7 +24,15 @@ pub struct CudaRunner {
     /// By input: whether its content may be compiled in, because it has neither a batch nor a size of its own to vary.
     settled: Vec<bool>,
     /// The last used comes last.
-    plans: Vec<(Vec<Given>, Plan)>,
+    plans: Vec<Known>,
+}
+
+/// A plan and what it is for.
+struct Known {
+    /// Which set of buffers: a batch is staged in one while another's executes.
+    slot: usize,
+    given: Vec<Given>,
+    plan: Arc<Plan>,
 }
 
 impl CudaRunner {
@@ -43,15 +53,16 @@ impl CudaRunner {
         (0..inputs.count()).map(given).collect()
     }
 
-    /// Brings the plan for these inputs to the end of the list.
-    fn find(&mut self, inputs: &dyn Inputs) -> Result<(), CudaError> {
-        self.plans.retain(|(_, plan)| !plan.session.is_lost());
+    /// The plan for these inputs; of those without a compiled-in content only the shapes are looked at.
+    pub fn find(&mut self, slot: usize, inputs: &dyn Inputs) -> Result<Arc<Plan>, CudaError> {
+        self.plans.retain(|known| !known.plan.session.is_lost());
         for content in [false, true] {
             let given = self.given(inputs, content);
-            if let Some(at) = self.plans.iter().position(|(known, _)| *known == given) {
-                let plan = self.plans.remove(at);
-                self.plans.push(plan);
-                return Ok(());
+            if let Some(at) = self.plans.iter().position(|known| known.slot == slot && known.given == given) {
+                let known = self.plans.remove(at);
+                let plan = Arc::clone(&known.plan);
+                self.plans.push(known);
+                return Ok(plan);
             }
         }
         let session = self.gpu.session()?;
@@ -72,26 +83,18 @@ impl CudaRunner {
         if self.plans.len() >= PLANS_MAX {
             self.plans.remove(0);
         }
-        let plan = Plan::bind(&session, &program)?;
-        self.plans.push((given, plan));
-        Ok(())
-    }
-
-    /// The plan for these inputs, found or made; its context is the thread's.
-    pub fn plan(&mut self, inputs: &dyn Inputs) -> Result<&mut Plan, CudaError> {
-        self.find(inputs)?;
-        let (_, plan) = self.plans.last_mut().expect("the plan was just found or made");
-        plan.session.context.enter()?;
+        let plan = Arc::new(Plan::bind(&session, &program)?);
+        self.plans.push(Known { slot, given, plan: Arc::clone(&plan) });
         Ok(plan)
     }
 
     fn execute(&mut self, inputs: &dyn Inputs) -> Result<(), CudaError> {
-        let plan = self.plan(inputs)?;
+        let plan = self.find(ALONE, inputs)?;
+        plan.session.context.enter()?;
         for index in 0..inputs.count() {
             plan.upload(index, inputs.get(index).bytes)?;
         }
         plan.launch()?;
-        plan.fetch()?;
         plan.wait()
     }
 }
@@ -102,12 +105,16 @@ impl Runner for CudaRunner {
     }
 
     fn output(&self, index: usize) -> Result<View<'_>, String> {
-        let (_, plan) = self.plans.last().ok_or("nothing was run")?;
+        let Known { plan, .. } = self.plans.last().ok_or("nothing was run")?;
         let place = plan.output_places.get(index).ok_or_else(|| format!("there is no output {index}"))?;
         Ok(View { dtype: place.dtype, shape: place.shape, bytes: plan.output(index) })
     }
 
     fn release(&mut self) {}
+
+    fn on_gpu(&mut self) -> Option<&mut CudaRunner> {
+        Some(self)
+    }
 
     fn is_lost(&mut self) -> bool {
         self.gpu.session().is_err()

@@ -13,6 +13,8 @@ pub struct Graph {
 
 // SAFETY: one owner, and the driver may be called on it from any thread that has made its context current.
 unsafe impl Send for Graph {}
+// SAFETY: launching does not change it.
+unsafe impl Sync for Graph {}
 
 impl Graph {
     /// What `record` gives to `stream` is kept instead of done.

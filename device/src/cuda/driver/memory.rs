@@ -50,6 +50,8 @@ pub struct PinnedMemory {
 
 // SAFETY: plain memory with one owner.
 unsafe impl Send for PinnedMemory {}
+// SAFETY: through a shared reference it is only read, and written by the GPU under the owner's rules.
+unsafe impl Sync for PinnedMemory {}
 
 impl PinnedMemory {
     /// Zeroed, and aligned to a page.
@@ -65,11 +67,8 @@ impl PinnedMemory {
         Ok(PinnedMemory { address, bytes, context: Arc::clone(context) })
     }
 
-    pub fn as_ptr(&self) -> *const u8 {
-        self.address
-    }
-
-    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+    /// For the GPU to copy to.
+    pub fn as_mut_ptr(&self) -> *mut u8 {
         self.address
     }
 
@@ -81,12 +80,6 @@ impl PinnedMemory {
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: one initialised allocation, borrowed with `self`; copies by the GPU into it have ended (the owner's duty).
         unsafe { std::slice::from_raw_parts(self.address, self.bytes) }
-    }
-
-    /// The bytes, to write; the owner has waited for copies from and to them.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `bytes`; the exclusive borrow makes the slice unique.
-        unsafe { std::slice::from_raw_parts_mut(self.address, self.bytes) }
     }
 }
 
@@ -100,36 +93,29 @@ impl Drop for PinnedMemory {
 }
 
 /// Somebody's host memory, registered with the driver for as long as this lives.
-pub struct Registration<T> {
+pub struct Registration {
     address: *mut u8,
     context: Arc<Context>,
-    /// Keeps the memory mapped.
-    _memory: T,
 }
 
-// SAFETY: names memory that `memory` keeps; nothing is read or written through it.
-unsafe impl<T: Send> Send for Registration<T> {}
+// SAFETY: names memory that its owner keeps; nothing is read or written through it.
+unsafe impl Send for Registration {}
 
-impl<T> Registration<T> {
-    /// Registers `bytes` bytes at `address`, which lie in `memory`.
+impl Registration {
+    /// Registers `bytes` bytes at `address`.
     ///
     /// # Safety
-    /// The range is mapped for as long as `memory` lives.
-    pub unsafe fn new(
-        context: &Arc<Context>,
-        address: *mut u8,
-        bytes: usize,
-        memory: T,
-    ) -> Result<Registration<T>, DriverError> {
+    /// The range stays mapped until the registration is dropped.
+    pub unsafe fn new(context: &Arc<Context>, address: *mut u8, bytes: usize) -> Result<Registration, DriverError> {
         context.enter()?;
         let flags = sys::CU_MEMHOSTREGISTER_PORTABLE;
-        // SAFETY: a context is current, and the range stays mapped until it is unregistered (the caller's promise, and `memory`).
+        // SAFETY: a context is current, and the range stays mapped until it is unregistered (the caller's promise).
         check("cuMemHostRegister", unsafe { sys::cuMemHostRegister_v2(address.cast(), bytes, flags) })?;
-        Ok(Registration { address, context: Arc::clone(context), _memory: memory })
+        Ok(Registration { address, context: Arc::clone(context) })
     }
 }
 
-impl<T> Drop for Registration<T> {
+impl Drop for Registration {
     fn drop(&mut self) {
         if self.context.enter().is_ok() {
             // SAFETY: registered by us, and its owner has waited for the copies. A failure leaves it to the context's end.

@@ -6,9 +6,11 @@ use super::memory::{self, Lifetime};
 use super::program::{Buffer, BufferId, Output, Place, Program, Step, place, placed};
 use super::view::View;
 use super::{Flat, LowerError, Options, Site};
+use crate::cuda::Precision;
 use crate::cuda::lower::epilogue::Finish;
 use rota_graph::{DType, NodeId, Source, Tensor, ValueId};
-use rota_kernels::{Launch, Pointer, Unfit};
+use rota_kernels::dtype::Math;
+use rota_kernels::{Float, Launch, Pointer, Unfit};
 
 /// A value where it lies, perhaps not densely.
 #[derive(Clone, Debug)]
@@ -50,6 +52,7 @@ pub struct Builder<'a> {
 
 /// u32.
 const FLAG: DType = DType(12);
+const HALF: DType = DType(10);
 
 impl<'a> Builder<'a> {
     pub fn new(flat: &'a Flat, options: Options) -> Builder<'a> {
@@ -145,15 +148,52 @@ impl<'a> Builder<'a> {
         self.add(dtype, dims, Place::Arena { offset: 0 })
     }
 
-    /// A constant; floats of any width are kept as f32.
+    /// What floats are kept as between launches.
+    pub fn float(&self) -> DType {
+        match self.options.precision {
+            Precision::Fp32 | Precision::Tf32 => DType::F32,
+            Precision::Fp16 => HALF,
+        }
+    }
+
+    /// The same in the kernels' word.
+    pub fn storage(&self) -> Float {
+        if self.float() == DType::F32 { Float::F32 } else { Float::F16 }
+    }
+
+    /// How products are computed.
+    pub fn math(&self) -> Math {
+        match self.options.precision {
+            Precision::Fp32 => Math::F32,
+            Precision::Tf32 => Math::Tf32,
+            Precision::Fp16 => Math::F16,
+        }
+    }
+
+    /// What a tensor of `dtype` is kept as on the device: floats of any width alike.
+    pub fn stored(&self, dtype: DType) -> DType {
+        match dtype.0 {
+            // f32, f16, f64, bf16
+            1 | 10 | 11 | 16 => self.float(),
+            _ => dtype,
+        }
+    }
+
+    /// A constant, as it is kept on the device.
     pub fn constant(&mut self, tensor: &Tensor) -> Result<Operand, LowerError> {
-        let stored = stored(tensor.dtype);
+        let stored = self.stored(tensor.dtype);
         let tensor = evaluate::cast(tensor, stored)
             .ok_or_else(|| LowerError::Constant { dtype: tensor.dtype.name().to_owned(), node: self.label.clone() })?;
         Ok(self.add(stored, &tensor.dims.clone(), Place::Constant(tensor)))
     }
 
-    pub fn floats(&mut self, dims: &[u64], values: &[f32]) -> Operand {
+    /// Numbers that were computed here, as the device keeps floats.
+    pub fn floats(&mut self, dims: &[u64], values: &[f32]) -> Result<Operand, LowerError> {
+        self.constant(&Tensor::f32s(dims.to_vec(), values))
+    }
+
+    /// The same in f32, for kernels that take nothing else.
+    pub fn exact(&mut self, dims: &[u64], values: &[f32]) -> Operand {
         self.add(DType::F32, dims, Place::Constant(Tensor::f32s(dims.to_vec(), values)))
     }
 
@@ -183,11 +223,16 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The same tensor as f32, densely.
+    /// The same tensor as the device keeps floats, densely.
     pub fn floats_of(&mut self, operand: &Operand) -> Result<Operand, LowerError> {
-        match operand.dtype == DType::F32 {
+        self.converted(operand, self.float())
+    }
+
+    /// The same tensor as `dtype`, densely.
+    pub fn converted(&mut self, operand: &Operand, dtype: DType) -> Result<Operand, LowerError> {
+        match operand.dtype == dtype {
             true => self.dense(operand),
-            false => super::rules::copy(self, operand, DType::F32),
+            false => super::rules::copy(self, operand, dtype),
         }
     }
 
@@ -195,7 +240,7 @@ impl<'a> Builder<'a> {
     pub fn output(&mut self, site: &Site, at: usize) -> Result<Operand, LowerError> {
         let dims = site.output_dims(at)?;
         let dtype = site.output_dtype(at).ok_or_else(|| site.refuse("gives an unknown type"))?;
-        let operand = self.scratch(stored(dtype), &dims);
+        let operand = self.scratch(self.stored(dtype), &dims);
         self.set(site.output(at)?, operand.clone());
         Ok(operand)
     }
@@ -204,7 +249,7 @@ impl<'a> Builder<'a> {
     pub fn result(&mut self, site: &Site, finish: Option<(&Finish, ValueId)>) -> Result<Operand, LowerError> {
         let value = finish.map_or(site.output(0)?, |(_, value)| value);
         let dims = site.sizes(value)?;
-        let operand = self.scratch(DType::F32, &dims);
+        let operand = self.scratch(self.float(), &dims);
         self.set(value, operand.clone());
         Ok(operand)
     }
@@ -227,9 +272,9 @@ impl<'a> Builder<'a> {
         Ok(flag.pointer())
     }
 
-    /// A node's first output is what was computed as f32, in the type that the model gives it.
+    /// A node's first output is what was computed in floats, in the type that the model gives it.
     pub fn settle(&mut self, site: &Site, made: Operand) -> Result<(), LowerError> {
-        let dtype = site.output_dtype(0).map_or(DType::F32, stored);
+        let dtype = site.output_dtype(0).map_or(self.float(), |dtype| self.stored(dtype));
         let made = if dtype == made.dtype { made } else { super::rules::copy(self, &made, dtype)? };
         self.set(site.output(0)?, made);
         Ok(())
@@ -316,13 +361,4 @@ fn moves(site: &Site) -> bool {
     const MOVING: [&str; 9] =
         ["Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Transpose", "Slice"];
     site.node.domain.is_empty() && (MOVING.contains(&site.node.operator.as_str()) || site.node.operator == "Split")
-}
-
-/// What a tensor of `dtype` is kept as on the device.
-pub fn stored(dtype: DType) -> DType {
-    match dtype.0 {
-        // f16, f64, bf16
-        10 | 11 | 16 => DType::F32,
-        _ => dtype,
-    }
 }

@@ -6,6 +6,7 @@
 //! 4. [`memory`]: where the buffers lie.
 
 pub mod builder;
+mod catalogue;
 mod code;
 pub mod elementwise;
 pub mod epilogue;
@@ -19,6 +20,7 @@ pub mod rules;
 mod site;
 pub mod view;
 
+pub use catalogue::{operators, unsupported};
 pub use flat::{Flat, Given, flatten};
 pub use program::Program;
 pub use site::Site;

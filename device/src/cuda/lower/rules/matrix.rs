@@ -5,7 +5,7 @@ use crate::cuda::lower::builder::{Builder, Operand};
 use crate::cuda::lower::epilogue::Finish;
 use crate::cuda::lower::{LowerError, Site};
 use rota_graph::ValueId;
-use rota_kernels::{Epilogue, Float, Gemm, Matrix, Pointer, Softmax};
+use rota_kernels::{Epilogue, Gemm, Matrix, Pointer, Softmax};
 
 /// y = alpha a b + beta c, a and b perhaps transposed.
 pub fn gemm(b: &mut Builder, site: &Site, finish: Option<(&Finish, ValueId)>) -> Result<(), LowerError> {
@@ -41,7 +41,7 @@ pub fn gemm(b: &mut Builder, site: &Site, finish: Option<(&Finish, ValueId)>) ->
     apply(b, site, finish, &mut epilogue, columns)?;
     let output = b.result(site, finish)?;
     let c = Matrix::row_major(output.pointer(), columns);
-    b.push(Gemm { rows, columns, depth, batches: [1, 1], a: left, b: right, c, epilogue }.launch())
+    b.push(Gemm { math: b.math(), rows, columns, depth, batches: [1, 1], a: left, b: right, c, epilogue }.launch())
 }
 
 /// Products of the last two axes, for every index of those before them.
@@ -107,14 +107,16 @@ pub fn mat_mul(b: &mut Builder, site: &Site, finish: Option<(&Finish, ValueId)>)
             from_right += (rest % axis.size) as i64 * axis.right;
             rest /= axis.size;
         }
-        let step = launch * first.size * second.size * each * 4;
-        let at = |operand: &Operand, shift: i64| Pointer(operand.pointer().0 + shift as u64 * 4);
+        let bytes = output.element_bytes();
+        let step = launch * first.size * second.size * each * bytes;
+        let at = |operand: &Operand, shift: i64| Pointer(operand.pointer().0 + shift as u64 * bytes);
         let mut shifted = epilogue;
         if shifted.residual.is_some() {
             shifted.residual.0 += step;
         }
         let matrix = |pointer, width| Matrix::row_major(pointer, width);
         let gemm = Gemm {
+            math: b.math(),
             rows,
             columns,
             depth,
@@ -171,7 +173,7 @@ fn apply(
         if epilogue.bias.is_some() {
             return Err(site.refuse("has two biases, which is not supported"));
         }
-        let shift = b.floats(&[finish.shift.len() as u64], &finish.shift);
+        let shift = b.floats(&[finish.shift.len() as u64], &finish.shift)?;
         epilogue.bias = shift.pointer();
         epilogue.bias_scale = 1.0;
         epilogue.bias_column = u32::from(finish.shift.len() == columns as usize && columns > 1);
@@ -201,7 +203,7 @@ pub fn softmax(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> R
     };
     let y = b.output(site, 0)?;
     let softmax = Softmax {
-        dtype: Float::F32,
+        dtype: b.storage(),
         outer: count(site, outer)?,
         columns: count(site, columns)?,
         inner: count(site, inner)?,

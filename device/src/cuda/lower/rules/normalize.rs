@@ -6,9 +6,9 @@ use crate::cuda::lower::epilogue::Finish;
 use crate::cuda::lower::evaluate::floats;
 use crate::cuda::lower::{LowerError, Site};
 use rota_graph::{Tensor, ValueId};
+use rota_kernels::Pointer;
 use rota_kernels::normalize::{Affine, Normalize};
 use rota_kernels::resize::{Coordinates, Filter, Resize, Rounding, Table};
-use rota_kernels::{Float, Pointer};
 
 pub fn normalize(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Result<(), LowerError> {
     if site.node.outputs.iter().skip(1).flatten().next().is_some() {
@@ -61,7 +61,7 @@ pub fn normalize(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) ->
         return Ok(());
     }
     let normalize = Normalize {
-        dtype: Float::F32,
+        dtype: b.storage(),
         rows: count(site, rows)?,
         columns: count(site, columns)?,
         affine,
@@ -104,7 +104,7 @@ pub fn resize(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Re
         let data = table.places.iter().flat_map(|place| place.to_le_bytes()).collect();
         let held = Tensor { dtype: rota_graph::DType(12), dims: vec![table.places.len() as u64], data };
         places[at] = b.constant(&held)?.pointer();
-        weights[at] = b.floats(&[table.weights.len() as u64], &table.weights).pointer();
+        weights[at] = b.exact(&[table.weights.len() as u64], &table.weights).pointer();
     }
     let pair = |dims: &[u64]| -> Result<[u32; 2], LowerError> {
         Ok([count(site, dims[rank - 2])?, count(site, dims[rank - 1])?])
@@ -114,7 +114,7 @@ pub fn resize(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Re
     let y = b.result(site, None)?;
     b.push(
         Resize {
-            dtype: Float::F32,
+            dtype: b.storage(),
             planes,
             input: from,
             output: to,

@@ -2,7 +2,7 @@
 
 use crate::cuda::lower::LowerError;
 use crate::cuda::lower::Site;
-use crate::cuda::lower::builder::{Builder, Operand, stored};
+use crate::cuda::lower::builder::{Builder, Operand};
 use crate::cuda::lower::elementwise::is_integer;
 use crate::cuda::lower::groups::{Group, Input};
 use crate::cuda::lower::view::View;
@@ -24,7 +24,7 @@ pub fn elementwise(b: &mut Builder, group: &Group) -> Result<(), LowerError> {
         };
         inputs.push(read(b, &operand, &dims)?);
     }
-    let output = b.scratch(stored(dtype), &dims);
+    let output = b.scratch(b.stored(dtype), &dims);
     b.set(value, output.clone());
     launch(b, group.domain, &output, inputs, group.steps.clone())
 }

@@ -6,6 +6,7 @@ use crate::cuda::lower::epilogue::Finish;
 use crate::cuda::lower::evaluate::floats;
 use crate::cuda::lower::{LowerError, Site};
 use rota_graph::{DType, ValueId};
+use rota_kernels::dtype::Math;
 use rota_kernels::recurrent::{Cell, RecurrentStep};
 use rota_kernels::{Epilogue, Gemm, Matrix, Pointer};
 
@@ -22,7 +23,7 @@ struct Layer {
 pub fn recurrent(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Result<(), LowerError> {
     check(site)?;
     let x = b.operand(site.input(0)?)?;
-    let x = b.floats_of(&x)?;
+    let x = b.converted(&x, DType::F32)?;
     let &[steps, batch, inputs] = x.dims() else { return Err(site.refuse("takes a sequence of batches of rows")) };
     let (w, r) = (site.dims(1)?, site.dims(2)?);
     let gates = match site.node.operator.as_str() {
@@ -95,7 +96,7 @@ fn run(
         _ => false,
     };
     let (weights, recurrence) = (b.operand(site.input(1)?)?, b.operand(site.input(2)?)?);
-    let (weights, recurrence) = (b.floats_of(&weights)?, b.floats_of(&recurrence)?);
+    let (weights, recurrence) = (b.converted(&weights, DType::F32)?, b.converted(&recurrence, DType::F32)?);
     let at = |operand: &Operand, elements: u64| Pointer(operand.pointer().0 + 4 * elements);
     let linear = site.flag("linear_before_reset");
     let (bias, hidden_bias) = biases(b, site, layer, direction, linear)?;
@@ -103,23 +104,35 @@ fn run(
     let columns = count(site, gates * hidden)?;
     let (rows, depth) = (count(site, steps * batch)?, count(site, inputs)?);
     let epilogue = Epilogue { bias, bias_column: 1, ..Epilogue::default() };
+    // States are kept in f32: what is rounded at every step adds up.
+    let math = if b.math() == Math::Tf32 { Math::Tf32 } else { Math::F32 };
     let a = Matrix::row_major(x.pointer(), depth);
     let w = Matrix::transposed(at(&weights, direction * gates * hidden * inputs), depth);
     b.push(
-        Gemm { rows, columns, depth, batches: [1, 1], a, b: w, c: Matrix::row_major(all.pointer(), columns), epilogue }
-            .launch(),
+        Gemm {
+            math,
+            rows,
+            columns,
+            depth,
+            batches: [1, 1],
+            a,
+            b: w,
+            c: Matrix::row_major(all.pointer(), columns),
+            epilogue,
+        }
+        .launch(),
     )?;
 
     let initial = |b: &mut Builder, input: usize| -> Result<Pointer, LowerError> {
         let Some(value) = site.node.input(input) else { return Ok(Pointer::NONE) };
         let operand = b.operand(value)?;
-        let operand = b.floats_of(&operand)?;
+        let operand = b.converted(&operand, DType::F32)?;
         Ok(at(&operand, direction * batch * hidden))
     };
     let peepholes = match site.node.input(7).filter(|_| gates == 4) {
         Some(value) => {
             let operand = b.operand(value)?;
-            let operand = b.floats_of(&operand)?;
+            let operand = b.converted(&operand, DType::F32)?;
             at(&operand, direction * 3 * hidden)
         }
         None => Pointer::NONE,
@@ -181,9 +194,9 @@ fn biases(
     // The last of a GRU's gates keeps its recurrent bias apart when that is inside of what the reset gate scales.
     let apart = if layer.gates == 3 && linear { 2 * layer.hidden as usize } else { each };
     let sum: Vec<f32> = (0..each).map(|at| own[at] + if at < apart { own[each + at] } else { 0.0 }).collect();
-    let sum = b.floats(&[each as u64], &sum).pointer();
+    let sum = b.exact(&[each as u64], &sum).pointer();
     let hidden = match apart < each {
-        true => b.floats(&[layer.hidden], &own[each + apart..]).pointer(),
+        true => b.exact(&[layer.hidden], &own[each + apart..]).pointer(),
         false => Pointer::NONE,
     };
     Ok((sum, hidden))

@@ -32,19 +32,20 @@ pub fn reduce(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Re
             b.set(site.output(0)?, x);
             return Ok(());
         }
-        (_, 1 | 6 | 7) => x,
-        // Half floats are reduced as f32, narrow integers as i32.
-        (_, 10 | 16) => copy(b, &x, DType::F32)?,
+        (_, 6 | 7) => x,
+        (_, 1 | 10 | 16) => b.floats_of(&x)?,
+        // Narrow integers are reduced as i32.
         _ => copy(b, &x, DType::I32)?,
     };
     let (x, outer, reduced, inner) = arrange(b, x, &axes)?;
     let dtype = match x.dtype.0 {
         1 => Type::F32,
+        10 => Type::F16,
         6 => Type::I32,
         _ => Type::I64,
     };
     let stored = if place { DType::I64 } else { x.dtype };
-    let wanted = site.output_dtype(0).map(crate::cuda::lower::builder::stored);
+    let wanted = site.output_dtype(0).map(|dtype| b.stored(dtype));
     let y = b.scratch(stored, &site.output_dims(0)?);
     if y.view.elements() > 0 {
         if reduced == 0 {

@@ -6,7 +6,7 @@ use crate::cuda::lower::epilogue::Finish;
 use crate::cuda::lower::evaluate::floats;
 use crate::cuda::lower::{LowerError, Site};
 use rota_graph::ValueId;
-use rota_kernels::{Conv, Epilogue, Float, Pool, Reduce, Reduction, Type, Window};
+use rota_kernels::{Conv, Epilogue, Pool, Reduce, Reduction, Window};
 
 /// A window over height and width; a sequence is a picture of height 1.
 struct Frame {
@@ -118,7 +118,7 @@ fn convolve(
                 let scale = finish_of.scale[filter % finish_of.scale.len()];
                 weights.iter_mut().for_each(|weight| *weight *= scale);
             }
-            b.floats(&w, &weights)
+            b.floats(&w, &weights)?
         }
         None => {
             let weights = b.operand(site.input(1)?)?;
@@ -132,7 +132,7 @@ fn convolve(
         let own = site.constant(2).and_then(floats).unwrap_or_else(|| vec![0.0; filters as usize]);
         let of = |all: &[f32], at: usize| all[at % all.len()];
         let bias = own.iter().enumerate().map(|(at, own)| own * of(&finish_of.scale, at) + of(&finish_of.shift, at));
-        epilogue.bias = b.floats(&[u64::from(filters)], &bias.collect::<Vec<_>>()).pointer();
+        epilogue.bias = b.floats(&[u64::from(filters)], &bias.collect::<Vec<_>>())?.pointer();
     } else if site.node.input(2).is_some() {
         let bias = b.operand(site.input(2)?)?;
         epilogue.bias = b.floats_of(&bias)?.pointer();
@@ -144,7 +144,7 @@ fn convolve(
     }
     let y = b.result(site, finish)?;
     let conv = Conv {
-        dtype: Float::F32,
+        math: b.math(),
         images: count(site, x.dims()[0])?,
         channels: count(site, x.dims()[1])?,
         input: frame.input,
@@ -184,7 +184,7 @@ pub fn pool(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Resu
     };
     let y = b.result(site, None)?;
     let pool = Pool {
-        dtype: Float::F32,
+        dtype: b.storage(),
         planes: count(site, x.dims()[0] * x.dims()[1])?,
         input: frame.input,
         output: frame.output,
@@ -212,7 +212,7 @@ pub fn global_pool(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) 
     let (outer, pixels) = (count(site, planes)?, count(site, pixels)?);
     b.push(
         Reduce {
-            dtype: Type::F32,
+            dtype: b.storage().into(),
             reduction,
             last: false,
             outer,

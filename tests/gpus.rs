@@ -1,0 +1,190 @@
+//! The daemon on GPUs: real processes, rings, device code and kernels; the GPUs are the stand-in driver's.
+
+#[allow(dead_code, reason = "not every test file uses all of it")]
+mod support;
+
+use rota_device::cuda::{driver, standin};
+use rota_device::engine::{self, CompileOptions, EngineChoice};
+use rota_device::{HostTensor, Network, npy};
+use rota_graph::examples::{Sketch, noise};
+use rota_ipc::client::{Session, Ticket};
+use rota_ipc::wire::Status;
+use rota_ipc::{Client, ClientOptions};
+use std::path::{Path, PathBuf};
+use support::{Daemon, Folder, PATIENCE, PATIENT, rota, stderr, stdout};
+
+const IN: u32 = 64;
+
+fn driver_library() -> PathBuf {
+    standin::library().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A model `x [batch, 64]` → `y [batch, classes]` that shares its first layers with the others, and has a head of its own.
+fn model(head: u64, classes: usize) -> Vec<u8> {
+    const WIDTH: usize = 256;
+    let scaled = |seed: u64, count: usize| noise(seed, count).into_iter().map(|v| v * 0.1).collect::<Vec<f32>>();
+    let mut sketch = Sketch::new("model");
+    let x = sketch.input(&format!("x{head}"), &[-1, i64::from(IN)], "n");
+    let w = sketch.floats("trunk", &[u64::from(IN), WIDTH as u64], &scaled(1, IN as usize * WIDTH));
+    let wide = sketch.node("MatMul", &[&x, &w], "wide", &[]);
+    let relu = sketch.node("Relu", &[&wide], "relu", &[]);
+    let w = sketch.floats("deeper", &[WIDTH as u64, WIDTH as u64], &scaled(2, WIDTH * WIDTH));
+    let deep = sketch.node("MatMul", &[&relu, &w], "deep", &[]);
+    let relu = sketch.node("Relu", &[&deep], "relu2", &[]);
+    let w = sketch.floats("head", &[WIDTH as u64, classes as u64], &scaled(head, WIDTH * classes));
+    let scores = sketch.node("MatMul", &[&relu, &w], "scores", &[]);
+    sketch.node("Softmax", &[&scores], "y", &[("axis", &[1])]);
+    sketch.output("y", &[-1, classes as i64], "n");
+    sketch.into_file()
+}
+
+/// A model that is served, and the whole of it on the host.
+struct Served {
+    session: Session,
+    whole: Box<dyn Network>,
+}
+
+impl Served {
+    fn open(client: &mut Client, name: &str, file: &Path) -> Served {
+        let engine = engine::open(&EngineChoice::Auto).unwrap().engine;
+        let whole = engine.compile(file, &CompileOptions { threads: 1, ..CompileOptions::default() }).unwrap();
+        Served { session: client.open(name, PATIENT).unwrap(), whole }
+    }
+}
+
+/// A request that is out.
+struct Asked {
+    ticket: Ticket,
+    of: usize,
+    input: Vec<f32>,
+}
+
+fn ask(client: &mut Client, served: &[Served], number: u64) -> Asked {
+    let of = (number % served.len() as u64) as usize;
+    let items = 1 + (number % 3) as u32;
+    let input = noise(number, (items * IN) as usize);
+    let mut request = client.request(&served[of].session).unwrap();
+    request.input::<f32>(0, &[items, IN]).unwrap().copy_from_slice(&input);
+    Asked { ticket: client.submit(request).unwrap(), of, input }
+}
+
+/// Takes the answer; true when it is ok and right, false when the request failed. Anything else is a failure of the test.
+fn take(client: &mut Client, served: &mut [Served], asked: Asked) -> bool {
+    let answer = client.wait_for(asked.ticket, PATIENCE).unwrap().expect("every request is answered");
+    if answer.status == Status::Failed {
+        return false;
+    }
+    assert_eq!(answer.status, Status::Ok, "{}", answer.message());
+    let input = HostTensor::from_elements(&[asked.input.len() as u32 / IN, IN], &asked.input).unwrap();
+    let expected = served[asked.of].whole.run(&[input]).unwrap();
+    let found = answer.output::<f32>(0).unwrap();
+    let pairs = found.data.iter().zip(expected[0].bytes.elements::<f32>());
+    assert!(pairs.clone().count() == expected[0].bytes.elements::<f32>().len());
+    assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() <= 1e-4), "an answer is wrong");
+    true
+}
+
+/// Serves models, two of which share a trunk, on `gpus` GPUs; loses one with requests in flight and gives it back.
+fn serve_through_a_loss(gpus: u32) {
+    let folder = Folder::new("gpus");
+    let faults = folder.path().join("faults");
+    let files: Vec<PathBuf> = (0..3)
+        .map(|head| folder.write(&format!("repository/m{head}/1/model.onnx"), model(100 + head, 3 + head as usize)))
+        .collect();
+    for head in 0..3 {
+        folder.write(&format!("repository/m{head}/model.toml"), "max_batch = 4\n");
+    }
+    let count = folder.path().join(gpus.to_string());
+    let environment = [
+        (driver::LIBRARY_VARIABLE, driver_library()),
+        ("ROTA_STANDIN_GPUS", PathBuf::from(count.file_name().unwrap())),
+        ("ROTA_STANDIN_FAULTS", faults.clone()),
+    ];
+    let environment: Vec<(&str, &Path)> = environment.iter().map(|(name, value)| (*name, value.as_path())).collect();
+    let config = "repository = \"repository\"\n[[device]]\nkind = \"cuda\"\n";
+    let mut daemon = Daemon::start_in(&folder, &folder.path().join("rota.sock"), config, &environment);
+    daemon.wait_until("models are loaded and grouped", |status| {
+        status["loading"] == false && status["grouping"] == false
+    });
+    let models = stdout(&daemon.rota(&["models"]));
+    assert!(models.contains("m0, m1, m2 share"), "{models}\n{}", daemon.log());
+    let devices = daemon.status()["devices"].as_array().map_or(0, Vec::len);
+    assert_eq!(devices, gpus as usize, "{}", daemon.log());
+
+    let mut client = daemon.client_with(ClientOptions { slots: 256, ..ClientOptions::default() });
+    let mut served: Vec<Served> =
+        files.iter().enumerate().map(|(at, file)| Served::open(&mut client, &format!("m{at}"), file)).collect();
+    let round = |client: &mut Client, served: &mut Vec<Served>, first: u64| -> usize {
+        let asked: Vec<Asked> = (first..first + 48).map(|number| ask(client, served, number)).collect();
+        asked.into_iter().map(|asked| take(client, served, asked)).filter(|ok| !ok).count()
+    };
+    assert_eq!(round(&mut client, &mut served, 0), 0, "all GPUs answer\n{}", daemon.log());
+    folder.write("faults", "lost 1\n");
+    let mut failed = 0;
+    for number in 1..200 {
+        failed += round(&mut client, &mut served, number * 48);
+        if daemon.log().contains("lost; the others go on") {
+            break;
+        }
+    }
+    assert!(daemon.log().contains("lost; the others go on"), "the loss is noticed\n{}", daemon.log());
+    // What was with the GPU failed; what comes afterwards goes to the others.
+    let most = 2 * 4 * 3;
+    assert!(failed <= most, "{failed} requests failed");
+    assert_eq!(round(&mut client, &mut served, 20_000), 0, "the others go on\n{}", daemon.log());
+    std::fs::remove_file(&faults).unwrap();
+    for number in 500..700 {
+        assert_eq!(round(&mut client, &mut served, number * 48), 0, "{}", daemon.log());
+        if daemon.log().contains(" back ") {
+            break;
+        }
+    }
+    assert!(daemon.log().contains(" back "), "the GPU comes back\n{}", daemon.log());
+    assert_eq!(round(&mut client, &mut served, 50_000), 0, "{}", daemon.log());
+    assert!(daemon.stop().success());
+}
+
+#[test]
+fn two_gpus_serve_through_the_loss_of_one() {
+    serve_through_a_loss(2);
+}
+
+#[test]
+fn eight_gpus_serve_through_the_loss_of_one() {
+    serve_through_a_loss(8);
+}
+
+#[test]
+fn one_off_inference_on_a_gpu_gives_the_expected_digit() {
+    let folder = Folder::new("infer");
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny");
+    let file = models.join("repository/digits-mlp/1/model.onnx");
+    let input = models.join("inputs/digits-mlp.npy");
+    let output = folder.path().join("scores.npy");
+    let named = format!("{}", output.display());
+    let arguments =
+        ["infer", "--local", "--device", "cuda", file.to_str().unwrap(), "--input", input.to_str().unwrap()];
+    let run = rota()
+        .args(arguments)
+        .args(["--output", &named])
+        .env(driver::LIBRARY_VARIABLE, driver_library())
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", stderr(&run));
+    assert!(stdout(&run).contains("by Stand-in GPU, fp32"), "{}", stdout(&run));
+    let scores = npy::read(&output).unwrap();
+    let first = &scores.bytes.elements::<f32>()[..10];
+    let digit = (0..10).max_by(|&a, &b| first[a].total_cmp(&first[b])).unwrap();
+    assert_eq!(digit, 0, "the first picture shows a 0: {first:?}");
+}
+
+#[test]
+fn doctor_says_which_gpus_are_there() {
+    let run = rota()
+        .arg("doctor")
+        .env(driver::LIBRARY_VARIABLE, driver_library())
+        .env("ROTA_STANDIN_GPUS", "2")
+        .output()
+        .unwrap();
+    assert!(stdout(&run).contains("2 GPUs: Stand-in GPU (16384 MB), Stand-in GPU (16384 MB)"), "{}", stdout(&run));
+}
