@@ -6,7 +6,7 @@ CARGO ?= cargo
 # Seconds that each fuzz target runs in `make test`.
 FUZZ_SECONDS ?= 20
 
-.PHONY: demo test check bench fuzz loom models cuda operators
+.PHONY: demo test check bench fuzz loom models cuda kernels operators
 
 demo: models
 	$(CARGO) build --release -p rota -p rota-bench
@@ -31,7 +31,11 @@ third_party/cuda/ready: kernels/requirements-cuda.txt
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary :all: \
 	    --require-hashes --target third_party/cuda -r $< && touch $@
 
-test: models cuda operators
+# Every kernel for every architecture that we name; each is compiled once per change. Fails on spills, local arrays and warnings.
+kernels: cuda
+	ROTA_CUDA_ARCHS=75,80,86,89,90a,100 CARGO_TARGET_DIR=target/kernels $(CARGO) test -p rota-kernels --test resources
+
+test: models operators kernels
 	$(PYTHON) -m unittest discover -q -s models
 	$(CARGO) test --workspace
 	$(MAKE) loom fuzz

@@ -7,28 +7,30 @@
 
 // sums[i] += a row times a column, as the instruction spreads them over a warp: lane l has rows l/4 and l/4 + 8, columns 2 (l % 4) and
 // that + 1; a[i] has words (l % 4) + 4 (i / 2) of row l/4 + 8 (i % 2), b[i] words (l % 4) + 4 i of column l/4.
-// `product(x, y)` is what two words give.
-template <class Product>
-inline void mma_on_host(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], unsigned line, const Product& product) {
-  struct Fragments { uint32_t a[4], b[2]; } mine;
-  memcpy(mine.a, a, sizeof a);
-  memcpy(mine.b, b, sizeof b);
+// Each lane shows its words as the PER_WORD floats that `number(word, part)` says they are.
+template <unsigned PER_WORD, class Number>
+inline void mma_on_host(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], unsigned line, const Number& number) {
+  struct Fragments { float a[4][PER_WORD], b[2][PER_WORD]; } mine;
+  for (unsigned part = 0; part < PER_WORD; part++) {
+    for (unsigned i = 0; i < 4; i++) mine.a[i][part] = number(a[i], part);
+    for (unsigned i = 0; i < 2; i++) mine.b[i][part] = number(b[i], part);
+  }
   const auto shown = rota_host::show(mine, line);
   const unsigned lane = rota_host::lane();
   for (unsigned i = 0; i < 4; i++) {
     const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
     float sum = 0.0f;
     for (unsigned word = 0; word < 8; word++) {
-      const uint32_t left = shown.lane(row % 8 * 4 + word % 4).a[row / 8 + word / 4 * 2];
-      const uint32_t right = shown.lane(column * 4 + word % 4).b[word / 4];
-      sum += product(left, right);
+      const auto& left = shown.peek(row % 8 * 4 + word % 4).a[row / 8 + word / 4 * 2];
+      const auto& right = shown.peek(column * 4 + word % 4).b[word / 4];
+      for (unsigned part = 0; part < PER_WORD; part++) sum += left[part] * right[part];
     }
     sums[i] += sum;
   }
 }
-#define ROTA_MMA(instruction, sums, a, b, product) mma_on_host(sums, a, b, __LINE__, product)
+#define ROTA_MMA(instruction, per_word, number, sums, a, b) mma_on_host<per_word>(sums, a, b, __LINE__, number)
 #else
-#define ROTA_MMA(instruction, sums, a, b, product)                                                             \
+#define ROTA_MMA(instruction, per_word, number, sums, a, b)                                                    \
   asm volatile(instruction " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"                             \
                : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])                                    \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
@@ -57,6 +59,7 @@ struct Tf32 {
     return y;
 #endif
   }
+  static __device__ __forceinline__ float number(uint32_t word, unsigned) { return __uint_as_float(word); }
   static __device__ __forceinline__ Four<uint32_t> pack_along(const Four<float> (&four)[1]) {
     return {{word(four[0].v[0]), word(four[0].v[1]), word(four[0].v[2]), word(four[0].v[3])}};
   }
@@ -66,8 +69,7 @@ struct Tf32 {
 #ifdef ROTA_BEFORE_AMPERE
     __trap();
 #else
-    ROTA_MMA("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", sums, a, b,
-             [](uint32_t x, uint32_t y) { return __uint_as_float(x) * __uint_as_float(y); });
+    ROTA_MMA("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", 1, number, sums, a, b);
 #endif
   }
 };
@@ -91,10 +93,8 @@ struct Pairs {
     return {{word(four[0].v[0], four[1].v[0]), word(four[0].v[1], four[1].v[1]), word(four[0].v[2], four[1].v[2]),
              word(four[0].v[3], four[1].v[3])}};
   }
-  static __device__ __forceinline__ float product(uint32_t x, uint32_t y) {
-    const T low_x{static_cast<uint16_t>(x)}, low_y{static_cast<uint16_t>(y)};
-    const T high_x{static_cast<uint16_t>(x >> 16)}, high_y{static_cast<uint16_t>(y >> 16)};
-    return to_float(low_x) * to_float(low_y) + to_float(high_x) * to_float(high_y);
+  static __device__ __forceinline__ float number(uint32_t word, unsigned part) {
+    return to_float(T{static_cast<uint16_t>(word >> (16 * part))});
   }
 };
 
@@ -109,7 +109,7 @@ struct HalfPairs : Pairs<f16> {
                    : "r"(a[2 * i]), "r"(a[2 * i + 1]), "r"(b[i]));
     }
 #else
-    ROTA_MMA("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", sums, a, b, product);
+    ROTA_MMA("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", 2, number, sums, a, b);
 #endif
   }
 };
@@ -119,7 +119,7 @@ struct BfloatPairs : Pairs<bf16> {
 #ifdef ROTA_BEFORE_AMPERE
     __trap();
 #else
-    ROTA_MMA("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", sums, a, b, product);
+    ROTA_MMA("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", 2, number, sums, a, b);
 #endif
   }
 };

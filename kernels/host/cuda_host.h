@@ -67,6 +67,8 @@ struct Shown {
     memcpy(&value, first[index].slots[parity].bytes, sizeof value);
     return value;
   }
+  // In place, until the next but one exchange.
+  const T& peek(unsigned index) const { return *reinterpret_cast<const T*>(first[index].slots[parity].bytes); }
 };
 
 template <class T>

@@ -177,24 +177,49 @@ impl Conv {
         fit("conv", "pixels of all pictures", u64::from(self.images) * u64::from(self.output_pixels()))
     }
 
-    /// A convolution of single pixels is a plain product per picture, whose loads are wider. With few pixels, tiles across pictures
-    /// waste less.
+    /// The same as a matrix product, if it is a plain one.
+    ///
+    /// A kernel as large as the picture makes a dense layer. One of a single pixel is a product per picture, whose loads are wider than
+    /// those of patches; with few pixels, though, tiles across pictures waste less.
     fn as_gemm(&self) -> Option<Gemm> {
-        let plain = self.kernel == [1, 1] && self.strides == [1, 1] && self.pads == [0, 0] && self.groups == 1;
-        if !plain || self.output_pixels() < PIXELS_PER_GEMM || self.input != self.output {
+        if self.groups != 1 || self.strides != [1, 1] || self.pads != [0, 0] {
             return None;
         }
-        let (channels, filters, pixels) = (self.channels, self.filters, self.output_pixels());
-        Some(Gemm {
+        let (filters, pixels) = (self.filters, self.output_pixels());
+        let gemm = |epilogue| Gemm {
             math: self.math,
+            rows: 0,
+            columns: 0,
+            depth: self.channels * self.kernel[0] * self.kernel[1],
+            batches: [1, 1],
+            a: Matrix::row_major(self.w, self.channels),
+            b: Matrix::row_major(self.x, pixels),
+            c: Matrix::row_major(self.y, pixels),
+            epilogue,
+        };
+        if self.kernel == self.input && self.output == [1, 1] && self.dilations == [1, 1] {
+            let dense = gemm(Epilogue { bias_row: 0, bias_column: 1, ..self.epilogue });
+            return Some(Gemm {
+                rows: self.images,
+                columns: filters,
+                a: Matrix::row_major(self.x, dense.depth),
+                b: Matrix::transposed(self.w, dense.depth),
+                c: Matrix::row_major(self.y, filters),
+                ..dense
+            });
+        }
+        if self.kernel != [1, 1] || pixels < PIXELS_PER_GEMM || self.input != self.output {
+            return None;
+        }
+        let each = |matrix: Matrix, planes: u32| matrix.batched([0, u64::from(planes) * u64::from(pixels)]);
+        let plain = gemm(Epilogue { bias_row: 1, bias_column: 0, ..self.epilogue });
+        Some(Gemm {
             rows: filters,
             columns: pixels,
-            depth: channels,
             batches: [1, self.images],
-            a: Matrix::row_major(self.w, channels),
-            b: Matrix::row_major(self.x, pixels).batched([0, u64::from(channels) * u64::from(pixels)]),
-            c: Matrix::row_major(self.y, pixels).batched([0, u64::from(filters) * u64::from(pixels)]),
-            epilogue: Epilogue { bias_row: 1, bias_column: 0, ..self.epilogue },
+            b: each(plain.b, self.channels),
+            c: each(plain.c, filters),
+            ..plain
         })
     }
 

@@ -1,4 +1,4 @@
-//! Matrix products: `gemm.cu` and `gemm_mma.cu`.
+//! Matrix products: `gemm.cu`, `gemm_mma.cu` and `gemv.cu`.
 
 use crate::dtype::Math;
 use crate::epilogue::Epilogue;
@@ -33,6 +33,25 @@ pub(crate) static TILES: [[Tile; 3]; 4] = [
         tile::<GemmParams>("rota_gemm_bf16_32x64", &[64], 32, 64),
     ],
 ];
+
+/// For products of a few rows, by what is stored (f32, f16, bf16): b read along the depth, or across its columns.
+pub(crate) static FEW_ROWS: [[Tile; 2]; 3] = [
+    [
+        tile::<GemmParams>("rota_gemv_f32_deep", &[128], FEW, 4),
+        tile::<GemmParams>("rota_gemv_f32_wide", &[256], FEW, 32),
+    ],
+    [
+        tile::<GemmParams>("rota_gemv_f16_deep", &[128], FEW, 4),
+        tile::<GemmParams>("rota_gemv_f16_wide", &[256], FEW, 32),
+    ],
+    [
+        tile::<GemmParams>("rota_gemv_bf16_deep", &[128], FEW, 4),
+        tile::<GemmParams>("rota_gemv_bf16_wide", &[256], FEW, 32),
+    ],
+];
+
+/// Rows that `gemv.cu` takes at most.
+const FEW: u32 = 8;
 
 /// What one block of a kernel computes.
 pub(crate) struct Tile {
@@ -129,13 +148,32 @@ pub struct Gemm {
 impl Gemm {
     /// The launch, with the tile that suits the shapes.
     pub fn launch(&self) -> Result<Launch, Unfit> {
+        if let Some(tile) = self.few_rows() {
+            return self.launch_with(tile);
+        }
         let batches = u64::from(self.batches[0]) * u64::from(self.batches[1]);
         self.launch_with(choose(&TILES[self.math as usize], self.rows, self.columns, batches))
     }
 
     /// The launch with each tile that there is, for tests that have to see them all.
     pub fn launches(&self) -> Result<Vec<Launch>, Unfit> {
-        TILES[self.math as usize].iter().map(|tile| self.launch_with(tile)).collect()
+        TILES[self.math as usize].iter().chain(self.few_rows()).map(|tile| self.launch_with(tile)).collect()
+    }
+
+    /// The kernel for a few rows, if there are so few and b can be read along one of its axes.
+    fn few_rows(&self) -> Option<&'static Tile> {
+        let storage = match self.math {
+            Math::F32 | Math::Tf32 => 0,
+            Math::F16 => 1,
+            Math::Bf16 => 2,
+        };
+        let [deep, wide] = &FEW_ROWS[storage];
+        match (self.b.row, self.b.column) {
+            _ if self.rows > FEW => None,
+            (1, _) => Some(deep),
+            (_, 1) => Some(wide),
+            _ => None,
+        }
     }
 
     fn launch_with(&self, tile: &'static Tile) -> Result<Launch, Unfit> {

@@ -137,6 +137,8 @@ const COMPILE_FLAGS: &[&str] = &[
     "-std=c++17",
     "-O3",
     "-march=native",
+    // Four floats are read as one 16-byte load, as a GPU does it.
+    "-fno-strict-aliasing",
     "-fPIC",
     "-fvisibility=hidden",
     "-pthread",

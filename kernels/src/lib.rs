@@ -8,6 +8,11 @@
 //! - [`image`] is the fat binary for the driver, when nvcc was there to build it.
 //! - [`host`] compiles the same sources with g++ and runs them, for tests and for the stand-in driver.
 
+/// The README's example runs.
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;
+
 pub mod attention;
 pub mod batch;
 mod cache;
@@ -50,6 +55,7 @@ pub use softmax::Softmax;
 pub fn kernels() -> Vec<&'static Kernel> {
     let mut all: Vec<&'static Kernel> = Vec::new();
     all.extend(gemm::TILES.iter().chain(&conv::TILES).flatten().map(|tile| &tile.kernel));
+    all.extend(gemm::FEW_ROWS.iter().flatten().map(|tile| &tile.kernel));
     all.extend(grouped::TILES.iter().flatten().map(|tile| &tile.kernel));
     all.push(&batch::MOVE);
     all.extend(conv::DEPTHWISE.iter().flatten().chain(&conv::TRANSPOSE));

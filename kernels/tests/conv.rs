@@ -229,6 +229,27 @@ fn a_convolution_of_pixels_becomes_a_product() {
 }
 
 #[test]
+fn a_kernel_as_large_as_the_picture_becomes_a_dense_layer() {
+    for (size, images) in [(1, 3), (3, 12)] {
+        let shape = Shape {
+            images,
+            groups: 1,
+            group_channels: 7,
+            group_filters: 10,
+            input: [size, size + 1],
+            kernel: [size, size + 1],
+            strides: [1; 2],
+            dilations: [1; 2],
+            pads: [0; 2],
+            pads_behind: [0; 2],
+        };
+        for math in [Math::F32, Math::Tf32, Math::F16] {
+            check(&shape, false, math);
+        }
+    }
+}
+
+#[test]
 fn groups_that_do_not_divide_are_refused() {
     let mut memory = Memory::default();
     let tensors = [1, 1, 1, 1].map(|count| Tensor::random(&mut Numbers::new(1), count, Float::F32));
