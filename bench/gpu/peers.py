@@ -58,6 +58,9 @@ def torch_work(torch, peer: dict):
     op = peer["op"]
     if op == "linear":
         x, w, bias = made(peer["rows"], peer["depth"]), made(peer["columns"], peer["depth"]), made(peer["columns"])
+        if peer["wide"]:
+            w = w.t().contiguous()
+            return lambda: torch.addmm(bias, x, w)
         return lambda: functional.linear(x, w, bias)
     if op == "linears":
         pairs = [(made(rows, peer["depth"]), made(columns, peer["depth"])) for rows, columns in peer["heads"]]

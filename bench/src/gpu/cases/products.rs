@@ -6,12 +6,25 @@ use crate::gpu::case::{Case, Maker, Planned, Scale, Tolerance, Variant, poison};
 use rota_kernels::{Cost, Epilogue, Gemm, Grouped, Math, Matrix, Pointer};
 use serde_json::json;
 
+/// How the weights lie.
+#[derive(Clone, Copy, PartialEq)]
+enum Weights {
+    /// [columns, depth]: a dense layer's.
+    Deep,
+    /// [depth, columns]: the right side of a product.
+    Wide,
+}
+
 pub fn planned(scale: Scale) -> Vec<Planned> {
-    let shapes: &[[u32; 3]] =
-        scale.pick(&[[4096, 4096, 4096], [512, 1024, 1024], [8, 1000, 1280]], &[[70, 66, 40], [5, 33, 20]]);
+    use Weights::{Deep, Wide};
+    let shapes: &[([u32; 3], Weights)] = scale.pick(
+        &[([4096, 4096, 4096], Wide), ([512, 1024, 1024], Deep), ([8, 1000, 1280], Deep), ([8, 1000, 1280], Wide)],
+        &[([70, 66, 40], Deep), ([5, 33, 20], Deep), ([5, 33, 20], Wide)],
+    );
     let mut all = Vec::new();
     for math in [Math::F32, Math::Tf32, Math::F16, Math::Bf16] {
-        all.extend(shapes.iter().map(|&shape| Planned::new(math, move |maker| gemm(maker, math, shape))));
+        let each = |&(shape, weights)| Planned::new(math, move |maker| gemm(maker, math, shape, weights));
+        all.extend(shapes.iter().map(each));
     }
     for math in [Math::F32, Math::Tf32, Math::F16] {
         all.push(Planned::new(math, move |maker| grouped(maker, math, scale)));
@@ -19,13 +32,14 @@ pub fn planned(scale: Scale) -> Vec<Planned> {
     all
 }
 
-/// A dense layer: x [rows, depth], w [columns, depth], a bias per column.
-fn gemm(maker: &mut Maker, math: Math, [rows, columns, depth]: [u32; 3]) -> Result<Case, Failure> {
+/// x [rows, depth] times the weights, and a bias per column.
+fn gemm(maker: &mut Maker, math: Math, [rows, columns, depth]: [u32; 3], weights: Weights) -> Result<Case, Failure> {
     let dtype = math.storage();
     let [r, c, d] = [rows, columns, depth].map(u64::from);
     let (a, b) = (maker.operand(r * d, math)?, maker.operand(c * d, math)?);
     let bias = maker.tensor(c, dtype)?;
     let output = maker.output(r * c, dtype)?;
+    let wide = weights == Weights::Wide;
     let gemm = Gemm {
         math,
         rows,
@@ -33,25 +47,28 @@ fn gemm(maker: &mut Maker, math: Math, [rows, columns, depth]: [u32; 3]) -> Resu
         depth,
         batches: [1, 1],
         a: Matrix::row_major(a.pointer, depth),
-        b: Matrix::transposed(b.pointer, depth),
+        b: if wide { Matrix::row_major(b.pointer, columns) } else { Matrix::transposed(b.pointer, depth) },
         c: Matrix::row_major(output.pointer, columns),
         epilogue: Epilogue { bias: bias.pointer, bias_column: 1, ..Epilogue::default() },
     };
-    let (columns, depth) = (columns as usize, depth as usize);
+    // Per column, and per step of the depth.
+    let (across, along) = if wide { (1, columns as usize) } else { (depth as usize, 1) };
+    let (width, depth) = (columns as usize, depth as usize);
+    let expected = move |index: usize| {
+        let (row, column) = (index / width, index % width);
+        let terms = (0..depth).map(|at| (a.values[row * depth + at], b.values[column * across + at * along]));
+        terms.map(|(a, b)| f64::from(a) * f64::from(b)).sum::<f64>() + f64::from(bias.values[column])
+    };
     Ok(Case {
         family: "gemm",
-        what: format!("{} {rows}x{columns}x{depth}", name(math)),
+        what: format!("{} {rows}x{columns}x{depth}{}", name(math), if wide { "" } else { ", weights by column" }),
         math,
         variants: Variant::mark(gemm.launches()?, &gemm.launch()?),
         output,
-        expected: Box::new(move |index| {
-            let (row, column) = (index / columns, index % columns);
-            dot(&a.values[row * depth..][..depth], &b.values[column * depth..][..depth])
-                + f64::from(bias.values[column])
-        }),
+        expected: Box::new(expected),
         work: d,
         tolerance: Tolerance::stored(dtype, sum_tolerance(d)),
-        peer: Some(json!({ "op": "linear", "dtype": name(math), "rows": r, "columns": c, "depth": d })),
+        peer: Some(json!({ "op": "linear", "dtype": name(math), "rows": r, "columns": c, "depth": d, "wide": wide })),
     })
 }
 
