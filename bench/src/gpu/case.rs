@@ -5,6 +5,7 @@ use crate::numbers::Numbers;
 use rota_device::cuda::workbench::{TrialError, Workbench};
 use rota_kernels::{Launch, Math, Pointer, Type};
 use serde_json::Value;
+use zerocopy::{Immutable, IntoBytes};
 
 /// Which sizes are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,10 +173,7 @@ impl<'a> Maker<'a> {
     }
 
     /// A table that a kernel reads.
-    pub fn table<T: zerocopy::IntoBytes + zerocopy::Immutable>(
-        &mut self,
-        entries: &[T],
-    ) -> Result<Pointer, TrialError> {
+    pub fn table<T: IntoBytes + Immutable>(&mut self, entries: &[T]) -> Result<Pointer, TrialError> {
         self.bench.upload(entries.as_bytes())
     }
 

@@ -157,3 +157,54 @@ const WORK_MAX: u64 = 4_000_000;
 const CHECKED_MAX: usize = 20_000;
 /// A large prime.
 const STRIDE: u64 = 1_000_003;
+
+#[cfg(test)]
+mod tests {
+    use super::super::case::{Output, Tolerance};
+    use super::*;
+    use rota_kernels::{Math, Pointer, Type};
+
+    /// Element `index` has to be `index`, as i32.
+    fn counting(count: usize, work: u64) -> (Case, Vec<u8>) {
+        let found = (0..count as u32).flat_map(u32::to_le_bytes).collect();
+        let case = Case {
+            family: "test",
+            what: String::new(),
+            math: Math::F32,
+            variants: Vec::new(),
+            output: Output { pointer: Pointer(256), count, dtype: Type::I32 },
+            expected: Box::new(|index| index as f64),
+            work,
+            tolerance: Tolerance::EXACT,
+            peer: None,
+        };
+        (case, found)
+    }
+
+    #[test]
+    fn every_element_of_a_small_output_is_looked_at() {
+        let (case, found) = counting(1000, 1);
+        assert_eq!(compare(&case, &found), (1000, 0.0));
+        for wrong in [0, 500, 999] {
+            let mut found = found.clone();
+            found[wrong * 4] ^= 1;
+            assert_eq!(compare(&case, &found), (1000, f64::INFINITY), "element {wrong}");
+        }
+    }
+
+    #[test]
+    fn of_a_large_output_its_end_and_any_row_that_was_not_written_are_seen() {
+        let (case, found) = counting(1 << 18, 1);
+        assert_eq!(compare(&case, &found), (CHECKED_MAX, 0.0));
+        let mut end = found.clone();
+        *end.last_mut().unwrap() ^= 1;
+        assert_eq!(compare(&case, &end).1, f64::INFINITY);
+        for row in [0, 77, 511] {
+            let mut found = found.clone();
+            found[row * 512 * 4..(row + 1) * 512 * 4].fill(POISON);
+            assert_eq!(compare(&case, &found).1, f64::INFINITY, "row {row}");
+        }
+        let (case, found) = counting(1 << 18, WORK_MAX);
+        assert_eq!(compare(&case, &found), (64, 0.0), "a costly reference is asked less often");
+    }
+}

@@ -194,7 +194,7 @@ fn items(network: &dyn Network, files: &[(String, PathBuf)], hints: &Hints) -> R
             }
         }
         for (at, item) in items.iter_mut().enumerate() {
-            let made = || sample::tensor(spec, shape, hints, &mut numbers);
+            let mut made = || sample::tensor(spec, shape, hints, &mut numbers);
             let tensor = if found.is_empty() { made() } else { Some(found[at % found.len()].clone()) };
             item.push(tensor.ok_or_else(|| format!("{}: {shape:?} is too large", spec.name))?);
         }

@@ -59,12 +59,8 @@ impl CudaEngine {
         let prepared_in = begin.elapsed();
         let session = &plan.session;
         session.context.enter().map_err(|error| session.noted(error))?;
-        let pinned = |tensor: &HostTensor| {
-            let mut pinned = PinnedMemory::new(&session.context, tensor.bytes.len())?;
-            pinned.bytes_mut().copy_from_slice(&tensor.bytes);
-            Ok(pinned)
-        };
-        let pinned = inputs.iter().map(pinned).collect::<Result<Vec<_>, _>>().map_err(|error| session.noted(error))?;
+        let pinned = inputs.iter().map(|input| PinnedMemory::of(&session.context, &input.bytes));
+        let pinned = pinned.collect::<Result<Vec<_>, _>>().map_err(|error| session.noted(error))?;
         let event = || Event::new(&session.context).map_err(|error| session.noted(error));
         let events = [event()?, event()?, event()?, event()?];
         let run = || -> Result<BatchTime, CudaError> {

@@ -22,17 +22,17 @@ const fn sizes(images: u32, channels: u32, input: [u32; 2], filters: u32, kernel
     Sizes { images, channels, input, filters, kernel, stride, groups: 1 }
 }
 
+const FULL: &[Sizes] = &[
+    sizes(8, 64, [56, 56], 64, 3, 1),
+    sizes(8, 256, [14, 14], 256, 3, 1),
+    sizes(8, 3, [224, 224], 32, 3, 2),
+    sizes(8, 24, [56, 56], 144, 1, 1),
+    sizes(8, 320, [7, 7], 1280, 1, 1),
+];
+const SMALL: &[Sizes] = &[sizes(1, 5, [9, 7], 6, 3, 1), sizes(2, 8, [13, 11], 10, 1, 1), sizes(1, 3, [9, 9], 5, 3, 2)];
+
 pub fn planned(scale: Scale) -> Vec<Planned> {
-    let dense: &[Sizes] = scale.pick(
-        &[
-            sizes(8, 64, [56, 56], 64, 3, 1),
-            sizes(8, 256, [14, 14], 256, 3, 1),
-            sizes(8, 3, [224, 224], 32, 3, 2),
-            sizes(8, 24, [56, 56], 144, 1, 1),
-            sizes(8, 320, [7, 7], 1280, 1, 1),
-        ],
-        &[sizes(1, 5, [9, 7], 6, 3, 1), sizes(2, 8, [13, 11], 10, 1, 1), sizes(1, 3, [9, 9], 5, 3, 2)],
-    );
+    let dense = scale.pick(FULL, SMALL);
     let mut all = Vec::new();
     for math in [Math::F32, Math::Tf32, Math::F16] {
         all.extend(dense.iter().map(|&sizes| Planned::new(math, move |maker| conv(maker, math, sizes))));
