@@ -6,7 +6,7 @@ CARGO ?= cargo
 # Seconds that each fuzz target runs in `make test`.
 FUZZ_SECONDS ?= 20
 
-.PHONY: demo test check bench fuzz loom models cuda kernels operators
+.PHONY: demo test test-full check bench fuzz loom models cuda kernels operators
 
 demo: models
 	$(CARGO) build --release -p rota -p rota-bench
@@ -29,17 +29,21 @@ third_party/cuda/ready: kernels/requirements-cuda.txt
 	rm -rf third_party/cuda
 	@$(PYTHON) -m pip --version > /dev/null 2>&1 || { echo "no pip for $(PYTHON): the CUDA device is left out"; exit 0; }; \
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary :all: \
-	    --require-hashes --target third_party/cuda -r $< && touch $@
+	    --require-hashes --target third_party/cuda -r $< && touch $@ kernels/build.rs
 
 # Every kernel for every architecture that we name; each is compiled once per change. Fails on spills, local arrays and warnings.
 kernels: cuda
 	ROTA_CUDA_ARCHS=75,80,86,89,90a,100 CARGO_TARGET_DIR=target/kernels $(CARGO) test -p rota-kernels --test resources
 
-test: models operators kernels
+test: models kernels operators
 	$(PYTHON) -m unittest discover -q -s models
 	$(PYTHON) -m unittest discover -q -s bench/gpu
 	$(CARGO) test --workspace
 	$(MAKE) loom fuzz
+
+# What takes minutes on top: the demo's models in full on the stand-in driver, each with its time.
+test-full: test
+	$(CARGO) test --release -p rota-device --test cuda -- --ignored --nocapture
 
 # The rings' orderings, every interleaving.
 loom:

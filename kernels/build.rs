@@ -17,14 +17,19 @@ mod cache;
 /// The driver compiles PTX for what has no machine code of its own in the image. The older one serves Turing; the newer has the
 /// tensor-core instructions that came with Ampere.
 const PTX: [&str; 2] = ["75", "80"];
+/// Where `make cuda` puts NVIDIA's compiler.
+const FETCHED: &str = "../third_party/cuda";
 const ARCHITECTURES_DEFAULT: &str = "80,90a";
 const FLAGS: &[&str] = &["-O3", "-std=c++17", "-rdc=true", "-Xptxas", "-v"];
 
 fn main() {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("Cargo sets it"));
     let out = PathBuf::from(env::var("OUT_DIR").expect("Cargo sets it"));
-    for changed in [".", "src/cache.rs", "../third_party/cuda/ready"] {
-        println!("cargo:rerun-if-changed={}", root.join(changed).display());
+    println!("cargo:rerun-if-changed={}", root.display());
+    let fetched = root.join(FETCHED).join("ready");
+    if fetched.exists() {
+        // Cargo takes a file that is not there for changed; `make cuda` touches this script instead.
+        println!("cargo:rerun-if-changed={}", fetched.display());
     }
     for variable in ["CUDA_HOME", "ROTA_CUDA_ARCHS", "ROTA_CACHE", "PATH"] {
         println!("cargo:rerun-if-env-changed={variable}");
@@ -37,7 +42,10 @@ fn main() {
         }
         Some(home) => {
             let (image, resources) = compile(&root, &home).unwrap_or_else(|error| panic!("{error}"));
-            (format!("Some(include_bytes!({image:?}))"), resources, "")
+            // A copy: the cache may be emptied while what Cargo has built stays.
+            let copy = out.join("kernels.fatbin");
+            fs::copy(&image, &copy).unwrap_or_else(|error| panic!("{}: {error}", image.display()));
+            (format!("Some(include_bytes!({copy:?}))"), resources, "")
         }
     };
     fs::write(out.join("resources.txt"), resources).expect("OUT_DIR can be written");
@@ -54,8 +62,7 @@ fn nvcc(root: &Path) -> Option<PathBuf> {
     let named = env::var_os("CUDA_HOME").map(PathBuf::from);
     let path = env::var_os("PATH").unwrap_or_default();
     let found = env::split_paths(&path).filter_map(|bin| Some(bin.parent()?.to_path_buf()));
-    let fetched = root.join("../third_party/cuda/nvidia/cu13");
-    let fetched = root.join("../third_party/cuda/ready").exists().then_some(fetched);
+    let fetched = root.join(FETCHED).join("ready").exists().then(|| root.join(FETCHED).join("nvidia/cu13"));
     named.into_iter().chain(found).chain(fetched).find(|home| home.join("bin/nvcc").is_file())
 }
 

@@ -18,7 +18,6 @@ struct SimtTile {
   static constexpr unsigned THREADS_X = COLUMNS / COLUMNS_EACH, THREADS_Y = ROWS / ROWS_EACH, THREADS = THREADS_X * THREADS_Y;
   using Sums = float[ROWS_EACH][COLUMNS_EACH];
   using Element = float;
-  static constexpr unsigned UNROLLED = ROWS_EACH * COLUMNS_EACH > 32 ? 2 : 4;
 
   // A thread's share of one operand's step: SIZE x DEPTH elements, four at a time, spread over the threads.
   template <unsigned SIZE>
@@ -84,7 +83,7 @@ struct SimtTile {
         share_b.fetch(b, first_column, step + DEPTH);
       }
       // Unrolled further, the fragments of several depths at once no longer fit the registers.
-#pragma unroll UNROLLED
+#pragma unroll 4
       for (unsigned d = 0; d < DEPTH; d++) {
         float left[ROWS_EACH], right[COLUMNS_EACH];
 #pragma unroll

@@ -6,7 +6,8 @@ mod support;
 
 use rota::config::{Config, DeviceSettings};
 use rota::serve;
-use rota_ipc::client::{Deadline, Request, Session};
+use rota_ipc::client::{Deadline, OpenQuery, Request, RunId, Session};
+use rota_ipc::control::{QueryDeclaration, StageDeclaration};
 use rota_ipc::wire::Status;
 use rota_ipc::{Client, ClientOptions};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -110,6 +111,12 @@ fn neither_the_poller_nor_the_emulated_devices_allocate_for_a_request() {
         socket: Some(socket.clone()),
         // A plan is made for its own sake, not for a request.
         plan_interval_ms: 0,
+        query: vec![QueryDeclaration {
+            name: "tree".into(),
+            slo_ms: 600_000.0,
+            weight: None,
+            stage: vec![StageDeclaration::first("root", "instant"), StageDeclaration::after("root", "leaf", "timed")],
+        }],
         device: vec![DeviceSettings::Emulated { count: 2, profiles }],
         ..Config::default()
     };
@@ -126,6 +133,12 @@ fn neither_the_poller_nor_the_emulated_devices_allocate_for_a_request() {
         assert_eq!(allocations, 0, "model \"{model}\"; the first:\n{first}");
         assert!(load.answered > 5000 && load.dropped > 100 && load.cancelled > 100, "{load:?}");
     }
+    let query = client.open_query("tree").unwrap();
+    let mut runs = RunLoad::default();
+    runs.run(&mut client, &query, 1500);
+    let (allocations, first) = count(|| runs.run(&mut client, &query, 2000));
+    assert_eq!(allocations, 0, "runs of a query; the first:\n{first}");
+    assert!(runs.answered > 2000 && runs.lost > 200 && runs.given_up > 200, "{runs:?}");
     daemon.stopper().stop();
     daemon.join().unwrap();
 }
@@ -203,6 +216,59 @@ impl Load {
                 status => panic!("{status:?}: {}", answer.message()),
             }
             self.idle.push(answer.into_request());
+        }
+    }
+}
+
+/// Runs of a query, one after the other, with a fan-out of three. Of some the first call comes too late, some are given up.
+#[derive(Debug, Default)]
+struct RunLoad {
+    /// Requests of the root, and of the leaf.
+    idle: [Vec<Request>; 2],
+    runs: u64,
+    answered: u64,
+    lost: u64,
+    given_up: u64,
+}
+
+impl RunLoad {
+    fn run(&mut self, client: &mut Client, query: &OpenQuery, runs: u64) {
+        for _ in 0..runs {
+            let run = client.begin(query).unwrap();
+            self.call(client, run, 0, 1);
+            self.call(client, run, 1, 3);
+            if self.runs.is_multiple_of(4) {
+                client.give_up(run).unwrap();
+                self.given_up += 1;
+            } else {
+                client.finish(run).unwrap();
+            }
+            self.runs += 1;
+        }
+    }
+
+    /// Calls a stage several times at once and takes the answers.
+    fn call(&mut self, client: &mut Client, run: RunId, stage: usize, calls: u32) {
+        let name = ["root", "leaf"][stage];
+        for _ in 0..calls {
+            let idle = self.idle[stage].pop();
+            let mut request = idle.unwrap_or_else(|| client.request_in(run, name).unwrap());
+            client.call_in(run, name, &mut request).unwrap();
+            request.input::<f32>("x", &[1, 4]).unwrap().fill(1.0);
+            request.deadline = match self.runs % 5 {
+                0 if stage == 0 => Deadline::At(Instant::now() - Duration::from_millis(1)),
+                _ => Deadline::Slo,
+            };
+            client.submit(request).unwrap_or_else(|rejected| panic!("{rejected}"));
+        }
+        for _ in 0..calls {
+            let answer = client.wait(PATIENCE).unwrap().expect("an answer");
+            match answer.status {
+                Status::Ok => self.answered += 1,
+                Status::Dropped => self.lost += 1,
+                status => panic!("{status:?}: {}", answer.message()),
+            }
+            self.idle[stage].push(answer.into_request());
         }
     }
 }

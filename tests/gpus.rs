@@ -179,6 +179,43 @@ fn one_off_inference_on_a_gpu_gives_the_expected_digit() {
 }
 
 #[test]
+fn a_model_that_does_not_fit_is_refused_with_the_figures() {
+    const WIDE: usize = 1024;
+    let folder = Folder::new("large");
+    let mut sketch = Sketch::new("large");
+    let x = sketch.input("x", &[-1, WIDE as i64], "n");
+    let w = sketch.floats("w", &[WIDE as u64, WIDE as u64], &noise(1, WIDE * WIDE));
+    sketch.node("MatMul", &[&x, &w], "y", &[]);
+    sketch.output("y", &[-1, WIDE as i64], "n");
+    let file = folder.write("large.onnx", sketch.into_file());
+    let input = folder.path().join("x.npy");
+    npy::write(&input, &HostTensor::from_elements(&[1, WIDE as u32], &noise(2, WIDE)).unwrap()).unwrap();
+    let arguments =
+        ["infer", "--local", "--device", "cuda", file.to_str().unwrap(), "--input", input.to_str().unwrap()];
+    let mut command = rota();
+    command.args(arguments).env(driver::LIBRARY_VARIABLE, driver_library()).env("ROTA_STANDIN_MEMORY_MB", "2");
+    let run = command.output().unwrap();
+    assert!(stderr(&run).contains("the GPU's memory does not hold 4 MB more for weights"), "{}", stderr(&run));
+}
+
+#[test]
+fn explain_shows_what_fusion_saves_without_any_gpu() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny/repository/digits-conv/1/model.onnx");
+    let run = rota()
+        .args(["explain", file.to_str().unwrap(), "--device", "h100", "--batch", "8", "--json"])
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{}", stderr(&run));
+    let report: serde_json::Value = serde_json::from_str(&stdout(&run)).unwrap();
+    let number = |of: &serde_json::Value| of.as_f64().unwrap();
+    assert_eq!(report["gpu"], "H100 SXM");
+    assert!(number(&report["sum"]["launches"]) < number(&report["unfused"]["launches"]), "{report}");
+    assert!(number(&report["sum"]["bytes"]) < number(&report["unfused"]["bytes"]), "{report}");
+    let shares: f64 = report["launches"].as_array().unwrap().iter().map(|launch| number(&launch["share"])).sum();
+    assert!((shares - 1.0).abs() < 1e-6, "{report}");
+}
+
+#[test]
 fn doctor_says_which_gpus_are_there() {
     let run = rota()
         .arg("doctor")

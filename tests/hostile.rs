@@ -11,7 +11,9 @@ mod raw;
 use raw::{Numbers, Raw, good, seed};
 use rota_ipc::Client;
 use rota_ipc::client::{Error, Open, Request};
-use rota_ipc::wire::{BLOCK_BYTES, BlockHeader, OP_CANCEL, Reason, Status, Submission, TensorRecord};
+use rota_ipc::wire::{
+    BLOCK_BYTES, BlockHeader, OP_BEGIN, OP_CANCEL, OP_FINISH, OP_GIVE_UP, Reason, Status, Submission, TensorRecord,
+};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use support::{Daemon, Folder, PATIENCE, PATIENT, Witness, emulated, emulated_device, serve, small};
@@ -126,8 +128,9 @@ fn every_wrong_field_of_a_request_is_answered_with_its_own_error() {
         (|s, _, _| s.priority = 4, Reason::BadDescriptor, "priority 4 is not below 4"),
         (|s, _, _| s.reserved0 = 1, Reason::BadDescriptor, "reserved field"),
         (|s, _, _| s.reserved[2] = 1, Reason::BadDescriptor, "reserved field"),
-        (|s, _, _| s.query = 1, Reason::BadDescriptor, "queries are not supported"),
-        (|s, _, _| s.stage = 1, Reason::BadDescriptor, "queries are not supported"),
+        (|s, _, _| s.query = 1, Reason::UnknownRun, "run 0x1 is not open"),
+        (|s, _, _| s.query = u64::MAX, Reason::UnknownRun, "run 0xffffffffffffffff is not open"),
+        (|s, _, _| s.stage = 1, Reason::BadDescriptor, "a stage without a query's run"),
         (|s, _, _| s.slot = 8, Reason::BadSlot, ""),
         (|s, _, _| s.slot = u32::MAX, Reason::BadSlot, ""),
         (|s, _, _| s.block_bytes = 0, Reason::BadBlock, "a request block of 0 bytes"),
@@ -399,7 +402,7 @@ fn each_of_thousands_of_nonsensical_requests_is_answered_exactly_once() {
             }
             let mut submission: Submission = zerocopy::transmute!(descriptor);
             submission.tag = round << 32 | number;
-            if submission.op != OP_CANCEL {
+            if ![OP_CANCEL, OP_BEGIN, OP_FINISH, OP_GIVE_UP].contains(&submission.op) {
                 expected.insert(submission.tag);
             }
             raw.push(submission);

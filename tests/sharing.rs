@@ -131,6 +131,12 @@ fn models_that_share_a_trunk_answer_as_whole_and_batch_together() {
     assert!(found.contains(&("other".to_string(), 1, Vec::new())), "{found:?}");
     let text = stdout(&daemon.rota(&["models"]));
     assert!(text.contains("a, b, c share 327.7 KB"), "{text}");
+    // Whether the heads do run as one is a question of time; `rota models` says what came of it.
+    let log = daemon.log();
+    let measured = log.lines().find(|line| line.contains("heads as one")).unwrap_or_else(|| panic!("{log}"));
+    assert!(measured.contains("members=3"), "{measured}");
+    let said = text.contains("what a, b, c have behind it can run as one");
+    assert_eq!(said, measured.contains("is_worth=true"), "{text}{measured}");
 
     let mut client = client(&daemon);
     // Each under an SLO of its own.
@@ -201,6 +207,61 @@ fn several_models_are_asked_about_one_input_whether_they_share_or_not() {
         assert_eq!((answer.status, answer.reason), (Status::Failed, Reason::BadBlock), "{}", answer.message());
         assert_eq!(daemon.status()["requests_in_flight"], 0);
     }
+}
+
+#[test]
+fn stages_of_a_query_that_share_a_trunk_are_served_together_and_divide_its_slo_all_the_same() {
+    let folder = Folder::new("query-share");
+    let first = model(&[1, 2, 3], 100, 10);
+    add(&folder, "first", 1, &first);
+    add(&folder, "second", 1, &model(&[1, 2, 3], 200, 3));
+    let query = "plan_interval_ms = 100\n[[query]]\nname = \"both\"\nslo_ms = 60000\nstage = [ { name = \"a\", model = \"first\" }, \
+                 { name = \"b\", model = \"second\", after = \"a\" } ]\n";
+    let device = "[[device]]\nkind = \"cpu\"\nthreads = 1\n";
+    let mut daemon = Daemon::start(&folder, &format!("repository = \"repository\"\n{query}{device}"));
+    let mut client = client(&daemon);
+    let both = client.open_query("both").unwrap();
+    let mut whole = Whole::new(&folder, &first);
+    // Before, while and after the two are joined.
+    let mut rounds = 0;
+    let mut settled = false;
+    let begin = std::time::Instant::now();
+    let shares =
+        |status: &Value| [0, 1].map(|stage| status["queries"][0]["stages"][stage]["share_ms"].as_f64().unwrap());
+    let before = shares(&daemon.status());
+    while !settled {
+        let run = client.begin(&both).unwrap();
+        let input = values(rounds, 1);
+        let mut ask = client.request_in(run, "a").unwrap();
+        ask.input::<f32>(0, &[1, IN]).unwrap().copy_from_slice(&input);
+        let answer = client.infer(ask).unwrap();
+        assert_eq!(answer.status, Status::Ok, "{}", answer.message());
+        whole.assert_same(&input, answer.output::<f32>(0).unwrap().data);
+        let tickets: Vec<Ticket> = (0..4)
+            .map(|part| {
+                let mut ask = client.request_in(run, "b").unwrap();
+                ask.input::<f32>(0, &[1, IN]).unwrap().copy_from_slice(&values(rounds + part, 1));
+                client.submit(ask).unwrap()
+            })
+            .collect();
+        for ticket in tickets {
+            assert_eq!(take(&mut client, ticket).status, Status::Ok);
+        }
+        client.finish(run).unwrap();
+        rounds += 1;
+        if rounds % 100 == 0 {
+            let status = daemon.status();
+            settled = status["grouping"] == false && shares(&status) != before;
+            assert!(begin.elapsed() < PATIENCE, "the SLO is divided as at first: {status:#}");
+        }
+    }
+    assert_eq!(groups(&daemon)[0].2, [["first", "second"]]);
+    settle(&mut daemon);
+    let status = daemon.status();
+    assert_eq!((&status["queries"][0]["ok"], &status["queries"][0]["runs"]), (&rounds.into(), &0.into()));
+    let shares = shares(&status);
+    assert!((shares[0] + shares[1] - 60_000.0).abs() < 1.0, "{shares:?}");
+    assert_eq!(status["queries"][0]["stages"][1]["gamma"], 4.0);
 }
 
 #[test]
@@ -433,4 +494,54 @@ fn trained_heads_on_a_real_trunk_answer_as_whole() {
             assert!(apart <= 1e-3, "{}: {apart}", names[of]);
         }
     }
+}
+
+#[test]
+fn emulated_models_share_what_their_profiles_say() {
+    let folder = Folder::new("emulated");
+    let member = |name: &str| {
+        format!(
+            "[[profile]]\nmodel = \"{name}\"\nprefix = \"trunk\"\nsuffix_ms = {{ 1 = 0.1, 8 = 0.2 }}\nsuffix_mb = 5\n\
+             inputs = [{{ name = \"x\", dtype = \"f32\", dims = [\"batch\", 2] }}]\n\
+             outputs = [{{ name = \"y\", dtype = \"f32\", dims = [\"batch\", 2] }}]\n"
+        )
+    };
+    let prefix = "[[prefix]]\nname = \"trunk\"\nbatch_ms = { 1 = 2.0, 8 = 4.0 }\nmemory_mb = 95\n";
+    let alone = member("alone").replace("prefix = \"trunk\"\nsuffix_ms", "batch_ms").replace("suffix_mb = 5\n", "");
+    folder.write("p.toml", format!("{prefix}{}{}{}{alone}", member("a"), member("b"), member("c")).as_bytes());
+    let device = "[[device]]\nkind = \"emulated\"\ncount = 2\nprofiles = \"p.toml\"\n";
+    let mut daemon = Daemon::start(&folder, device);
+    settle(&mut daemon);
+    let all = ["a", "b", "c"].map(String::from).to_vec();
+    let found = groups(&daemon);
+    for name in &all {
+        assert!(found.contains(&(name.clone(), 1, vec![all.clone()])), "{found:?}\n{}", daemon.log());
+    }
+    assert!(found.contains(&("alone".to_string(), 1, Vec::new())), "{found:?}");
+    let text = stdout(&daemon.rota(&["models"]));
+    assert!(text.contains("a, b, c share 95.0 MB") && text.contains("trunk (emulated)"), "{text}");
+
+    let mut client = client(&daemon);
+    let sessions: Vec<Session> = all.iter().map(|name| client.open(name, PATIENT).unwrap()).collect();
+    let input = |at: usize| [at as f32, -1.0];
+    // Each model about an input of its own, and all about one.
+    let mut asked = Vec::new();
+    for at in 0..24 {
+        let sessions = if at % 4 == 3 { &sessions[..] } else { &sessions[at % 4..=at % 4] };
+        let mut request = client.request_of(sessions).unwrap();
+        request.input::<f32>(0, &[1, 2]).unwrap().copy_from_slice(&input(at));
+        asked.push((at, sessions.len(), client.submit(request).unwrap()));
+    }
+    for (at, outputs, ticket) in asked {
+        let answer = take(&mut client, ticket);
+        answer.check().unwrap();
+        for member in 0..outputs {
+            assert_eq!(answer.output_of::<f32>(member, 0).unwrap().data.to_vec(), input(at), "{at}, output {member}");
+        }
+    }
+    drop(daemon);
+
+    let mut whole = Daemon::start(&folder, &format!("prefix = false\n{device}"));
+    settle(&mut whole);
+    assert!(groups(&whole).iter().all(|(_, _, shared)| shared.is_empty()));
 }

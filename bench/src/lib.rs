@@ -16,6 +16,7 @@ pub mod npy;
 pub mod numbers;
 pub mod prefix;
 pub mod process;
+pub mod queries;
 pub mod rounds;
 pub mod scheduler;
 pub mod svg;

@@ -113,9 +113,8 @@ fn check(workload: &Workload) -> Result<(), Failure> {
         return Err("the workload describes several kinds of device; the daemon emulates models on one".into());
     }
     if let Some(query) = workload.queries.first() {
-        return Err(
-            format!("the workload has the query '{}'; the daemon is offered plain sessions only", query.name).into()
-        );
+        let text = "`rota-bench queries` plays those, here the daemon is offered plain sessions";
+        return Err(format!("the workload has the query '{}'; {text}", query.name).into());
     }
     for (index, session) in workload.sessions.iter().enumerate() {
         let same = |other: &rota_sim::workload::Session| (other.model, other.slo) == (session.model, session.slo);
@@ -186,7 +185,7 @@ fn config(devices: usize) -> String {
 }
 
 /// Every model that a session asks for, with all of its table.
-fn profiles(workload: &Workload) -> String {
+pub(crate) fn profiles(workload: &Workload) -> String {
     let mut text = String::new();
     for (index, model) in workload.models.iter().enumerate() {
         let asked = workload.sessions.iter().any(|session| session.model == index);

@@ -92,6 +92,14 @@ pub enum DeviceRole {
 }
 
 impl DeviceRole {
+    /// Whether it serves this emulated model.
+    pub fn emulates(&self, profile: &Arc<EmulatedProfile>) -> bool {
+        match self {
+            DeviceRole::Emulated { profiles } => profiles.iter().any(|own| Arc::ptr_eq(own, profile)),
+            DeviceRole::Cpu { .. } | DeviceRole::Cuda { .. } => false,
+        }
+    }
+
     /// What loads model files for the device, and the cores and threads that it runs them on; `None`: it serves no files.
     pub fn engine(&self) -> Option<(&Arc<dyn Engine>, &[usize], usize)> {
         match self {
@@ -101,7 +109,7 @@ impl DeviceRole {
         }
     }
 
-    fn is_cpu(&self) -> bool {
+    pub fn is_cpu(&self) -> bool {
         matches!(self, DeviceRole::Cpu { .. })
     }
 }
@@ -190,7 +198,8 @@ impl Loader {
             network.set_signature(checked.signature.clone());
             let shapes = profiled_shapes(checked);
             let key = Key { digest: &digest, engine: &engine.describe(), threads, shapes: &shapes };
-            profiles.push(Some(self.profile(entry, &key, &mut *network, checked)?));
+            let profile = self.profile(entry, &key, &mut *network, checked)?;
+            profiles.push(Some(if engine.kind() == EngineKind::Cuda { stepped(&profile)? } else { profile }));
             networks.push(Some(network));
         }
         let Some(checked) = checked else {
@@ -270,16 +279,12 @@ impl Loader {
         Profile::new(&points).map_err(|error| error.to_string())
     }
 
-    fn load_emulated(&self, id: ModelId, profile: &Arc<EmulatedProfile>) -> Result<Ready, String> {
-        let serves = |device: &DeviceRole| match device {
-            DeviceRole::Emulated { profiles } => profiles.iter().any(|p| Arc::ptr_eq(p, profile)),
-            DeviceRole::Cpu { .. } | DeviceRole::Cuda { .. } => false,
-        };
+    fn load_emulated(&mut self, id: ModelId, profile: &Arc<EmulatedProfile>) -> Result<Ready, String> {
         // A device that takes no time still has a profile: the shortest that there is.
         let points: Vec<(u32, Duration)> =
             profile.pace.points().iter().map(|&(b, latency)| (b, latency.max(Duration::from_nanos(1)))).collect();
         let pace = Profile::new(&points).map_err(|error| format!("model \"{}\": {error}", profile.model))?;
-        let served: Vec<bool> = self.devices.iter().map(serves).collect();
+        let served: Vec<bool> = self.devices.iter().map(|device| device.emulates(profile)).collect();
         let network = || Box::new(EmulatedNetwork::new(profile)) as Box<dyn Network>;
         let networks = served.iter().map(|s| s.then(network)).collect();
         let profiles = served.iter().map(|s| s.then(|| pace.clone())).collect();
@@ -289,8 +294,28 @@ impl Loader {
         let profiled = profile.signature.inputs.iter().map(shape).collect();
         let signature = profile.signature.clone();
         let model = self.model(id, &entry, String::new(), signature, profiled, profiles, profile.memory_bytes);
-        Ok((Arc::new(Model { profile_scales: false, ..model }), networks))
+        let model = Arc::new(Model { profile_scales: false, ..model });
+        if let Some(sharing) = &mut self.sharing {
+            sharing.note_emulated(&model, profile);
+        }
+        Ok((model, networks))
     }
+}
+
+/// The profile of a device that runs a batch in the next larger of the sizes that were measured: a step from each to the next.
+pub(crate) fn stepped(profile: &Profile) -> Result<Profile, String> {
+    let most = profile.max_batch();
+    let sizes = profile::doubling(most);
+    let mut points = Vec::with_capacity(2 * sizes.len());
+    let mut before = 0;
+    for size in sizes {
+        let latency = profile.latency(size).ok_or("a profile has a gap")?;
+        // From the first batch that needs this size.
+        points.extend([before + 1, size].into_iter().filter(|&batch| batch > before).map(|batch| (batch, latency)));
+        before = size;
+    }
+    points.dedup();
+    Profile::new(&points).map_err(|error| error.to_string())
 }
 
 /// How a model of the repository is compiled for `cores`, with its settings.
@@ -347,4 +372,18 @@ fn with_niceness<T: Send>(niceness: i32, work: impl FnOnce() -> T + Send) -> std
         });
         working.join()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stepped_profile_takes_as_long_as_the_next_measured_size() {
+        let ms = Duration::from_millis;
+        let measured = Profile::new(&[(1, ms(10)), (2, ms(12)), (4, ms(16)), (6, ms(20))]).unwrap();
+        let stepped = stepped(&measured).unwrap();
+        let times: Vec<u64> = (1..=6).map(|batch| stepped.latency(batch).unwrap().as_millis() as u64).collect();
+        assert_eq!(times, [10, 12, 16, 16, 20, 20]);
+    }
 }

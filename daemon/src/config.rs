@@ -1,6 +1,8 @@
 //! The daemon's settings: a TOML file, every field optional, and what the command line puts over it.
 
+use crate::query::Spec;
 use rota_device::EngineChoice;
+use rota_ipc::control::QueryDeclaration;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,6 +32,8 @@ pub struct Config {
     /// Models that share a leading part run it once for all of them.
     pub prefix: bool,
     pub limits: Limits,
+    /// Applications of several models under one SLO each.
+    pub query: Vec<QueryDeclaration>,
     /// Default: one cpu device on all cores but the first.
     pub device: Vec<DeviceSettings>,
 }
@@ -45,6 +49,13 @@ pub struct Limits {
     /// Requests in flight in all.
     pub requests_max: u32,
     pub sessions_max: u32,
+    /// Queries in all: those of the settings and those that clients have declared.
+    pub queries_max: u32,
+    /// Queries that one user's clients have declared.
+    pub queries_per_user: u32,
+    /// Runs of queries that are open, in all.
+    pub runs_max: u32,
+    pub runs_per_user: u32,
     /// Largest arena of one connection.
     pub arena_mb: u64,
 }
@@ -149,6 +160,7 @@ impl Default for Config {
             plan_interval_ms: 3000,
             prefix: true,
             limits: Limits::default(),
+            query: Vec::new(),
             device: Vec::new(),
         }
     }
@@ -162,6 +174,10 @@ impl Default for Limits {
             requests_per_user: 32_768,
             requests_max: 65_536,
             sessions_max: 4096,
+            queries_max: 256,
+            queries_per_user: 16,
+            runs_max: 16_384,
+            runs_per_user: 8192,
             arena_mb: 4096,
         }
     }
@@ -209,6 +225,8 @@ impl Config {
                 *profiles = base.join(&*profiles);
             }
         }
+        let queries = config.queries();
+        queries.map_err(|error| ConfigError::Parse { path: path.to_path_buf(), text: error.to_string() })?;
         Ok(config)
     }
 
@@ -237,7 +255,32 @@ impl Config {
                 1 << 20
             ));
         }
-        Ok(())
+        if l.queries_max == 0 || l.runs_max == 0 || l.queries_max > 1 << 12 || l.runs_max > 1 << 20 {
+            return value(format!(
+                "limits: queries_max = {} must be 1 to {}, runs_max = {} 1 to {}",
+                l.queries_max,
+                1 << 12,
+                l.runs_max,
+                1 << 20
+            ));
+        }
+        self.queries().map(|_| ())
+    }
+
+    /// The queries, checked.
+    pub fn queries(&self) -> Result<Vec<Spec>, ConfigError> {
+        let specs = self.query.iter().map(Spec::check).collect::<Result<Vec<Spec>, String>>();
+        let specs = specs.map_err(ConfigError::Value)?;
+        if specs.len() > self.limits.queries_max as usize {
+            let text = format!("{} queries are more than queries_max = {}", specs.len(), self.limits.queries_max);
+            return Err(ConfigError::Value(text));
+        }
+        for (index, spec) in specs.iter().enumerate() {
+            if specs[..index].iter().any(|earlier| earlier.name == spec.name) {
+                return Err(ConfigError::Value(format!("there are two queries \"{}\"", spec.name)));
+            }
+        }
+        Ok(specs)
     }
 
     pub fn socket_permissions(&self) -> Option<u32> {

@@ -13,6 +13,7 @@ pub mod model;
 pub mod planning;
 pub mod poller;
 pub mod profiles;
+pub mod query;
 pub mod repository;
 pub mod serve;
 pub mod sharing;

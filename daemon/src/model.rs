@@ -43,6 +43,8 @@ pub struct Group {
     pub levels: Vec<Level>,
     /// Share of a batch of one's time that the parts which several members share take.
     pub shared_time: f64,
+    /// Which members' own parts can run as one: sets of places among the members.
+    pub stacked: Vec<Vec<usize>>,
 }
 
 /// A model of a group.
@@ -76,6 +78,11 @@ impl Model {
     /// ℓ(1) on the fastest device.
     pub fn batch_of_one(&self) -> Duration {
         self.profiles.iter().flatten().filter_map(|p| p.latency(1)).min().unwrap_or_default()
+    }
+
+    /// ℓ(b) on the device with the shortest ℓ(1); `None` when no device serves it.
+    pub fn fastest(&self) -> Option<&Profile> {
+        self.profiles.iter().flatten().min_by_key(|profile| profile.latency(1))
     }
 
     /// Whether the content of an input is part of a request's shape class: where requests share batches, they share what has no
@@ -133,7 +140,10 @@ impl Model {
             weight_bytes: level.weight_bytes,
             cut: level.ports.clone(),
         };
+        let label = |&member: &usize| group.members[member].model.label();
+        let stacked = group.stacked.iter().filter(|members| members.contains(&place)).flatten().map(label);
         Some(GroupInfo {
+            stacked: stacked.collect(),
             id: self.id.0,
             shared: group.levels.iter().filter(|level| level.members.contains(&place)).map(level).collect(),
             shared_time: group.shared_time,

@@ -2,6 +2,7 @@
 
 use crate::clock::millis;
 use crate::model::Model;
+use crate::query::{Bound, Split};
 use rota_sched::plan::{ArrivalProcess, Demand, DeviceKind, Fleet, ModelCost, Plan, Planner, Session, Steps, Why};
 use rota_sched::{ModelId, Profile, SessionId};
 use serde::Serialize;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 pub struct Asked {
     pub cause: Cause,
     pub sessions: Vec<SessionDemand>,
+    pub queries: Vec<QueryDemand>,
 }
 
 /// Why a plan is made.
@@ -34,6 +36,8 @@ pub struct SessionDemand {
     pub id: SessionId,
     pub model: Arc<Model>,
     pub slo: Duration,
+    /// Its share when there are too few devices.
+    pub weight: f64,
     /// Items per second; zero while nothing came.
     pub rate: f64,
     /// Whose requests it stands for, when models are served together: their sessions, each with its own SLO and rate.
@@ -47,6 +51,22 @@ pub struct MemberDemand {
     pub name: SessionName,
     /// Items per second: asked for, or of a promise, given.
     pub rate: f64,
+}
+
+/// What one query asks for. Lists are by stage.
+pub struct QueryDemand {
+    pub bound: Arc<Bound>,
+    pub sessions: Vec<SessionId>,
+    /// Items per second that its first stage is asked.
+    pub rate: f64,
+    /// Items of a stage for each item that the one before answered.
+    pub gammas: Vec<f64>,
+}
+
+/// How a query's SLO and weight are divided, for what it asks now.
+pub struct QuerySplit {
+    pub bound: Arc<Bound>,
+    pub split: Split,
 }
 
 impl SessionDemand {
@@ -82,6 +102,8 @@ pub struct Planned {
     pub took: Duration,
     /// Only of sessions that ask for something.
     pub promises: Vec<Promise>,
+    /// Only of queries that ask for something.
+    pub splits: Vec<QuerySplit>,
     pub result: Result<PlanReport, String>,
 }
 
@@ -169,16 +191,51 @@ pub fn why_text(code: &str) -> &str {
 /// Plans for `devices` devices. A planner that fails, or even panics, leaves the daemon serving by what was promised before.
 pub fn plan(asked: &Asked, devices: usize) -> Planned {
     let made = Instant::now();
-    let demand = demand(&asked.sessions, devices);
+    let splits = splits(&asked.queries);
+    let sessions = divided(asked, &splits);
+    let demand = demand(&sessions, devices);
     let planned = catch_unwind(AssertUnwindSafe(|| rota_sched::plan::plan(&demand, Planner::Rota, STEPS)));
     let result = match planned {
         Ok(Ok(plan)) => Ok(plan),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("the planner panicked; this is a bug".to_string()),
     };
-    let promises = result.as_ref().map_or(Vec::new(), |plan| promises(&asked.sessions, plan));
-    let result = result.map(|plan| PlanReport::of(&plan, &asked.sessions));
-    Planned { cause: asked.cause, made, took: made.elapsed(), promises, result }
+    let mut promises = result.as_ref().map_or(Vec::new(), |plan| promises(&sessions, plan));
+    for promise in &mut promises {
+        // A session is known by the SLO that it had when this was asked.
+        let same = asked.sessions.iter().find(|session| session.id == promise.session);
+        promise.slo = same.map_or(promise.slo, |session| session.slo);
+    }
+    let result = result.map(|plan| PlanReport::of(&plan, &sessions));
+    Planned { cause: asked.cause, made, took: made.elapsed(), promises, splits, result }
+}
+
+/// Divides the SLO of each query that asks for something, so that it needs the fewest devices. One that can't be divided, because its
+/// rates mean nothing, stays as it is.
+fn splits(queries: &[QueryDemand]) -> Vec<QuerySplit> {
+    let split = |query: &QueryDemand| {
+        let QueryDemand { bound, rate, gammas, .. } = query;
+        let split = Split::new(&bound.spec, &bound.models, *rate, gammas).ok()?;
+        Some(QuerySplit { bound: Arc::clone(bound), split })
+    };
+    queries.iter().filter(|query| query.rate > 0.0).filter_map(split).collect()
+}
+
+/// The sessions with what the splits make of those that are stages. A stage is planned for as many calls as its query would make if
+/// none were lost on the way.
+fn divided(asked: &Asked, splits: &[QuerySplit]) -> Vec<SessionDemand> {
+    let mut sessions = asked.sessions.clone();
+    for QuerySplit { bound, split } in splits {
+        let Some(query) = asked.queries.iter().find(|query| Arc::ptr_eq(&query.bound, bound)) else { continue };
+        for (stage, id) in query.sessions.iter().enumerate() {
+            if let Some(session) = sessions.iter_mut().find(|session| session.id == *id) {
+                session.slo = split.shares[stage];
+                session.weight = split.weights[stage];
+                session.rate = split.rates[stage];
+            }
+        }
+    }
+    sessions
 }
 
 /// Devices on which every model takes the same time are of one kind. How much memory a device has is not known, and every device
@@ -211,7 +268,7 @@ fn demand(sessions: &[SessionDemand], devices: usize) -> Demand {
         model: session.model.id,
         slo: session.slo,
         rate: session.rate,
-        weight: session.model.weight,
+        weight: session.weight,
     };
     Demand {
         sessions: sessions.iter().map(session).collect(),
@@ -292,7 +349,9 @@ const STEPS: Steps = Steps(200);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::query::{QueryId, Spec};
     use rota_device::Signature;
+    use rota_ipc::control::{QueryDeclaration, StageDeclaration};
 
     /// ℓ(b) = 1 ms·b + 4 ms on each device that `served` says, up to 16 items.
     fn session(id: u32, slo_ms: u64, rate: f64, weight: f64, served: &[bool]) -> SessionDemand {
@@ -313,11 +372,12 @@ mod tests {
             profiles: served.iter().map(|served| served.then(|| profile.clone())).collect(),
             group: None,
         };
-        SessionDemand { id: SessionId(id), model: Arc::new(model), slo: ms(slo_ms), rate, members: Vec::new() }
+        let (model, members) = (Arc::new(model), Vec::new());
+        SessionDemand { id: SessionId(id), model, slo: ms(slo_ms), weight, rate, members }
     }
 
     fn planned(sessions: Vec<SessionDemand>, devices: usize) -> Planned {
-        plan(&Asked { cause: Cause::Demand, sessions }, devices)
+        plan(&Asked { cause: Cause::Demand, sessions, queries: Vec::new() }, devices)
     }
 
     #[test]
@@ -343,6 +403,40 @@ mod tests {
             slots.iter().flat_map(|slot| &slot.sessions).map(|share| &share.session.model[..]).collect()
         };
         assert!(on(0).contains(&"model0") && !on(1).contains(&"model0"), "where its model runs: {report:?}");
+    }
+
+    #[test]
+    fn stages_are_planned_with_their_shares_for_all_that_their_query_would_call() {
+        let (ms, served) = (Duration::from_millis, [true; 8]);
+        let plain = session(0, 100, 10.0, 1.0, &served);
+        // Of a query that loses calls on its way: the second stage is asked far less than the first makes of it.
+        let stages = [session(1, 40, 50.0, 0.5, &served), session(2, 60, 20.0, 0.5, &served)];
+        let (first, after) = (StageDeclaration::first, StageDeclaration::after);
+        let stage = vec![first("a", "model1"), after("a", "b", "model2")];
+        let spec =
+            Spec::check(&QueryDeclaration { name: "q".into(), slo_ms: 100.0, weight: Some(4.0), stage }).unwrap();
+        let models = stages.iter().map(|stage| Arc::clone(&stage.model)).collect();
+        let bound = Arc::new(Bound::new(QueryId(0), Arc::new(spec), models).unwrap());
+        let sessions = vec![SessionId(1), SessionId(2)];
+        let demand =
+            |rate| QueryDemand { bound: Arc::clone(&bound), sessions: sessions.clone(), rate, gammas: vec![1.0, 3.0] };
+        let asked = |rate| {
+            let sessions = [&plain, &stages[0], &stages[1]].map(Clone::clone).to_vec();
+            Asked { cause: Cause::Demand, sessions, queries: vec![demand(rate)] }
+        };
+        let planned = plan(&asked(50.0), 8);
+        let split = &planned.splits[0].split;
+        assert_eq!(split.rates, [50.0, 150.0]);
+        let all = split.shares[0] + split.shares[1];
+        assert!(all <= ms(100) && all > ms(99), "{split:?}");
+        assert!(split.weights[1] > split.weights[0], "{split:?}");
+        assert!((split.weights.iter().sum::<f64>() - 4.0).abs() < 1e-9, "they are the query's weight: {split:?}");
+        let promised: Vec<_> = planned.promises.iter().map(|p| (p.session.0, p.slo, p.rate.round())).collect();
+        let expected = [(0, ms(100), 10.0), (1, ms(40), 50.0), (2, ms(60), 150.0)];
+        assert_eq!(promised, expected, "by the SLO by which the poller knows them");
+        let idle = plan(&asked(0.0), 8);
+        assert!(idle.splits.is_empty(), "what is asked nothing stays as it is");
+        assert_eq!(idle.promises[2].rate.round(), 20.0);
     }
 
     #[test]

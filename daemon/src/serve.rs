@@ -119,7 +119,7 @@ impl Daemon {
             default_slo: Duration::from_secs_f64(config.default_slo_ms / 1e3),
             sharing: config.prefix.then(Sharing::new),
         };
-        let options = control_options(config, &socket_path, problems);
+        let options = control_options(config, &socket_path, problems)?;
         let mut control = Control::new(options, poll, listener, inbox, to_poller, wake, to_loader)
             .map_err(system("the socket can't be watched"))?;
         for source in sources {
@@ -168,15 +168,16 @@ impl Daemon {
     }
 }
 
-fn control_options(config: &Config, socket: &Path, problems: Vec<Problem>) -> control::Options {
-    control::Options {
+fn control_options(config: &Config, socket: &Path, problems: Vec<Problem>) -> Result<control::Options, ConfigError> {
+    Ok(control::Options {
         socket: socket.to_path_buf(),
         repository: config.repository.clone(),
         problems,
         limits: config.limits,
         prefix: config.prefix,
+        queries: config.queries()?,
         uid: rustix::process::getuid().as_raw(),
-    }
+    })
 }
 
 fn poller_options(config: &Config) -> poller::Options {
@@ -184,6 +185,9 @@ fn poller_options(config: &Config) -> poller::Options {
         requests_max: config.limits.requests_max,
         sessions_max: config.limits.sessions_max,
         requests_per_user: config.limits.requests_per_user,
+        queries_max: config.limits.queries_max,
+        runs_max: config.limits.runs_max,
+        runs_per_user: config.limits.runs_per_user,
         spin: config.spin(),
         prepare_lead: Duration::from_micros(config.prepare_lead_us),
         start_lead: Duration::from_micros(config.start_lead_us),
@@ -284,6 +288,7 @@ fn cpu_device(
         name: format!("cpu{index}"),
         engine: opened.engine.describe(),
         cores: cores.clone(),
+        roams: false,
         threads,
         spin,
     };
@@ -311,8 +316,10 @@ fn cuda_device(
     spin: Duration,
     waker: &Waker,
 ) -> Result<(CpuDevice, DeviceRole), ServeError> {
-    let options =
-        CpuOptions { name: format!("cuda{index}"), engine: engine.describe(), cores: Vec::new(), threads: 1, spin };
+    let allowed = allowed_cores();
+    let near: Vec<usize> = engine.info().near_cores().into_iter().filter(|core| allowed.contains(core)).collect();
+    let name = format!("cuda{index}");
+    let options = CpuOptions { name, engine: engine.describe(), cores: near, roams: true, threads: 1, spin };
     let device = CpuDevice::spawn(options, Arc::clone(waker))
         .map_err(|error| ServeError::System { what: "a GPU's thread can't be started", error })?;
     Ok((device, DeviceRole::Cuda { engine: Arc::new(engine) }))

@@ -4,14 +4,19 @@
 //! cut, compiled, compared with the models as a whole, and measured. Whatever goes wrong leaves models as they are served.
 
 mod build;
+mod costs;
+mod declared;
+mod stacks;
 mod tree;
 
-use crate::background::{DeviceRole, Ready};
+use crate::background::{DeviceRole, Networks, Ready};
 use crate::model::Model;
 use crate::profiles::Store;
 use crate::repository::{self, Entry};
 use build::BuildError;
+use declared::Declared;
 use rota_device::check::Checked;
+use rota_device::emulated::EmulatedProfile;
 use rota_device::sample::{self, Numbers};
 use rota_device::{HostTensor, Network};
 use rota_graph::{Bytes, Graph, Index, Limits, Member, Outline, Worth};
@@ -27,6 +32,8 @@ use tree::Tree;
 pub struct Sharing {
     index: Index,
     known: BTreeMap<ModelId, Known>,
+    /// Emulated models whose profiles say what they share.
+    declared: BTreeMap<ModelId, Declared>,
     groups: Vec<InService>,
 }
 
@@ -61,7 +68,12 @@ const PROBE_ITEMS: u32 = 3;
 
 impl Sharing {
     pub fn new() -> Sharing {
-        Sharing { index: Index::new(Worth::default()), known: BTreeMap::new(), groups: Vec::new() }
+        Sharing {
+            index: Index::new(Worth::default()),
+            known: BTreeMap::new(),
+            declared: BTreeMap::new(),
+            groups: Vec::new(),
+        }
     }
 
     /// Takes in a model that was just loaded, if it could share at all.
@@ -83,6 +95,13 @@ impl Sharing {
         self.known.insert(model.id, known);
     }
 
+    /// Takes in an emulated model that was just loaded, if its profile says that it shares a part.
+    pub fn note_emulated(&mut self, model: &Arc<Model>, profile: &Arc<EmulatedProfile>) {
+        if let Some(declared) = Declared::new(model, profile) {
+            self.declared.insert(model.id, declared);
+        }
+    }
+
     /// Groups the models that are `ready`. Each new group takes one of `ids`, of which there are half as many as models.
     pub fn group(
         &mut self,
@@ -91,23 +110,23 @@ impl Sharing {
         devices: &[DeviceRole],
         store: &Store,
     ) -> Grouped {
-        let is_ready = |known: &Known| ready.iter().any(|model| Arc::ptr_eq(model, &known.model));
-        for id in self.known.iter().filter(|(_, known)| !is_ready(known)).map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.known.remove(&id);
+        let is_ready = |noted: &Arc<Model>| ready.iter().any(|model| Arc::ptr_eq(model, noted));
+        for id in self.known.extract_if(.., |_, known| !is_ready(&known.model)).map(|(id, _)| id) {
             self.index.remove(Member(id.0));
         }
+        self.declared.retain(|_, declared| is_ready(&declared.model));
         let (keep, made) = self.build(&mut ids, devices, store);
         let kept = keep.iter().map(|&group| &self.groups[group].tree);
         let grouped: BTreeSet<ModelId> =
             kept.chain(made.iter().map(|(tree, _)| tree)).flat_map(|tree| &tree.members).copied().collect();
         let before: BTreeSet<ModelId> = self.groups.iter().flat_map(|group| &group.tree.members).copied().collect();
         let mut whole = Vec::new();
-        for known in before.difference(&grouped).filter_map(|id| self.known.get(id)) {
-            match build::whole(known, devices) {
-                Ok(networks) => whole.push((known.model.clone(), networks)),
+        for (model, networks) in before.difference(&grouped).filter_map(|id| self.whole(*id, devices)) {
+            match networks {
+                Ok(networks) => whole.push((model.clone(), networks)),
                 Err(why) => {
                     // Its group is all that serves it.
-                    tracing::warn!(model = %known.model.label(), %why, "groups stay as they are");
+                    tracing::warn!(model = %model.label(), %why, "groups stay as they are");
                     ids.extend(made.iter().map(|(_, (model, _))| model.id));
                     return Grouped {
                         keep: self.groups.iter().map(|g| g.id).collect(),
@@ -148,7 +167,11 @@ impl Sharing {
                 continue;
             }
             let Some(id) = ids.pop() else { break };
-            match build::build(&tree, id, &self.known, &self.index, devices, store) {
+            let built = match declared::members(&tree, &self.declared) {
+                Some(members) => declared::build(&tree, id, &members, devices),
+                None => build::build(&tree, id, &self.known, &self.index, devices, store),
+            };
+            match built {
                 Ok(ready) => {
                     made.push((tree, ready));
                     continue;
@@ -162,7 +185,7 @@ impl Sharing {
                     trees.extend(self.trees().into_iter().filter(touched));
                 }
                 Err(BuildError::Failed(why)) => {
-                    let models: Vec<String> = tree.members.iter().map(|id| self.known[id].model.label()).collect();
+                    let models: Vec<String> = tree.members.iter().map(|id| self.label(*id)).collect();
                     tracing::warn!(models = %models.join(", "), %why, "served whole, although they share a part");
                 }
             }
@@ -172,7 +195,23 @@ impl Sharing {
     }
 
     fn trees(&self) -> Vec<Tree> {
-        self.index.groups().iter().map(|group| Tree::of(group, |member| ModelId(member.0))).collect()
+        let found = self.index.groups().iter().map(|group| Tree::of(group, |member| ModelId(member.0))).collect();
+        [found, declared::trees(&self.declared)].concat()
+    }
+
+    /// A model and its networks as they were when it was loaded; `None` when it is not known any more.
+    fn whole(&self, id: ModelId, devices: &[DeviceRole]) -> Option<(&Arc<Model>, Result<Networks, String>)> {
+        if let Some(declared) = self.declared.get(&id) {
+            return Some((&declared.model, Ok(declared.networks(devices))));
+        }
+        let known = self.known.get(&id)?;
+        Some((&known.model, build::whole(known, devices)))
+    }
+
+    fn label(&self, id: ModelId) -> String {
+        let model = self.known.get(&id).map(|known| &known.model);
+        let model = model.or_else(|| self.declared.get(&id).map(|declared| &declared.model));
+        model.map_or_else(String::new, |model| model.label())
     }
 }
 

@@ -76,6 +76,60 @@ impl SessionStats {
     }
 }
 
+/// Counters of one query's runs since it is served. All memory is taken at the start.
+#[derive(Clone, Debug)]
+pub struct QueryStats {
+    pub started: u64,
+    /// Finished, and their last answer came within the SLO.
+    pub ok: u64,
+    /// Finished, but their last answer came later.
+    pub late: u64,
+    /// Given up because they could not be answered in time, or not begun for want of room.
+    pub dropped: u64,
+    /// A call failed, or a model was unloaded.
+    pub failed: u64,
+    /// Given up by their clients.
+    pub abandoned: u64,
+    /// Not finished within four times the SLO, or a second if that is longer.
+    pub expired: u64,
+    /// Runs answered in time.
+    pub good: RecentRate,
+    /// Nanoseconds from the beginning to the last answer, of runs that were finished.
+    pub total: Histogram<u32>,
+}
+
+impl QueryStats {
+    pub fn new(now: Instant) -> QueryStats {
+        QueryStats {
+            started: 0,
+            ok: 0,
+            late: 0,
+            dropped: 0,
+            failed: 0,
+            abandoned: 0,
+            expired: 0,
+            good: RecentRate::new(now),
+            total: histogram(),
+        }
+    }
+
+    /// Runs that have begun and not ended.
+    pub fn open(&self) -> u64 {
+        self.started - (self.ok + self.late + self.dropped + self.failed + self.abandoned + self.expired)
+    }
+
+    /// A run was finished whose last answer came after `took`.
+    pub fn answered(&mut self, in_time: bool, took: Duration, now: Instant) {
+        self.total.saturating_record(crate::clock::nanos(took));
+        if in_time {
+            self.ok += 1;
+            self.good.count(1, now);
+        } else {
+            self.late += 1;
+        }
+    }
+}
+
 /// Items per second over the last ten whole seconds, or those since the beginning.
 #[derive(Clone, Copy, Debug)]
 pub struct RecentRate {
@@ -145,11 +199,52 @@ impl Percentiles {
     }
 }
 
+/// A query as `rota status` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct QueryReport {
+    pub name: String,
+    pub slo_ms: f64,
+    pub weight: f64,
+    /// Open now.
+    pub runs: u64,
+    pub started: u64,
+    pub ok: u64,
+    pub late: u64,
+    pub dropped: u64,
+    pub failed: u64,
+    pub abandoned: u64,
+    pub expired: u64,
+    /// Runs per second answered in time, over the last ten seconds.
+    pub goodput: f64,
+    /// Share of answered or dropped runs that were late or dropped.
+    pub bad_rate: f64,
+    pub total_time: Percentiles,
+    pub stages: Vec<StageReport>,
+}
+
+/// A stage of a query as `rota status` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct StageReport {
+    pub name: String,
+    pub model: String,
+    pub version: u64,
+    pub after: Option<String>,
+    /// Items of it for each item that the stage before answered, in runs that were finished; `null` where the query begins.
+    pub gamma: Option<f64>,
+    /// Its part of the SLO.
+    pub share_ms: f64,
+    /// Items per second, measured.
+    pub offered_rate: f64,
+}
+
 /// A session as `rota status` shows it.
 #[derive(Clone, Debug, Serialize)]
 pub struct SessionReport {
     pub model: String,
     pub version: u64,
+    /// The query's stage that it is, as "query/stage".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
     pub slo_ms: f64,
     /// Connections that have it open.
     pub clients: u32,
@@ -179,9 +274,19 @@ pub struct SessionReport {
 
 impl SessionReport {
     pub fn bad_rate(stats: &SessionStats) -> f64 {
-        let ended = stats.ok + stats.late + stats.dropped;
-        if ended == 0 { 0.0 } else { (stats.late + stats.dropped) as f64 / ended as f64 }
+        share(stats.late + stats.dropped, stats.ok)
     }
+}
+
+impl QueryReport {
+    pub fn bad_rate(stats: &QueryStats) -> f64 {
+        share(stats.late + stats.dropped, stats.ok)
+    }
+}
+
+/// Zero of nothing.
+fn share(bad: u64, good: u64) -> f64 {
+    if bad == 0 { 0.0 } else { bad as f64 / (bad + good) as f64 }
 }
 
 #[cfg(test)]

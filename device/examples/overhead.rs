@@ -43,7 +43,14 @@ fn main() -> Result<(), AnyError> {
     let mut caller = CpuSet::new();
     caller.set(0);
     sched_setaffinity(None, &caller)?;
-    let options = CpuOptions { name: "cpu0".into(), engine: engine.describe(), cores: vec![1], threads: 1, spin: SPIN };
+    let options = CpuOptions {
+        name: "cpu0".into(),
+        engine: engine.describe(),
+        cores: vec![1],
+        roams: false,
+        threads: 1,
+        spin: SPIN,
+    };
     let mut device = CpuDevice::spawn(options, Arc::new(|| {}))?;
     device.install(NetworkId(0), served);
     let mut times: [Vec<Duration>; 3] = Default::default();

@@ -5,12 +5,18 @@
 //! buffer, and the engine's output to arena. Buffers are kept and grown on demand, so that a network that runs allocates
 //! nothing of ours.
 
-use crate::parts::{Feed, Part, Row, run_part};
+mod answer;
+pub(crate) mod stack;
+
 use crate::cuda::flight::{self, Flight};
 use crate::cuda::runner::CudaRunner;
+use crate::parts::{Feed, Part, Row, run_part};
 use crate::strided::Strided;
 use crate::view::{Inputs, View};
-use crate::{Batch, DType, Dim, HostTensor, Network, Outcome, RunError, Signature, TensorSpec, Written};
+use crate::{Batch, DType, Dim, HostTensor, Network, Outcome, RunError, Shape, Signature, Span, TensorSpec, Written};
+use answer::Answer;
+use stack::Stack;
+use std::ops::Range;
 use std::time::Instant;
 
 /// What executes one batch of tensors: an engine's session, or the emulated echo.
@@ -60,8 +66,12 @@ type Done<'a> = &'a mut dyn FnMut(&mut Batch, usize);
 pub(crate) struct Batched<R> {
     pub(crate) signature: Signature,
     memory_bytes: u64,
-    /// Each behind those that it goes on from; the first runs for every request.
+    /// Each behind those that it goes on from; one that all outputs come of runs for every request.
     pub(crate) parts: Vec<Part<R>>,
+    /// What can run instead of several last parts.
+    stacks: Vec<Stack<R>>,
+    /// By request of the current batch: how many last parts it waits for.
+    open: Vec<u32>,
     /// The batch buffers, one per input.
     gathered: Vec<HostTensor>,
     /// Requests of the current batch that can run, by index.
@@ -70,6 +80,10 @@ pub(crate) struct Batched<R> {
     rows: Vec<Row>,
     /// Batches that a GPU has: the one that executes, and the one that is staged behind it.
     pub(crate) flights: Vec<Flight>,
+    /// The set of buffers that the last flight took.
+    pub(crate) last_slot: usize,
+    /// The largest batch that it was made for; 0: not said.
+    pub(crate) max_items: u32,
 }
 
 impl<R: Runner> Batched<R> {
@@ -81,11 +95,24 @@ impl<R: Runner> Batched<R> {
 
     pub(crate) fn of_parts(signature: Signature, memory_bytes: u64, parts: Vec<Part<R>>) -> Batched<R> {
         let gathered = signature.inputs.iter().map(|_| HostTensor::default()).collect();
-        Batched { signature, memory_bytes, parts, gathered, sound: Vec::new(), rows: Vec::new(), flights: Vec::new() }
+        Batched {
+            signature,
+            memory_bytes,
+            parts,
+            stacks: Vec::new(),
+            open: Vec::new(),
+            gathered,
+            sound: Vec::new(),
+            rows: Vec::new(),
+            flights: Vec::new(),
+            last_slot: 1,
+            max_items: 0,
+        }
     }
 
     /// Makes the batch buffers large enough for `items` items, where every other dimension is fixed.
     pub(crate) fn reserve(&mut self, items: u32) {
+        self.max_items = items;
         for (spec, into) in self.signature.inputs.iter().zip(&mut self.gathered) {
             into.dtype = spec.dtype;
             let dims = spec.dims.iter().enumerate().map(|(axis, dim)| match dim {
@@ -111,29 +138,31 @@ impl<R: Runner> Batched<R> {
         result
     }
 
-    /// Runs every part that somebody wants. When one that nobody goes on from fails, the others run all the same.
+    /// Runs every part that somebody wants: first those that others go on from, then stacks where they are worth it, then the
+    /// last ones that are left. When one of these fails, the others run all the same.
     fn run_parts(&mut self, batch: &mut Batch, done: Done<'_>) -> Result<(), String> {
-        let (inputs, outputs) = (self.signature.inputs.len(), self.signature.outputs.len());
+        self.choose(batch);
+        for index in 0..self.parts.len() {
+            if !self.parts[index].is_last() && !self.parts[index].rows.is_empty() {
+                self.run_part(index)?;
+            }
+        }
+        for index in 0..self.stacks.len() {
+            self.run_stack(batch, index, done);
+        }
         let mut result = Ok(());
         for index in 0..self.parts.len() {
-            let wanted = self.parts[index].outputs.clone();
-            let wants = |row: &&Row| {
-                let spans = &batch.spans[row.request * (inputs + outputs) + inputs..][wanted.clone()];
-                index == 0 || spans.iter().any(|span| span.offset != crate::Span::UNWANTED)
-            };
-            self.parts[index].choose(self.rows.iter().filter(wants).map(|row| (row.request, row.items)));
-            if self.parts[index].rows.is_empty() {
+            if !self.parts[index].is_last() || self.parts[index].rows.is_empty() {
                 continue;
             }
-            let ran = run_part(&mut self.parts, index, &self.gathered, &self.signature.inputs, &self.rows);
-            let last = self.parts[index].is_last();
-            match ran.and_then(|()| if last { self.scatter(batch, index) } else { Ok(()) }) {
-                Err(text) if last => result = Err(text),
-                Ok(()) if last => self.tell(batch, index, done),
-                ended => ended?,
-            }
-            if last {
-                self.parts[index].runner.release();
+            let ran = self.run_part(index).and_then(|()| self.scatter_part(batch, index));
+            self.parts[index].runner.release();
+            match ran {
+                Ok(()) => self.close(batch, index, done),
+                Err(text) => {
+                    self.parts[index].rows.clear();
+                    result = Err(text);
+                }
             }
         }
         result?;
@@ -146,23 +175,42 @@ impl<R: Runner> Batched<R> {
         Ok(())
     }
 
-    /// Part `index` has given its outputs: tells of the requests that want none of a later one. The last parts come in the order
-    /// of the outputs.
-    fn tell(&self, batch: &mut Batch, index: usize, done: Done<'_>) {
-        if index + 1 == self.parts.len() {
-            return;
-        }
+    /// Finds who runs for whom in this batch.
+    fn choose(&mut self, batch: &Batch) {
         let (inputs, outputs) = (self.signature.inputs.len(), self.signature.outputs.len());
-        let part = &self.parts[index];
-        for row in &part.rows {
-            let first = row.request * (inputs + outputs) + inputs;
-            let spans = &batch.spans[first + part.outputs.end..first + outputs];
-            let waits = spans.iter().any(|span| span.offset != crate::Span::UNWANTED);
-            if !waits && batch.requests[row.request].outcome == Outcome::Pending {
+        self.open.clear();
+        self.open.resize(batch.requests.len(), 0);
+        for part in &mut self.parts {
+            let (runs_for_all, own) = (part.outputs.len() == outputs, part.outputs.clone());
+            let wanted = |row: &&Row| {
+                runs_for_all || wants(&batch.spans[row.request * (inputs + outputs) + inputs..][..outputs], &own)
+            };
+            part.choose(self.rows.iter().filter(wanted).map(|row| (row.request, row.items)));
+            for row in part.rows.iter().filter(|_| part.ports.is_empty()) {
+                self.open[row.request] += 1;
+            }
+        }
+    }
+
+    fn run_part(&mut self, index: usize) -> Result<(), String> {
+        let (above, rest) = self.parts.split_at_mut(index);
+        run_part(above, &mut rest[0], &self.gathered, &self.signature.inputs, &self.rows)
+    }
+
+    /// A last part has given its outputs: tells of the requests that wait for no other, unless the batch ends here anyway.
+    fn close(&mut self, batch: &mut Batch, index: usize, done: Done<'_>) {
+        let mut rows = std::mem::take(&mut self.parts[index].rows);
+        let ends = self.parts.iter().all(|part| !part.is_last() || part.rows.is_empty());
+        for row in &rows {
+            self.open[row.request] -= 1;
+            let waits = self.open[row.request] > 0;
+            if !waits && !ends && batch.requests[row.request].outcome == Outcome::Pending {
                 batch.requests[row.request].outcome = Outcome::Done;
                 done(batch, row.request);
             }
         }
+        rows.clear();
+        self.parts[index].rows = rows;
     }
 
     /// Fills the batch buffers, and notes who lies where.
@@ -223,22 +271,35 @@ impl<R: Runner> Batched<R> {
         Ok(())
     }
 
-    /// Writes the outputs of a part to the requests that asked for them.
-    fn scatter(&self, batch: &mut Batch, part: usize) -> Result<(), String> {
-        let (inputs, outputs) = (self.signature.inputs.len(), self.signature.outputs.len());
-        let part = &self.parts[part];
-        for (output, index) in part.outputs.clone().enumerate() {
-            check_output(&self.signature.outputs[index], &part.runner.output(output)?, part.items)?;
+    fn scatter_part(&self, batch: &mut Batch, index: usize) -> Result<(), String> {
+        let part = &self.parts[index];
+        let answer = |output: usize| Ok(Answer::whole(part.runner.output(output)?));
+        self.scatter(batch, part, part.outputs.clone(), answer)
+    }
+
+    /// Writes `outputs`, which `part` made, to the requests among its rows that asked for them. `answer` gives each, by its place
+    /// among them.
+    fn scatter<'a>(
+        &self,
+        batch: &mut Batch,
+        part: &Part<R>,
+        outputs: Range<usize>,
+        answer: impl Fn(usize) -> Result<Answer<'a>, String>,
+    ) -> Result<(), String> {
+        for (place, index) in outputs.clone().enumerate() {
+            let Answer { dtype, shape, .. } = answer(place)?;
+            check_output(&self.signature.outputs[index], dtype, shape, part.items)?;
         }
-        for (output, index) in part.outputs.clone().enumerate() {
+        let (inputs, all_outputs) = (self.signature.inputs.len(), self.signature.outputs.len());
+        for (place, index) in outputs.enumerate() {
             let spec = &self.signature.outputs[index];
-            let output = part.runner.output(output)?;
-            let strided = Strided::new(output.shape.dims(), spec.batch_axis, spec.dtype)
-                .ok_or_else(|| format!("output '{}' is too large", spec.name))?;
+            let answer = answer(place)?;
+            let layout =
+                answer.layout(spec.batch_axis).ok_or_else(|| format!("output '{}' is too large", spec.name))?;
             for &Row { request, first, items } in &part.rows {
-                let span = batch.spans[request * (inputs + outputs) + inputs + index];
+                let span = batch.spans[request * (inputs + all_outputs) + inputs + index];
                 let entry = &mut batch.requests[request];
-                let mut shape = output.shape;
+                let mut shape = answer.shape;
                 let (place, own, all) = match spec.batch_axis {
                     Some(axis) => {
                         shape.dims_mut()[axis] = entry.items;
@@ -246,11 +307,11 @@ impl<R: Runner> Batched<R> {
                     }
                     None => (0, 1, 1),
                 };
-                if span.offset == crate::Span::UNWANTED {
+                if span.offset == Span::UNWANTED {
                     continue;
                 }
                 // It cannot overflow: the whole output, which is at least as large, is in memory.
-                let needed = strided.bytes(own).unwrap_or(usize::MAX);
+                let needed = layout.bytes(own).unwrap_or(usize::MAX);
                 if needed > span.bytes {
                     if entry.outcome == Outcome::Pending {
                         entry.outcome = Outcome::OutputTooSmall { output: index, needed, room: span.bytes };
@@ -261,9 +322,9 @@ impl<R: Runner> Batched<R> {
                 // in it; the output is the engine's memory, so they do not overlap.
                 unsafe {
                     let to = entry.arena.as_mut_ptr().add(span.offset);
-                    strided.scatter(output.bytes, to, place, own, all);
+                    layout.scatter(answer.bytes, to, place, own, all);
                 }
-                batch.written[request * outputs + index] = Written { bytes: needed, shape };
+                batch.written[request * all_outputs + index] = Written { bytes: needed, shape };
             }
         }
         Ok(())
@@ -274,7 +335,7 @@ impl<R: Runner> Batched<R> {
         let inputs = self.signature.inputs.len();
         let wanted = |request: usize| {
             let outputs = &batch.spans[request * self.stride() + inputs..][..self.signature.outputs.len()];
-            outputs.iter().map(|span| span.offset == crate::Span::UNWANTED)
+            outputs.iter().map(|span| span.offset == Span::UNWANTED)
         };
         requests.sort_unstable_by(|&a, &b| wanted(a).cmp(wanted(b)).then(a.cmp(&b)));
     }
@@ -304,8 +365,7 @@ impl<R: Runner> Batched<R> {
         }
         let spans = &batch.spans[request * self.stride()..][..self.stride()];
         let (inputs, outputs) = spans.split_at(self.signature.inputs.len());
-        let inside =
-            |span: &crate::Span| span.offset.checked_add(span.bytes).is_some_and(|end| end <= entry.arena.len());
+        let inside = |span: &Span| span.offset.checked_add(span.bytes).is_some_and(|end| end <= entry.arena.len());
         for (index, (spec, span)) in self.signature.inputs.iter().zip(inputs).enumerate() {
             if spec.batch_axis.is_none() && batch.class.constants[index].is_some() {
                 continue;
@@ -321,7 +381,7 @@ impl<R: Runner> Batched<R> {
             }
         }
         for (spec, span) in self.signature.outputs.iter().zip(outputs) {
-            if span.offset != crate::Span::UNWANTED && !inside(span) {
+            if span.offset != Span::UNWANTED && !inside(span) {
                 return Err(format!("output '{}' lies outside its arena", spec.name));
             }
         }
@@ -450,8 +510,9 @@ impl<R: Runner> Network for Batched<R> {
         let all = [Row { request: 0, first: 0, items: items as usize }];
         let mut outputs = Vec::with_capacity(self.signature.outputs.len());
         for index in 0..self.parts.len() {
-            self.parts[index].choose([(0, items as usize)].into_iter());
-            run_part(&mut self.parts, index, inputs, &self.signature.inputs, &all).map_err(RunError::Engine)?;
+            let (above, rest) = self.parts.split_at_mut(index);
+            rest[0].choose([(0, items as usize)].into_iter());
+            run_part(above, &mut rest[0], inputs, &self.signature.inputs, &all).map_err(RunError::Engine)?;
             let part = &self.parts[index];
             for (output, index) in part.outputs.clone().enumerate().filter(|_| part.is_last()) {
                 let output = part.runner.output(output).map_err(RunError::Engine)?;
@@ -465,21 +526,27 @@ impl<R: Runner> Network for Batched<R> {
     }
 }
 
+/// Whether a request, of which `spans` are those of its outputs, wants one of `outputs`.
+fn wants(spans: &[Span], outputs: &Range<usize>) -> bool {
+    spans[outputs.clone()].iter().any(|span| span.offset != Span::UNWANTED)
+}
+
 pub(crate) fn input_layout(batch: &Batch, spec: &TensorSpec, index: usize) -> Result<Strided, String> {
     Strided::new(batch.class.inputs[index].dims(), spec.batch_axis, spec.dtype)
         .ok_or_else(|| format!("input '{}' can't have shape {}", spec.name, batch.class.inputs[index]))
 }
 
-pub(crate) fn check_output(spec: &TensorSpec, output: &View<'_>, total: usize) -> Result<(), String> {
-    if output.dtype != spec.dtype {
-        return Err(format!("output '{}' came as {}, the network declares {}", spec.name, output.dtype, spec.dtype));
+/// What is wrong with an output of `total` items that came as this, if anything.
+pub(crate) fn check_output(spec: &TensorSpec, dtype: DType, shape: Shape, total: usize) -> Result<(), String> {
+    if dtype != spec.dtype {
+        return Err(format!("output '{}' came as {dtype}, the network declares {}", spec.name, spec.dtype));
     }
     if let Some(axis) = spec.batch_axis {
-        let length = output.shape.dims().get(axis).map(|&d| d as usize);
+        let length = shape.dims().get(axis).map(|&d| d as usize);
         if length != Some(total) {
             return Err(format!(
-                "output '{}' came with shape {}; its batch axis {axis} should have {total} items",
-                spec.name, output.shape
+                "output '{}' came with shape {shape}; its batch axis {axis} should have {total} items",
+                spec.name
             ));
         }
     }

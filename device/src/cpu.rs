@@ -24,6 +24,8 @@ pub struct CpuOptions {
     /// The executing thread is pinned to the first of these; the engine's own threads follow
     /// [`CompileOptions::cores`](crate::CompileOptions::cores). Empty: not pinned.
     pub cores: Vec<usize>,
+    /// The executing thread may run on all of `cores` instead: those near a GPU.
+    pub roams: bool,
     /// Threads that its networks were compiled for, for people.
     pub threads: usize,
     /// How long the thread looks for work before it sleeps.
@@ -44,7 +46,7 @@ pub struct CpuDevice {
 /// Entries of each ring: a few per batch, and at most two batches are outstanding.
 const RING: usize = 16;
 /// Outputs that are done before their batch has ended. Where they find no room, their requests are done when the batch is.
-const EARLY_RING: usize = 1024;
+pub(crate) const EARLY_RING: usize = 1024;
 
 /// How often a lost device is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
@@ -87,9 +89,12 @@ impl CpuDevice {
             starts: VecDeque::new(),
             running: None,
         };
-        let core = options.cores.first().copied();
+        let cores = match options.roams {
+            true => options.cores.clone(),
+            false => options.cores.iter().copied().take(1).collect(),
+        };
         let thread = std::thread::Builder::new().name(format!("rota-{}", options.name)).spawn(move || {
-            let result = core.map_or(Ok(()), |core| pin(&[core]));
+            let result = if cores.is_empty() { Ok(()) } else { pin(&cores) };
             let ready = result.is_ok();
             // The receiver waits for exactly this message.
             let _ = pinned.send(result);
@@ -297,7 +302,9 @@ impl Executor {
 
     fn give_back(&mut self, batch: Box<Batch>) {
         let failed = batch.requests.iter().any(|request| matches!(request.outcome, Outcome::Failed(_)));
-        if failed && self.networks.iter_mut().any(|(installed, network)| *installed == batch.network && network.is_lost()) {
+        if failed
+            && self.networks.iter_mut().any(|(installed, network)| *installed == batch.network && network.is_lost())
+        {
             self.shared.lost.store(true, Ordering::Release);
         }
         let mut batch = Some(batch);
@@ -324,22 +331,33 @@ fn telling(tells: &mut Producer<Early>, waker: &Waker, batch: &mut Batch, reques
 
 /// Says that a request is done, and what was written of its outputs; false when there is no room to say it.
 fn tell(tells: &mut Producer<Early>, batch: &Batch, request: usize) -> bool {
+    let Some(started) = batch.started else { return false };
+    let early = earlies(batch, request, started, started.elapsed());
+    if tells.slots() < early.clone().count() {
+        return false;
+    }
+    early.for_each(|early| tells.push(early).expect("there was room for all of its outputs"));
+    true
+}
+
+/// What is to be said of a request that is done before its batch: one for each output that it wanted.
+pub(crate) fn earlies(
+    batch: &Batch,
+    request: usize,
+    started: Instant,
+    took: Duration,
+) -> impl Iterator<Item = Early> + Clone {
     let (spans, outputs) = (batch.spans.len() / batch.requests.len(), batch.written.len() / batch.requests.len());
     let wanted = &batch.spans[(request + 1) * spans - outputs..(request + 1) * spans];
     let is_wanted = |output: &usize| wanted[*output].offset != Span::UNWANTED;
-    let (count, last) = ((0..outputs).filter(is_wanted).count(), (0..outputs).rev().find(is_wanted));
-    let (Some(last), Some(started)) = (last, batch.started) else { return false };
-    if tells.slots() < count {
-        return false;
-    }
+    let last = (0..outputs).rev().find(is_wanted);
     let items = batch.requests.iter().map(|request| request.items).sum();
-    let (key, took) = (batch.requests[request].key, started.elapsed());
-    for output in (0..outputs).filter(is_wanted) {
-        let written = batch.written[request * outputs + output];
-        let early = Early { key, output, written, last: output == last, started, took, items };
-        tells.push(early).expect("there was room for all of its outputs");
-    }
-    true
+    let key = batch.requests[request].key;
+    let written = &batch.written[request * outputs..];
+    (0..outputs).filter(is_wanted).map(move |output| {
+        let (written, last) = (written[output], last == Some(output));
+        Early { key, output, written, last, started, took, items }
+    })
 }
 
 /// Fails every request of a batch for a network that is not installed.
@@ -414,7 +432,8 @@ mod tests {
         ];
         for (cores, threads, expected) in cases {
             let (name, engine) = ("cpu0".to_owned(), "rten".to_owned());
-            let options = CpuOptions { name, engine, cores: cores.to_vec(), threads, spin: Duration::ZERO };
+            let options =
+                CpuOptions { name, engine, cores: cores.to_vec(), roams: false, threads, spin: Duration::ZERO };
             assert_eq!(describe(&options), expected);
         }
     }

@@ -24,7 +24,7 @@ mod view;
 
 pub use batch::{Batch, BatchId, Early, Outcome, Request, ShapeClass, Span, Written};
 pub use cpu::{CpuDevice, CpuOptions};
-pub use emulated::{EmulatedDevice, EmulatedNetwork, EmulatedOptions, Pace};
+pub use emulated::{EmulatedDevice, EmulatedNetwork, EmulatedOptions, Pace, Timing};
 pub use engine::{CompileOptions, Engine, EngineChoice, EngineKind};
 pub use host::{Bytes, HostTensor};
 pub use sample::Hints;
@@ -104,7 +104,7 @@ pub trait Network: Send {
         false
     }
     /// How long a batch is to take, when that is given and not measured: only an emulated network knows.
-    fn pace(&self) -> Option<&Pace> {
+    fn timing(&self) -> Option<&Timing> {
         None
     }
 }

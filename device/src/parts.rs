@@ -4,6 +4,11 @@
 //! Parts form a tree. A part takes items of the network's inputs and of what the parts above it hand on (their ports). Which
 //! requests it runs for follows from which outputs they want. Where their items lie side by side, a part reads them where they are; where
 //! they do not, or the batch axis is not the outermost, they are copied together first. An ordinary network is one part.
+//!
+//! Last parts that are the same operators with other weights may have a stack beside them, which runs them as one
+//! ([`Joined::stack`]).
+
+pub use crate::batched::stack::{Columns, StackError, StackSpec, Time, Times};
 
 use crate::batched::{Batched, Runner, panic_text};
 use crate::engine::Loaded;
@@ -45,7 +50,7 @@ pub struct PartError {
 /// A network of parts, each behind those that it goes on from; `max_batch` as in [`CompileOptions`](crate::CompileOptions).
 ///
 /// A request of it wants outputs of one model or of several; what none of a batch's requests wants is not computed.
-pub fn join(signature: Signature, parts: Vec<PartSpec>, max_batch: u32) -> Result<Box<dyn Network>, PartError> {
+pub fn join(signature: Signature, parts: Vec<PartSpec>, max_batch: u32) -> Result<Joined, PartError> {
     for (index, part) in parts.iter().enumerate() {
         check(&signature, &parts, index, part).map_err(|text| PartError { part: index, text })?;
     }
@@ -53,7 +58,27 @@ pub fn join(signature: Signature, parts: Vec<PartSpec>, max_batch: u32) -> Resul
     let parts = parts.into_iter().map(|part| Part::new(part.loaded.runner, part.feeds, part.ports, part.outputs));
     let mut network = Batched::of_parts(signature, memory_bytes, parts.collect());
     network.reserve(max_batch);
-    Ok(Box::new(network))
+    Ok(Joined { network, max_batch })
+}
+
+/// A network of parts, before it is put into service.
+pub struct Joined {
+    network: Batched<Box<dyn Runner>>,
+    max_batch: u32,
+}
+
+impl Joined {
+    /// Takes in a stack, if it is faster than its members one by one for some number of items; what was measured says it.
+    ///
+    /// `inputs` are the network's, of `max_batch` items; on them the stack's answers may be `tolerance` of their range away from the
+    /// members'. Takes a run of the shared parts and some of the others for every doubling of the batch.
+    pub fn stack(&mut self, spec: StackSpec, inputs: &[HostTensor], tolerance: f64) -> Result<Times, StackError> {
+        self.network.add_stack(spec, inputs, self.max_batch, tolerance)
+    }
+
+    pub fn network(self) -> Box<dyn Network> {
+        Box::new(self.network)
+    }
 }
 
 fn check(signature: &Signature, parts: &[PartSpec], index: usize, part: &PartSpec) -> Result<(), String> {
@@ -147,17 +172,15 @@ impl<R: Runner> Part<R> {
     }
 }
 
-/// Runs part `index` on its rows; the parts that it goes on from have run. `inputs` hold the items of all the batch's rows,
-/// `all`, as `specs` say.
+/// Runs a part on its rows; the parts that it goes on from, among `above`, have run. `inputs` hold the items of all the batch's
+/// rows, `all`, as `specs` say.
 pub(crate) fn run_part<R: Runner>(
-    parts: &mut [Part<R>],
-    index: usize,
+    above: &[Part<R>],
+    part: &mut Part<R>,
     inputs: &[HostTensor],
     specs: &[TensorSpec],
     all: &[Row],
 ) -> Result<(), String> {
-    let (above, rest) = parts.split_at_mut(index);
-    let part = &mut rest[0];
     let source = Source { above, inputs };
     for feed in 0..part.feeds.len() {
         let (axis, rows) = match part.feeds[feed] {

@@ -93,7 +93,12 @@ impl Strided {
 
     /// Where a request's tensor and the batch's tensor have the same bytes, run by run: (offset in the request's, offset in the batch's,
     /// bytes).
-    pub(crate) fn pieces(self, first: usize, items: usize, total: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    pub(crate) fn pieces(
+        self,
+        first: usize,
+        items: usize,
+        total: usize,
+    ) -> impl Iterator<Item = (usize, usize, usize)> {
         let run = items * self.inner;
         (0..self.outer).map(move |outer| (outer * run, (outer * total + first) * self.inner, run))
     }

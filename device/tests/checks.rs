@@ -166,6 +166,7 @@ fn an_emulated_network_passes_the_check_too() {
         },
         pace: Pace::new([(1, Duration::ZERO)]).unwrap(),
         memory_bytes: 0,
+        suffix: None,
     };
     let mut network = EmulatedNetwork::new(&profile);
     let checked = check_batching(&mut network, &Hints::default()).unwrap();

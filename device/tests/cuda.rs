@@ -2,12 +2,13 @@
 
 mod common;
 
-use common::{inputs, onnxruntime};
+use common::{execute, inputs, onnxruntime};
 use rota_device::cuda::lower::Program;
 use rota_device::cuda::{CudaEngine, Model, Precision, driver};
 use rota_device::engine::{self, CompileOptions, Engine, EngineChoice};
 use rota_device::sample::Hints;
-use rota_device::{DType, HostTensor, Shape, npy};
+use rota_device::{DType, HostTensor, Outcome, Shape, npy};
+use rota_graph::examples::{Sketch, noise};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -210,4 +211,105 @@ fn fusion_saves_launches_and_bytes() {
         let gains = fused.steps.len() < plain.steps.len() && bytes(&fused) < bytes(&plain);
         assert!(gains || file.ends_with("digits-gru/1/model.onnx"), "{}", file.display());
     }
+}
+
+/// Writes a model into a folder of its own.
+fn model_of(name: &str, file: Vec<u8>) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("rota-cuda-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("model.onnx");
+    std::fs::write(&path, file).unwrap();
+    path
+}
+
+#[test]
+fn an_index_past_the_end_fails_its_request_and_no_other() {
+    let mut sketch = Sketch::new("embedding");
+    let ids = sketch.typed_input("ids", 7, &[-1, 3], "n");
+    let table = sketch.floats("table", &[10, 4], &noise(1, 40));
+    sketch.node("Gather", &[&table, &ids], "y", &[]);
+    sketch.output("y", &[-1, 3, 4], "n");
+    let file = model_of("embedding", sketch.into_file());
+    let options = CompileOptions { max_batch: Some(4), ..CompileOptions::default() };
+    let mut network = stand_in(Precision::Fp32).compile(&file, &options).unwrap();
+    let request = |ids: [i64; 3]| vec![HostTensor::from_elements(&[1, 3], &ids).unwrap()];
+    let requests = [request([0, 5, 9]), request([1, 10, 2]), request([-1, 3, 3])];
+    // More than once: what a bad batch leaves in the buffers must not fail the next.
+    for _ in 0..4 {
+        let results = execute(&mut *network, &requests, &[4096]);
+        assert_eq!((&results[0].0, &results[2].0), (&Outcome::Done, &Outcome::Done));
+        assert!(matches!(&results[1].0, Outcome::Failed(text) if text.contains("past the end")), "{:?}", results[1].0);
+        let row = |at: usize| noise(1, 40)[4 * at..4 * at + 4].to_vec();
+        let found = results[2].1[0].as_ref().unwrap();
+        assert_eq!(found.bytes.elements::<f32>(), [row(9), row(3), row(3)].concat());
+        let sound = execute(&mut *network, &[request([4, 4, 4])], &[4096]);
+        assert_eq!(sound[0].0, Outcome::Done);
+    }
+}
+
+#[test]
+fn unloading_gives_the_memory_back() {
+    let engine = stand_in(Precision::Fp32);
+    let run = || {
+        let mut network = engine.compile(&tiny("digits-mlp"), &CompileOptions::default()).unwrap();
+        let inputs = inputs(network.signature(), 1, &Hints::default(), 1);
+        network.run(&inputs).unwrap();
+        engine.memory().unwrap().0
+    };
+    // The arena stays for whoever comes next, so the second time takes what the first gave back.
+    assert_eq!(run(), run());
+}
+
+/// Takes minutes: `make test-full`.
+#[test]
+#[ignore = "whole pictures on a GPU that is none"]
+fn every_demo_model_in_full_equals_the_reference() {
+    for (file, hints) in all_models().into_iter().filter(|(file, _)| !file.ends_with("text-detection/1/model.onnx")) {
+        for items in [1, 3, 8] {
+            let begin = std::time::Instant::now();
+            let magika = file.ends_with("magika/1/model.onnx");
+            let ranges = if magika { [("bytes".to_owned(), (0.0, 255.0))].into() } else { hints.ranges.clone() };
+            compare(&file, &Hints { ranges, ..hints.clone() }, &[items]);
+            println!("{}, {items} items: {:.1} s", file.display(), begin.elapsed().as_secs_f64());
+        }
+    }
+}
+
+#[test]
+fn attention_and_normalisation_written_as_many_nodes_are_a_launch_each() {
+    const WIDTH: usize = 32;
+    let mut s = Sketch::new("block");
+    let x = s.input("x", &[-1, 6, WIDTH as i64], "n");
+    let mean = s.node("ReduceMean", &[&x], "mean", &[("axes", &[-1]), ("keepdims", &[1])]);
+    let centred = s.node("Sub", &[&x, &mean], "centred", &[]);
+    let two = s.floats("two", &[], &[2.0]);
+    let squares = s.node("Pow", &[&centred, &two], "squares", &[]);
+    let variance = s.node("ReduceMean", &[&squares], "variance", &[("axes", &[-1]), ("keepdims", &[1])]);
+    let epsilon = s.floats("epsilon", &[], &[1e-5]);
+    let sum = s.node("Add", &[&variance, &epsilon], "sum", &[]);
+    let spread = s.node("Sqrt", &[&sum], "spread", &[]);
+    let normal = s.node("Div", &[&centred, &spread], "normal", &[]);
+    let gamma = s.floats("gamma", &[WIDTH as u64], &noise(1, WIDTH));
+    let scaled = s.node("Mul", &[&normal, &gamma], "scaled", &[]);
+    let beta = s.floats("beta", &[WIDTH as u64], &noise(2, WIDTH));
+    let normal = s.node("Add", &[&scaled, &beta], "shifted", &[]);
+    let mut project = |seed: u64, name: &str| {
+        let w = s.floats(&format!("w{name}"), &[WIDTH as u64, WIDTH as u64], &noise(seed, WIDTH * WIDTH));
+        s.node("MatMul", &[&normal, &w], name, &[])
+    };
+    let (q, k, v) = (project(3, "q"), project(4, "k"), project(5, "v"));
+    let turned = s.node("Transpose", &[&k], "turned", &[("perm", &[0, 2, 1])]);
+    let scores = s.node("MatMul", &[&q, &turned], "scores", &[]);
+    let factor = s.floats("factor", &[], &[0.05]);
+    let scores = s.node("Mul", &[&scores, &factor], "scores2", &[]);
+    let weights = s.node("Softmax", &[&scores], "weights", &[("axis", &[2])]);
+    s.node("MatMul", &[&weights, &v], "y", &[]);
+    s.output("y", &[-1, 6, WIDTH as i64], "n");
+    let file = model_of("block", s.into_file());
+    compare(&file, &Hints::default(), &[1, 3, 8]);
+    let model = Model::read(&file, &CompileOptions::default()).unwrap();
+    let program = model.program(2, &Hints::default(), Precision::Fp32, true).unwrap();
+    let kernels: Vec<&str> = program.steps.iter().map(|step| step.launch.kernel.name).collect();
+    assert_eq!(kernels.len(), 5, "{kernels:?}");
+    assert_eq!((kernels[0], kernels[4]), ("rota_normalize_f32", "rota_attention_f32"), "{kernels:?}");
 }

@@ -3,11 +3,11 @@
 mod common;
 
 use common::{engines, inputs, load};
-use rota_device::emulated::{self, EmulatedProfile};
+use rota_device::emulated::{self, EmulatedPrefix, EmulatedProfile, EmulatedSuffix};
 use rota_device::sample::{self, Hints};
 use rota_device::{
-    Batch, BatchId, CpuDevice, CpuOptions, DType, Device, Dim, EmulatedNetwork, EmulatedOptions, HostTensor, NetworkId,
-    Outcome, Pace, Signature, TensorSpec, Waker,
+    Batch, BatchId, CpuDevice, CpuOptions, DType, Device, Dim, EmulatedNetwork, EmulatedOptions, HostTensor, Network,
+    NetworkId, Outcome, Pace, Signature, Span, TensorSpec, Waker,
 };
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -44,7 +44,8 @@ impl Bell {
 }
 
 fn cpu(bell: &Arc<Bell>, spin: Duration) -> CpuDevice {
-    let options = CpuOptions { name: "cpu0".into(), engine: "test".into(), cores: vec![], threads: 1, spin };
+    let options =
+        CpuOptions { name: "cpu0".into(), engine: "test".into(), cores: vec![], roams: false, threads: 1, spin };
     CpuDevice::spawn(options, bell.waker()).unwrap()
 }
 
@@ -131,6 +132,7 @@ fn cores_that_are_not_there_are_refused() {
         name: "cpu0".into(),
         engine: "test".into(),
         cores: vec![100_000],
+        roams: false,
         threads: 1,
         spin: Duration::ZERO,
     };
@@ -150,6 +152,7 @@ fn profile(points: &[(u32, u64)]) -> EmulatedProfile {
         signature: Signature { inputs: vec![tensor("x", &[4])], outputs: vec![tensor("y", &[10])] },
         pace: Pace::new(points.iter().map(|&(batch, us)| (batch, Duration::from_micros(us)))).unwrap(),
         memory_bytes: 1000,
+        suffix: None,
     }
 }
 
@@ -192,6 +195,62 @@ fn an_emulated_device_takes_its_time_and_answers_each_request_with_its_own_input
         assert_eq!(&*output(&first, 1).bytes, b"efghefghef");
         assert_eq!(&*output(&second, 0).bytes, b"1234123412");
     }
+}
+
+#[test]
+fn a_group_takes_the_shared_part_once_and_tells_of_each_member_at_the_end_of_its_own() {
+    let pace = |us: &[(u32, u64)]| Pace::new(us.iter().map(|&(b, us)| (b, Duration::from_micros(us)))).unwrap();
+    let prefix =
+        Arc::new(EmulatedPrefix { name: "trunk".into(), pace: pace(&[(1, 2000), (4, 5000)]), memory_bytes: 900 });
+    let member = |model: &str, us, outputs: &[u32]| EmulatedProfile {
+        model: model.into(),
+        signature: Signature {
+            inputs: vec![tensor("x", &[4])],
+            outputs: outputs.iter().map(|&size| tensor("y", &[size])).collect(),
+        },
+        suffix: Some(EmulatedSuffix {
+            prefix: prefix.clone(),
+            pace: pace(&[(1, us), (2, us + 500)]),
+            memory_bytes: 50,
+        }),
+        ..profile(&[(1, 9000)])
+    };
+    let (a, b) = (member("a", 1000, &[2, 3]), member("b", 3000, &[5]));
+    let network = EmulatedNetwork::group(&prefix, &[&a, &b]).unwrap();
+    assert_eq!(network.memory_bytes(), 1000);
+    assert!(EmulatedNetwork::group(&prefix, &[&a]).is_none(), "one model is no group");
+    assert!(EmulatedNetwork::group(&prefix, &[&a, &profile(&[(1, 1)])]).is_none(), "it shares nothing");
+    let signature = network.signature().clone();
+    // The requests ask a, b, both, a.
+    let requests: Vec<_> =
+        [b"abcd", b"efgh", b"ijkl", b"mnop"].map(|text| vec![HostTensor::from_elements(&[1, 4], text).unwrap()]).into();
+    let mut batch = sample::lay_out(NetworkId(0), &signature, &requests, &[2, 3, 5]).unwrap();
+    for (request, output) in [(0, 2), (1, 0), (1, 1), (3, 2)] {
+        batch.spans[request * 4 + 1 + output] = Span { offset: Span::UNWANTED, bytes: 0 };
+    }
+    let bell = Arc::new(Bell::default());
+    let mut devices = emulated::spawn(1, EmulatedOptions::default(), bell.waker()).unwrap();
+    let device = &mut devices[0];
+    device.install(NetworkId(0), Box::new(network));
+    let id = batch.id;
+    device.prepare(batch);
+    device.start(id);
+    let batch = bell.wait(device);
+    // The shared part for 4 items, a for 3, which is past what was measured, b for 2.
+    let a_takes = Duration::from_micros(1500).mul_f64(1.5);
+    assert_eq!(batch.took, Duration::from_micros(5000 + 3500) + a_takes);
+    let early: Vec<_> = std::iter::from_fn(|| device.poll_early()).collect();
+    let told: Vec<_> = early.iter().map(|early| (early.key, early.output, early.last)).collect();
+    let key = |request: usize| batch.requests[request].key;
+    assert_eq!(told, [(key(0), 0, false), (key(0), 1, true), (key(3), 0, false), (key(3), 1, true)]);
+    assert!(early.iter().all(|early| early.took == Duration::from_micros(5000) + a_takes && early.items == 4));
+    let outcomes: Vec<_> = batch.requests.iter().map(|request| request.outcome.clone()).collect();
+    assert_eq!(outcomes, [Outcome::Told, Outcome::Done, Outcome::Done, Outcome::Told]);
+    let output =
+        |request, output: usize| sample::outputs(&batch, &signature, request)[output].clone().map(|t| t.bytes.to_vec());
+    assert_eq!([output(0, 0), output(0, 1), output(0, 2)], [Some(b"ab".to_vec()), Some(b"abc".to_vec()), None]);
+    assert_eq!([output(1, 0), output(1, 2)], [None, Some(b"efghe".to_vec())]);
+    assert_eq!([output(2, 1), output(2, 2)], [Some(b"ijk".to_vec()), Some(b"ijkli".to_vec())]);
 }
 
 #[test]

@@ -4,10 +4,12 @@ mod common;
 
 use common::{engines, inputs};
 use rota_device::engine::{CompileOptions, Engine};
-use rota_device::parts::{self, Feed, PartSpec};
+use rota_device::parts::{self, Columns, Feed, Joined, PartSpec, StackSpec};
 use rota_device::sample::{self, Hints};
 use rota_device::{HostTensor, Network, NetworkId, Outcome, Signature};
-use rota_graph::{Bytes, Graph, Index, Limits, Member, Outline, Stage, Worth, examples, split};
+use rota_graph::{
+    Bytes, Graph, Index, Limits, Member, Outline, StackOutput, Stage, Worth, alike, examples, split, stack,
+};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -43,6 +45,36 @@ struct Family {
     joined: Box<dyn Network>,
     /// By member, by input of the joined network: which of its own it is.
     taken: Vec<Vec<usize>>,
+    /// Whether what the members have of their own could be made into one part.
+    stacked: bool,
+}
+
+const MAX_BATCH: u32 = 8;
+
+/// Puts a stack of all members beside their own parts, where they are alike and go on from the one port of the trunk.
+fn add_stack(engine: &dyn Engine, folder: &Folder, joined: &mut Joined, own: &[&Stage], inputs: &[HostTensor]) -> bool {
+    let graphs: Vec<Graph> =
+        own.iter().map(|stage| Graph::read(stage.model.clone(), &Limits::default()).unwrap()).collect();
+    let graphs: Vec<&Graph> = graphs.iter().collect();
+    let feeds = [rota_graph::Feed::Port { level: 0, port: 0 }];
+    if alike(&graphs) != [(0..own.len()).collect::<Vec<_>>()] || own.iter().any(|stage| stage.feeds != feeds) {
+        return false;
+    }
+    let stack = stack(&graphs).unwrap();
+    let columns = |output: &StackOutput| Columns {
+        stride: output.stride as usize,
+        widths: output.widths.iter().map(|&width| width as usize).collect(),
+    };
+    let spec = StackSpec {
+        loaded: engine.load(&folder.file(&stack.model), &options()).unwrap(),
+        feeds: vec![Feed::Port { part: 0, port: 0 }],
+        members: (1..=own.len()).collect(),
+        outputs: stack.outputs.iter().map(columns).collect(),
+    };
+    // Whether it is taken is a question of time; that it answers as its members do was compared.
+    let times = joined.stack(spec, inputs, 1e-5).unwrap();
+    assert_eq!(times.points.iter().map(|time| time.items).collect::<Vec<_>>(), [1, 2, 4, MAX_BATCH]);
+    true
 }
 
 impl Family {
@@ -103,8 +135,11 @@ impl Family {
             let feeds = stages[1].feeds.iter().map(feed).collect::<Option<_>>()?;
             specs.push(PartSpec { loaded: load(&stages[1]), feeds, ports: Vec::new(), outputs: first..end });
         }
-        let joined = parts::join(signature, specs, 8).unwrap();
-        Some(Family { wholes, joined, taken })
+        let own: Vec<&Stage> = stages.iter().map(|stages| &stages[1]).collect();
+        let mut joined = parts::join(signature.clone(), specs, MAX_BATCH).unwrap();
+        let given = inputs(&Signature { outputs: Vec::new(), ..signature }, MAX_BATCH, &Hints::default(), 1);
+        let stacked = add_stack(engine, folder, &mut joined, &own, &given);
+        Some(Family { wholes, joined: joined.network(), taken, stacked })
     }
 
     /// Runs one batch of requests, each a member set and items, and compares.
@@ -174,6 +209,25 @@ fn requests_of_any_members_share_a_batch_and_get_what_each_model_gives() {
             family.check(&[(&[0, 1], 1), (&[1, 2], 2), (&[2, 0], 1), (&[1], 1)], &what);
         }
         assert!(checked >= 3, "{checked} families share something on {}", engine.describe());
+    }
+}
+
+#[test]
+fn members_that_end_alike_get_the_same_answers_from_a_stack() {
+    let folder = Folder::new("stacks");
+    for engine in engines() {
+        let mut stacked = 0;
+        for seed in 0..20 {
+            let files = examples::alike(seed, 3, true);
+            let Some(mut family) = Family::new(&*engine, &folder, &files) else { continue };
+            stacked += usize::from(family.stacked);
+            let what = format!("seed {seed} on {}", engine.describe());
+            family.check(&[(&[0, 1, 2], 1)], &what);
+            family.check(&[(&[2], 2), (&[0], 1), (&[1], 3), (&[0], 2)], &what);
+            family.check(&[(&[0, 1, 2], 2), (&[0, 1, 2], 1), (&[1, 2], 1), (&[0], 3)], &what);
+            family.check(&[(&[0, 1, 2], 9)], &what);
+        }
+        assert!(stacked >= 8, "{stacked} families on {}", engine.describe());
     }
 }
 

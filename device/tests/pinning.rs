@@ -47,6 +47,7 @@ fn threads_run_on_the_cores_that_they_are_given() {
         name: "cpu0".into(),
         engine: "test".into(),
         cores: vec![second, first],
+        roams: false,
         threads: 2,
         spin: Duration::ZERO,
     };

@@ -1,5 +1,9 @@
 //! Small models for documentation and tests, as files.
 
+mod suffixes;
+
+pub use suffixes::alike;
+
 use crate::proto::{self, attribute_proto::AttributeType};
 use crate::tensor::Tensor;
 use prost::Message;
@@ -90,6 +94,15 @@ impl Sketch {
             ..Default::default()
         });
         output.to_owned()
+    }
+
+    /// Gives the last node an attribute.
+    pub fn float_attribute(&mut self, name: &str, value: f32) {
+        let mut attribute = proto::AttributeProto { name: Some(name.to_owned()), f: Some(value), ..Default::default() };
+        attribute.set_type(AttributeType::Float);
+        if let Some(node) = self.graph.node.last_mut() {
+            node.attribute.push(attribute);
+        }
     }
 
     /// An `If` between two bodies.

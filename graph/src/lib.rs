@@ -21,6 +21,7 @@
 //! 3. [`Outline`] is what remains when the weights are dropped: hashes of content, and where a cut is allowed.
 //! 4. [`Index`] holds the outlines of many models and finds the groups that share a leading part.
 //! 5. [`split`] writes that part, and what is left of each member, as models of their own; [`draw`] draws them.
+//! 6. [`stack()`] makes one model of what is left, where that is the same operators with other weights.
 
 #![forbid(unsafe_code)]
 
@@ -37,6 +38,7 @@ pub mod outline;
 mod proto;
 mod read;
 mod split;
+mod stack;
 mod tensor;
 pub mod wire;
 mod write;
@@ -48,5 +50,6 @@ pub use index::{Cut, Group, Index, Member, Refusal, Worth};
 pub use outline::Outline;
 pub use read::ReadError;
 pub use split::{Feed, SplitError, Stage, split};
+pub use stack::{Stack, StackError, StackOutput, alike, stack};
 pub use tensor::{DType, Tensor};
 pub use wire::Limits;

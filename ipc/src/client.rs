@@ -12,19 +12,25 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Several models under one SLO: [`Query`].
 
 mod arena;
 mod connect;
 mod control;
 mod error;
 mod link;
+mod query;
 mod request;
+mod runs;
 mod session;
 
 pub use connect::ClientOptions;
 pub use control::{Control, default_socket_path};
 pub use error::Error;
-pub use request::{Answer, Deadline, Element, Key, Request, Ticket, Timing, View};
+pub use query::{OpenQuery, Query, Run, Stage};
+pub use request::{Answer, Deadline, Element, Key, Rejected, Request, Ticket, Timing, View};
+pub use runs::RunId;
 pub use session::{Open, Session};
 
 use crate::control::{ModelInfo, Reply, Request as Question, TensorInfo};
@@ -32,10 +38,10 @@ use crate::region::submission_entries;
 use crate::wire::{Completion, OP_CANCEL, OP_INFER, Reason, SESSIONS_MAX, Status, Submission};
 use connect::{hello, open_session};
 use link::Link;
+use runs::Runs;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,7 +50,8 @@ use std::time::{Duration, Instant};
 ///
 /// It belongs to one thread at a time; threads that ask at the same time connect each for themselves. Requests in flight are
 /// found by their slot; submitting, taking an answer and cancelling are O(1), and none of them allocates or locks when
-/// the request was used before. Only `wait`, `infer` and the control calls block.
+/// the request was used before. Only `wait`, `infer` and the control calls block; a submission waits at most a tenth of a second
+/// for a daemon that does not take what was submitted before.
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
@@ -59,12 +66,15 @@ pub struct Client {
     free_slots: Vec<u32>,
     /// Answers that were read from the ring and not yet taken; with those in flight at most as many as there are slots.
     ready: VecDeque<Answer>,
+    /// By [`OpenQuery`]'s index.
+    queries: Vec<OpenQuery>,
+    runs: Runs,
     next_number: u64,
     /// When the peer was last seen alive.
     peer_checked: Instant,
     /// Why the connection is of no further use.
     ended: Option<String>,
-    /// One thread at a time: leaves room for unsynchronised state.
+    /// One thread at a time.
     not_sync: PhantomData<Cell<()>>,
 }
 
@@ -73,6 +83,8 @@ struct OpenSession {
     /// The daemon's number for it on this connection.
     id: u32,
     open: Open,
+    /// Opened by itself; otherwise a query's stage, which is opened with the query.
+    is_own: bool,
     model: Arc<ModelInfo>,
 }
 
@@ -81,20 +93,6 @@ struct InFlight {
     number: u64,
     cancelled: bool,
     request: Request,
-}
-
-/// A request that was not submitted, and why. As an [`Error`] it forgets the request.
-#[derive(Debug, thiserror::Error)]
-#[error("{error}")]
-pub struct Rejected {
-    pub request: Request,
-    pub error: Error,
-}
-
-impl From<Box<Rejected>> for Error {
-    fn from(rejected: Box<Rejected>) -> Error {
-        rejected.error
-    }
 }
 
 impl Client {
@@ -118,6 +116,8 @@ impl Client {
             in_flight: (0..slots).map(|_| None).collect(),
             free_slots: (0..slots).rev().collect(),
             ready: VecDeque::with_capacity(slots as usize),
+            queries: Vec::new(),
+            runs: Runs::new(slots),
             next_number: 0,
             peer_checked: Instant::now(),
             ended: None,
@@ -125,43 +125,12 @@ impl Client {
         })
     }
 
-    /// A new connection to the same daemon, or to its successor, with the same sessions. Requests in flight are lost;
-    /// those that are not in flight belong to the old arena and can't be submitted any more. Answers that were read
-    /// before can still be taken. After an error the client is as it was.
-    pub fn reconnect(&mut self) -> Result<(), Error> {
-        let (mut control, link) = hello(&self.path, &self.options)?;
-        let mut ids = Vec::with_capacity(self.sessions.len());
-        for session in &self.sessions {
-            let Some(OpenSession { open, model, .. }) = session else {
-                ids.push(None);
-                continue;
-            };
-            let (id, _, now) = open_session(&mut control, &model.name, *open)?;
-            if (&now.inputs, &now.outputs) != (&model.inputs, &model.outputs) {
-                return Err(Error::ModelChanged { model: model.name.clone() });
-            }
-            ids.push(Some(id));
-        }
-        for (session, id) in self.sessions.iter_mut().zip(ids) {
-            if let (Some(session), Some(id)) = (session, id) {
-                session.id = id;
-            }
-        }
-        self.link.arena().retire();
-        let slots = link.slots();
-        (self.control, self.link) = (control, link);
-        self.in_flight = (0..slots).map(|_| None).collect();
-        self.free_slots = (0..slots).rev().collect();
-        (self.peer_checked, self.ended) = (Instant::now(), None);
-        Ok(())
-    }
-
     /// Opens a session: a model under an SLO.
     pub fn open(&mut self, model: &str, open: Open) -> Result<Session, Error> {
         let (id, slo, model) = open_session(&mut self.control, model, open)?;
         let model = Arc::new(model);
         let index = self.sessions.len();
-        self.sessions.push(Some(OpenSession { id, open, model: model.clone() }));
+        self.sessions.push(Some(OpenSession { id, open, is_own: true, model: model.clone() }));
         Ok(Session { index, model, slo })
     }
 
@@ -279,8 +248,15 @@ impl Client {
     /// Submits and waits for the answer, however long it takes: the daemon answers every request or ends.
     pub fn infer(&mut self, request: Request) -> Result<Answer, Error> {
         let ticket = self.submit(request)?;
+        self.wait_long(ticket)?.ok_or(Error::Foreign { what: "the request" })
+    }
+
+    /// This request's answer, however long it takes; `None` when it was taken before.
+    fn wait_long(&mut self, ticket: Ticket) -> Result<Option<Answer>, Error> {
         loop {
-            if let Some(answer) = self.wait_for(ticket, Duration::from_secs(3600))? {
+            let answer = self.wait_for(ticket, Duration::from_secs(3600))?;
+            let flies = self.in_flight.get(ticket.slot as usize).and_then(Option::as_ref);
+            if answer.is_some() || flies.is_none_or(|entry| entry.number != ticket.number) {
                 return Ok(answer);
             }
         }
@@ -318,6 +294,7 @@ impl Client {
         };
         let items = request.items()?;
         request.default_outputs(items)?;
+        let (query, stage) = self.called(request)?;
         let block_bytes = self.link.write_block(slot, request, &ids[..request.sessions.len()], items)?;
         let submission = Submission {
             op: OP_INFER,
@@ -326,6 +303,8 @@ impl Client {
             tag: self.next_number,
             deadline_ns: link::deadline_ns(request.deadline),
             priority: request.priority,
+            query,
+            stage,
             ..Submission::default()
         };
         self.push(&submission)?;
@@ -335,7 +314,25 @@ impl Client {
         Ok(ticket)
     }
 
+    /// Writes a submission, behind those that had no room before. A full ring is waited for: the daemon soon takes some.
     fn push(&mut self, submission: &Submission) -> Result<(), Error> {
+        let mut until = None;
+        loop {
+            match self.push_unsent().and_then(|()| self.push_now(submission)) {
+                Err(Error::RingFull { .. }) if *until.get_or_insert_with(|| after(RING_WAIT)) > Instant::now() => {
+                    self.link.publish();
+                    std::thread::sleep(RING_LOOK);
+                    if self.peer_checked.elapsed() >= PEER_CHECK_EVERY {
+                        self.look_for_peer()?;
+                    }
+                    self.check_open()?;
+                }
+                pushed => return pushed,
+            }
+        }
+    }
+
+    fn push_now(&mut self, submission: &Submission) -> Result<(), Error> {
         match self.link.push(submission) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Error::RingFull { entries: submission_entries(self.link.slots()) }),
@@ -382,6 +379,7 @@ impl Client {
     /// Moves what the ring holds to `ready`.
     fn read_completions(&mut self) -> Result<(), Error> {
         self.link.disarm();
+        self.send_unsent()?;
         let mut completions = [Completion::default(); COMPLETIONS_PER_READ];
         loop {
             let count = match self.link.pop(&mut completions) {
@@ -389,7 +387,7 @@ impl Client {
                 Err(poisoned) => return Err(self.broken(poisoned)),
             };
             for completion in &completions[..count] {
-                self.finish(completion)?;
+                self.take_in(completion)?;
             }
             if count < completions.len() {
                 return Ok(());
@@ -397,7 +395,7 @@ impl Client {
         }
     }
 
-    fn finish(&mut self, completion: &Completion) -> Result<(), Error> {
+    fn take_in(&mut self, completion: &Completion) -> Result<(), Error> {
         let place = self.in_flight.get_mut(completion.slot as usize);
         let entry = place.and_then(|place| place.take_if(|entry| entry.number == completion.tag));
         let (Some(mut entry), Some(status), Some(reason)) =
@@ -406,6 +404,7 @@ impl Client {
             return Err(self.broken(format!("it completed what was not asked: {completion:?}")));
         };
         self.free_slots.push(completion.slot);
+        self.runs.answered(entry.request.call, reason);
         if let Err(text) = self.link.read_record(completion, status, &mut entry.request) {
             return Err(self.broken(text));
         }
@@ -474,19 +473,15 @@ impl Drop for Client {
     }
 }
 
-impl AsFd for Client {
-    /// For an event loop: [`Client::arm`], then wait until this is readable, then [`Client::poll`] until it has nothing.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.link.doorbell()
-    }
-}
-
 /// An instant that far away, or as far as the clock goes.
 fn after(time: Duration) -> Instant {
     let now = Instant::now();
     now.checked_add(time).unwrap_or(now + Duration::from_secs(1 << 30))
 }
 
+/// How long a full submission ring is waited for, and how often it is looked at.
+const RING_WAIT: Duration = Duration::from_millis(100);
+const RING_LOOK: Duration = Duration::from_micros(20);
 /// A dead daemon is noticed this late at most.
 const PEER_CHECK_EVERY: Duration = Duration::from_millis(100);
 /// Polls between two looks at the clock, which costs as much as several of them.

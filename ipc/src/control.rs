@@ -36,6 +36,15 @@ pub enum Request {
     Close {
         session: u32,
     },
+    /// Opens the stages of a query that the daemon knows; only after `hello`.
+    Query {
+        name: String,
+    },
+    /// Declares a query for this user's connections, and opens it; only after `hello`. It is forgotten when the last connection
+    /// that declared it has ended.
+    Declare {
+        query: QueryDeclaration,
+    },
     Models {},
     Status {},
     /// The daemon's own user and root only.
@@ -69,6 +78,9 @@ pub enum Reply {
         slo_ms: f64,
         model: ModelInfo,
     },
+    Query {
+        query: QueryInfo,
+    },
     Models {
         models: Vec<ModelInfo>,
     },
@@ -95,10 +107,81 @@ pub enum ErrorCode {
     Permission,
     UnknownModel,
     UnknownSession,
+    /// No query of this name is known.
+    UnknownQuery,
+    /// What was declared is no query, or another one has its name.
+    Query,
     Slo,
     Load,
     Draining,
     Internal,
+}
+
+/// A tree of calls under one SLO, as it is declared: in the daemon's settings, or by a client.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct QueryDeclaration {
+    pub name: String,
+    /// From when a run begins to its last answer.
+    pub slo_ms: f64,
+    /// Its share when there are too few devices; 1 is usual. Its stages divide it among them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
+    /// In any order; exactly one is after no other.
+    pub stage: Vec<StageDeclaration>,
+}
+
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct StageDeclaration {
+    pub name: String,
+    pub model: String,
+    /// The newest when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<u64>,
+    /// The stage whose answers lead to calls of this one; `None`: the query begins here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+    /// Calls of it in one run at most. Default: 1 where the query begins, else 1000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_calls: Option<u32>,
+}
+
+impl StageDeclaration {
+    /// The stage with which a query begins.
+    pub fn first(name: &str, model: &str) -> StageDeclaration {
+        StageDeclaration { name: name.into(), model: model.into(), ..StageDeclaration::default() }
+    }
+
+    /// A stage that is called with what stage `after` answered.
+    pub fn after(after: &str, name: &str, model: &str) -> StageDeclaration {
+        StageDeclaration { after: Some(after.into()), ..StageDeclaration::first(name, model) }
+    }
+}
+
+/// A query that was opened.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct QueryInfo {
+    /// What a begin names; the daemon's own number for the query.
+    pub id: u32,
+    pub name: String,
+    pub slo_ms: f64,
+    /// By the number that a request calls them by.
+    pub stages: Vec<StageInfo>,
+}
+
+/// A stage of a query that was opened.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct StageInfo {
+    pub name: String,
+    /// The connection's session for it, which request blocks name.
+    pub session: u32,
+    #[serde(default)]
+    pub after: Option<String>,
+    pub max_calls: u32,
+    /// Its share of the SLO at this moment; the daemon changes it as load changes.
+    pub share_ms: f64,
+    pub model: ModelInfo,
 }
 
 /// A model that is served, as clients see it.
@@ -130,6 +213,9 @@ pub struct GroupInfo {
     pub shared_time: f64,
     /// Bytes of weights that only this model has.
     pub own_bytes: u64,
+    /// The models, this one among them, whose own parts can run as one because they differ in their weights only.
+    #[serde(default)]
+    pub stacked: Vec<String>,
 }
 
 /// A part that several models share.

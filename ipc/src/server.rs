@@ -9,7 +9,8 @@ use crate::doorbell::{Doorbell, Peer};
 use crate::region::{Regions, State};
 use crate::ring::{ASLEEP, ASLEEP_ON_DOORBELL, Consumer, Descriptor, Producer};
 use crate::wire::{
-    Completion, OP_CANCEL, OP_INFER, OUTPUTS_MAX, OutputRecord, PRIORITIES, RECORD_BYTES, Reason, Submission,
+    Completion, OP_BEGIN, OP_CANCEL, OP_FINISH, OP_GIVE_UP, OP_INFER, OUTPUTS_MAX, OutputRecord, PRIORITIES,
+    RECORD_BYTES, Reason, Submission,
 };
 use memmap2::MmapRaw;
 use rustix::thread::futex;
@@ -181,11 +182,16 @@ impl Connection {
     }
 }
 
-/// Checks what can be checked of a submission alone: its operation, reserved fields and slot.
+/// Checks what can be checked of a request's or cancel's submission alone: its operation, reserved fields and slot. What is said
+/// about runs of queries is never answered, so that what is wrong there is not told.
 pub fn check_submission(submission: &Submission, slots: u32) -> Result<(), BlockError> {
     let refuse = |reason, text| Err(BlockError { reason, text });
     if ![OP_INFER, OP_CANCEL].contains(&submission.op) {
-        let text = format!("operation {} is unknown: {OP_INFER} infers, {OP_CANCEL} cancels", submission.op);
+        let text = format!(
+            "operation {} is unknown: {OP_INFER} infers, {OP_CANCEL} cancels, {OP_BEGIN} begins a query's run, {OP_FINISH} \
+             finishes it, {OP_GIVE_UP} gives it up",
+            submission.op
+        );
         return refuse(Reason::BadDescriptor, text);
     }
     let priorities = if submission.op == OP_INFER { PRIORITIES } else { 1 };

@@ -31,29 +31,48 @@ pub const SLOTS_MAX: u32 = 4096;
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Submission {
-    /// [`OP_INFER`] or [`OP_CANCEL`].
+    /// [`OP_INFER`], [`OP_CANCEL`], [`OP_BEGIN`], [`OP_FINISH`] or [`OP_GIVE_UP`].
     pub op: u8,
-    /// Below [`PRIORITIES`]; the higher, the more the request matters when there is not enough for all. 0 for a cancel.
+    /// Below [`PRIORITIES`]; the higher, the more the request matters when there is not enough for all. 0 but for a
+    /// request.
     pub priority: u8,
-    /// Stage of `query`; 0 without one.
+    /// Which stage of the run's query a request calls; 0 otherwise.
     pub stage: u16,
     /// The request slot: the client's number for this request, below the connection's `slots`, unused by any other
-    /// request in flight. It says where the request block and the result record lie.
+    /// request in flight. It says where the request block and the result record lie. Of a begin: which query is begun,
+    /// by the id that the control socket gave it.
     pub slot: u32,
-    /// Bytes of the request block that are in use; 0 for a cancel.
+    /// Bytes of the request block that are in use; 0 but for a request.
     pub block_bytes: u32,
     pub reserved0: u32,
     /// Comes back in the completion; means nothing to the daemon.
     pub tag: u64,
     /// Absolute, `CLOCK_MONOTONIC`, in nanoseconds; 0: arrival plus the session's SLO.
     pub deadline_ns: u64,
-    /// The query that this request belongs to; 0: none.
+    /// The run of a query that this belongs to, see [`run_id`]; 0: none.
     pub query: u64,
     pub reserved: [u64; 3],
 }
 
 pub const OP_INFER: u8 = 1;
 pub const OP_CANCEL: u8 = 2;
+/// A run of a query begins: its SLO counts from when the daemon takes this.
+pub const OP_BEGIN: u8 = 3;
+/// The run makes no further calls; it ends with its last answer.
+pub const OP_FINISH: u8 = 4;
+/// The client no longer wants the run: its calls that wait are cancelled.
+pub const OP_GIVE_UP: u8 = 5;
+
+/// The number of a run: the client's own *run slot*, below the connection's `slots`, and a generation above zero that tells
+/// it from earlier runs in the same slot.
+pub const fn run_id(slot: u32, generation: u32) -> u64 {
+    (generation as u64) << 32 | slot as u64
+}
+
+/// The run slot of a [`run_id`].
+pub const fn run_slot(id: u64) -> u32 {
+    id as u32
+}
 
 /// Priorities that a request can have: 0, which is usual, to this less one.
 pub const PRIORITIES: u8 = 4;
@@ -175,6 +194,8 @@ pub enum Reason {
     Draining = 2,
     /// Too many requests are waiting, of this user or in all.
     Overload = 3,
+    /// The query that it is a call of can no longer be answered in time, or took too long to be finished.
+    QueryLost = 4,
     // Failed.
     /// Unknown operation, reserved bits set, or a feature that this version does not have.
     BadDescriptor = 16,
@@ -196,6 +217,10 @@ pub enum Reason {
     /// The session's model was unloaded.
     Unloaded = 28,
     TooManyShapes = 29,
+    /// No such run of a query is open on this connection.
+    UnknownRun = 30,
+    /// The query has no such stage, or it may not be called now.
+    WrongStage = 31,
 }
 
 /// Element types.
@@ -269,6 +294,7 @@ impl Reason {
             Reason::Hopeless,
             Reason::Draining,
             Reason::Overload,
+            Reason::QueryLost,
             Reason::BadDescriptor,
             Reason::BadSlot,
             Reason::BadBlock,
@@ -283,6 +309,8 @@ impl Reason {
             Reason::DeviceLost,
             Reason::Unloaded,
             Reason::TooManyShapes,
+            Reason::UnknownRun,
+            Reason::WrongStage,
         ]
         .into_iter()
         .find(|reason| *reason as u8 == code)

@@ -23,8 +23,8 @@ fn every_example_is_a_message_and_every_message_has_an_example() {
     let name = |message: serde_json::Value| message.as_object().unwrap().keys().next().unwrap().clone();
     let requests: Vec<_> = requests.iter().map(|request| name(serde_json::to_value(request).unwrap())).collect();
     let replies: Vec<_> = replies.iter().map(|reply| name(serde_json::to_value(reply).unwrap())).collect();
-    assert_eq!(requests, ["hello", "open", "close", "models", "status", "load", "unload", "drain"]);
-    assert_eq!(replies, ["welcome", "opened", "done", "models", "status", "error", "poisoned"]);
+    assert_eq!(requests, ["hello", "open", "close", "query", "declare", "models", "status", "load", "unload", "drain"]);
+    assert_eq!(replies, ["welcome", "opened", "done", "query", "models", "status", "error", "poisoned"]);
 }
 
 /// The rows of the page's tables, as `field` and where it lies.

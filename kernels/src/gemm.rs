@@ -13,7 +13,7 @@ pub(crate) const fn tile<P: Params>(name: &'static str, threads: &'static [u32],
 /// For each [`Math`], the largest first.
 pub(crate) static TILES: [[Tile; 3]; 4] = [
     [
-        tile::<GemmParams>("rota_gemm_f32_128x128", &[256], 128, 128),
+        tile::<GemmParams>("rota_gemm_f32_128x64", &[256], 128, 64),
         tile::<GemmParams>("rota_gemm_f32_64x64", &[256], 64, 64),
         tile::<GemmParams>("rota_gemm_f32_16x64", &[128], 16, 64),
     ],

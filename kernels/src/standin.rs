@@ -4,6 +4,7 @@
 //! its settings and the faults that a test can plant.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::{fs, io};
 
 use crate::host::{self, BuildError};
@@ -16,6 +17,9 @@ pub const NAME_PREFIX: &str = "Stand-in GPU";
 
 /// The driver as a shared object; compiled when it is not in the cache.
 pub fn library() -> Result<PathBuf, BuildError> {
+    // One thread compiles, the others of the process find what it made.
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let kernels = host::folder();
     let mut sources = Vec::new();
     for (place, extension) in [("", "cu"), ("host", "cpp"), ("host/driver", "cpp")] {

@@ -30,7 +30,7 @@ fn main() {
         let (mut counts, mut fluids, begun) = ([0.0; 4], [0.0; 4], Instant::now());
         for (index, split) in splits.enumerate() {
             let planned = query::plan(&demand, &drawn, split, Planner::Rota, Steps(0)).expect("a valid demand");
-            assert!(planned.plan.unplaced.is_empty(), "every stage has 2.2 ℓ(1) even if all have the same");
+            assert!(planned.plan.unplaced.is_empty(), "a share is no shorter than ℓ(1)");
             counts[index] = planned.plan.devices.len() as f64;
             fluids[index] = bound::fluid(&planned.demand);
         }
@@ -50,7 +50,7 @@ fn main() {
 
 /// Queries of 2 to 5 stages in any tree: ℓ(b) = αb + β with α 0.05–3 ms and β 1–20 ms, γ 0.1–10, an SLO of 2.5–4 times what
 /// batches of one take, and a rate that keeps 0.1–30 devices busy in batches of eight; all of these log-uniform. Those are drawn
-/// again where a stage would have less than 2.2 ℓ(1) if all had the same.
+/// again of which `even` could not plan a stage, because its share is shorter than ℓ(1).
 fn drawn(random: &mut Random, queries: usize) -> (Demand, Vec<Query>) {
     let (mut models, mut all) = (BTreeMap::new(), Vec::new());
     while all.len() < queries {
@@ -71,7 +71,7 @@ fn drawn(random: &mut Random, queries: usize) -> (Demand, Vec<Query>) {
         let query = Query::new(Duration::from_nanos(slo as u64), rate, stages).expect("a tree");
         let borrowed: Vec<&Profile> = profiles.iter().collect();
         let even = query::split(&query, &borrowed, Method::Even).expect("it always splits");
-        if even.iter().zip(&firsts).any(|(share, &first)| (share.as_nanos() as f64) < 2.2 * first as f64) {
+        if even.iter().zip(&firsts).any(|(share, &first)| (share.as_nanos() as u64) < first) {
             continue;
         }
         for profile in profiles {

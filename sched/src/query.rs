@@ -7,11 +7,13 @@
 
 mod front;
 mod joint;
+mod serve;
 mod split;
 #[cfg(test)]
 mod tests;
 
 pub use joint::{Planned, Split, Tries, plan, shares};
+pub use serve::{RESERVE, Room, need, rooms, weights};
 pub use split::{Method, TooShort, devices, split};
 
 use crate::ModelId;

@@ -8,6 +8,7 @@ use crate::load::{Load, Request};
 use crate::random::Random;
 use crate::record::{Recorder, Report};
 use crate::scenario::Scenario;
+pub use rota_sched::query::RESERVE;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
@@ -329,5 +330,3 @@ const NOISE_STREAM: u64 = u64::MAX;
 const NOISE_FACTOR_MIN: f64 = 0.1;
 /// Decisions at one moment: each must change something, and there are never so many things to change.
 const REPEATS_MAX: u32 = 100_000;
-/// See [`World::reserve`].
-pub const RESERVE: f64 = 0.75;

@@ -4,6 +4,7 @@ use crate::Nanos;
 use crate::placement;
 use crate::workload::{self, Kind, Workload};
 use rota_sched::Profile;
+use rota_sched::query::Room;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,12 +48,7 @@ pub struct Stage {
     pub query: usize,
     /// Nobody calls it: the query begins here. Calls of others come when those that make them end, several at once.
     pub first: bool,
-    /// Of the query's SLO, what the stages before it cannot do without: ℓ(1) of each where it is fastest.
-    pub before: Nanos,
-    /// The same of the stages behind it, on the longest way.
-    pub behind: Nanos,
-    /// Of the query's SLO, the shares of the stages behind it.
-    pub reserved: Nanos,
+    pub room: Room,
 }
 
 #[derive(Clone, Debug)]
@@ -153,21 +149,14 @@ impl Scenario {
         for (index, query) in queries.iter().enumerate() {
             let tree = &query.tree;
             let of = |stage: usize| &self.sessions[query.stages[stage].session];
-            let slos: Vec<Nanos> = (0..query.stages.len()).map(|stage| of(stage).slo).collect();
-            let firsts: Vec<u64> =
-                (0..query.stages.len()).map(|stage| self.models[of(stage).model].latencies.at(1) as u64).collect();
-            let longest = tree.longest(&firsts);
-            let (mut before, mut taken) = (vec![0; firsts.len()], vec![0; firsts.len()]);
-            for &stage in tree.order() {
-                let own = slos[stage];
-                let reserved = tree.slo().as_nanos() as Nanos - taken[stage] - own;
-                for child in tree.children(stage) {
-                    before[child] = before[stage] + firsts[stage] as Nanos;
-                    taken[child] = taken[stage] + own;
-                }
-                let (first, behind) = (tree.stages()[stage].after.is_none(), (longest[stage] - firsts[stage]) as Nanos);
-                let its = Stage { query: index, first, before: before[stage], behind, reserved };
-                self.sessions[query.stages[stage].session].stage = Some(its);
+            let share = |stage: usize| Duration::from_nanos(of(stage).slo as u64);
+            let shares: Vec<Duration> = (0..query.stages.len()).map(share).collect();
+            let first = |stage: usize| self.models[of(stage).model].latencies.at(1) as u64;
+            let firsts: Vec<Duration> =
+                (0..query.stages.len()).map(|stage| Duration::from_nanos(first(stage))).collect();
+            let rooms = rota_sched::query::rooms(tree, &shares, &firsts);
+            for ((its, stage), room) in query.stages.iter().zip(tree.stages()).zip(rooms) {
+                self.sessions[its.session].stage = Some(Stage { query: index, first: stage.after.is_none(), room });
             }
             self.queries.push(Query { name: query.name.clone(), slo: tree.slo().as_nanos() as Nanos });
         }
@@ -176,7 +165,9 @@ impl Scenario {
     /// Of a stage, the most time that one of its calls can have if its query is to be in time; of a plain session the SLO.
     pub fn within(&self, session: usize) -> Nanos {
         let its = &self.sessions[session];
-        its.stage.map_or(its.slo, |stage| self.queries[stage.query].slo - stage.before - stage.behind)
+        its.stage.map_or(its.slo, |stage| {
+            self.queries[stage.query].slo - (stage.room.before + stage.room.behind).as_nanos() as Nanos
+        })
     }
 
     /// Kinds of device that there are.

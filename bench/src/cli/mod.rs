@@ -6,6 +6,7 @@ mod gpu;
 mod ipc;
 mod load;
 mod prefix;
+mod queries;
 mod scheduler;
 
 use clap::{Parser, Subcommand};
@@ -28,6 +29,7 @@ enum Verb {
     Daemon(daemon::Arguments),
     Engine(engine::Arguments),
     Scheduler(scheduler::Arguments),
+    Queries(queries::Arguments),
     Prefix(prefix::Arguments),
     Gpu(gpu::Arguments),
     #[command(hide = true)]
@@ -43,6 +45,7 @@ pub fn main() -> ExitCode {
         Verb::Daemon(arguments) => daemon::run(arguments),
         Verb::Engine(arguments) => engine::run(arguments),
         Verb::Scheduler(arguments) => scheduler::run(arguments),
+        Verb::Queries(arguments) => queries::run(arguments),
         Verb::Prefix(arguments) => prefix::run(arguments),
         Verb::Gpu(arguments) => gpu::run(arguments),
         Verb::Ipc(arguments) => ipc::run(&arguments),

@@ -43,15 +43,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
-    let path = &arguments.workload;
-    let in_file = |error: &dyn std::fmt::Display| -> Failure { format!("{}: {error}", path.display()).into() };
-    let text = std::fs::read_to_string(path).map_err(|error| in_file(&error))?;
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let open = |name: &str| std::fs::read_to_string(folder.join(name)).map_err(|error| error.to_string());
-    let mut workload = Workload::parse(&text, &open).map_err(|error| in_file(&error))?.scaled(arguments.factor);
-    if let Some(devices) = arguments.devices {
-        workload.set_devices(devices as usize).map_err(|error| in_file(&error))?;
-    }
+    let workload = read(&arguments.workload, arguments.factor, arguments.devices)?;
     let options = Options {
         workload: &workload,
         window: Window {
@@ -68,6 +60,19 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         false => print(&compared),
     }
     Ok(())
+}
+
+/// A workload file, all rates times `factor`.
+pub(super) fn read(path: &Path, factor: f64, devices: Option<u32>) -> Result<Workload, Failure> {
+    let in_file = |error: &dyn std::fmt::Display| -> Failure { format!("{}: {error}", path.display()).into() };
+    let text = std::fs::read_to_string(path).map_err(|error| in_file(&error))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let open = |name: &str| std::fs::read_to_string(folder.join(name)).map_err(|error| error.to_string());
+    let mut workload = Workload::parse(&text, &open).map_err(|error| in_file(&error))?.scaled(factor);
+    if let Some(devices) = devices {
+        workload.set_devices(devices as usize).map_err(|error| in_file(&error))?;
+    }
+    Ok(workload)
 }
 
 fn print(compared: &Compared) {
@@ -108,7 +113,7 @@ fn print(compared: &Compared) {
     println!("{sent_late} requests were sent more than 1 ms late, {lost} were lost");
 }
 
-fn above_zero(text: &str) -> Result<f64, String> {
+pub(super) fn above_zero(text: &str) -> Result<f64, String> {
     let value = text.parse().ok().filter(|value| *value > 0.0 && *value <= 1e6);
     value.ok_or_else(|| "expected a number above 0 up to 1000000".into())
 }

@@ -40,7 +40,7 @@ pub fn run(arguments: Arguments) -> Outcome {
 /// What models share, a group a paragraph.
 fn shared_text(models: &[ModelInfo]) -> String {
     let mut text = String::new();
-    let mut told = BTreeSet::new();
+    let (mut told, mut told_stacks) = (BTreeSet::new(), BTreeSet::new());
     for group in models.iter().filter_map(|model| model.group.as_ref()) {
         for shared in &group.shared {
             if !told.insert((group.id, &shared.models)) {
@@ -54,6 +54,9 @@ fn shared_text(models: &[ModelInfo]) -> String {
             let (names, size) = (shared.models.join(", "), output::bytes(shared.weight_bytes));
             let indent = if whole { "" } else { "  " };
             let _ = writeln!(text, "{indent}{names} share {size}{time}, up to {}", shared.cut.join(", "));
+        }
+        if !group.stacked.is_empty() && told_stacks.insert((group.id, &group.stacked)) {
+            let _ = writeln!(text, "  what {} have behind it can run as one", group.stacked.join(", "));
         }
     }
     text

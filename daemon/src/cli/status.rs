@@ -44,6 +44,7 @@ struct Status {
     draining: bool,
     requests_in_flight: u32,
     sessions: Vec<Session>,
+    queries: Vec<Query>,
     devices: Vec<Device>,
     plan: Option<Plan>,
     models: Vec<Model>,
@@ -56,6 +57,8 @@ struct Status {
 struct Session {
     model: String,
     version: u64,
+    /// Of a query's stage, which is shown there.
+    stage: Option<String>,
     slo_ms: f64,
     clients: u32,
     offered_rate: f64,
@@ -67,6 +70,31 @@ struct Session {
     mean_batch: f64,
     queued: u32,
     total_time: Percentiles,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Query {
+    name: String,
+    slo_ms: f64,
+    runs: u64,
+    goodput: f64,
+    ok: u64,
+    bad_rate: f64,
+    total_time: Percentiles,
+    stages: Vec<Stage>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Stage {
+    name: String,
+    model: String,
+    version: u64,
+    after: Option<String>,
+    gamma: Option<f64>,
+    share_ms: f64,
+    offered_rate: f64,
 }
 
 #[derive(Deserialize, Default)]
@@ -170,6 +198,7 @@ impl Status {
         let unplaced = plan.map_or(Table::new(&[]), Plan::unplaced);
         for (title, table, empty) in [
             ("sessions", self.sessions(), "no session is open"),
+            ("queries", self.queries(), ""),
             ("devices", self.devices(), "no device"),
             (
                 &plan.map_or("plan".to_string(), Plan::title),
@@ -218,9 +247,7 @@ impl Status {
             "target",
             "queued",
         ]);
-        // Nothing takes no time: zero stands for "no answer yet".
-        let measured = |value: f64| if value > 0.0 { ms(value) } else { MISSING.to_string() };
-        for s in &self.sessions {
+        for s in self.sessions.iter().filter(|session| session.stage.is_none()) {
             table.row(vec![
                 s.model.clone(),
                 s.version.to_string(),
@@ -238,6 +265,57 @@ impl Status {
                 s.target_batch.to_string(),
                 s.queued.to_string(),
             ]);
+        }
+        table
+    }
+
+    /// Each query, and below it its stages, whose SLOs are their shares of its own.
+    fn queries(&self) -> Table {
+        let mut table = Table::new(&[
+            "query",
+            "after",
+            "model",
+            "version",
+            "SLO ms",
+            "γ",
+            "offered/s",
+            "goodput/s",
+            "ok",
+            "bad %",
+            "p50 ms",
+            "p99 ms",
+            "open",
+        ]);
+        for query in &self.queries {
+            let none = String::new;
+            table.row(vec![
+                query.name.clone(),
+                none(),
+                none(),
+                none(),
+                ms(query.slo_ms),
+                none(),
+                none(),
+                significant(query.goodput),
+                query.ok.to_string(),
+                format!("{:.2}", 100.0 * query.bad_rate),
+                measured(query.total_time.p50_ms),
+                measured(query.total_time.p99_ms),
+                query.runs.to_string(),
+            ]);
+            for stage in &query.stages {
+                let mut row = vec![
+                    format!("  {}", stage.name),
+                    stage.after.clone().unwrap_or_default(),
+                    stage.model.clone(),
+                    stage.version.to_string(),
+                    ms(stage.share_ms),
+                    stage.gamma.map_or(none(), significant),
+                    significant(stage.offered_rate),
+                ];
+                row.resize_with(13, none);
+                table.row(row);
+            }
         }
         table
     }
@@ -345,6 +423,11 @@ impl Plan {
     }
 }
 
+/// Nothing takes no time: zero stands for "no answer yet".
+fn measured(value: f64) -> String {
+    if value > 0.0 { ms(value) } else { MISSING.to_string() }
+}
+
 /// "3 d 4 h", "5 min 12 s": the two largest units.
 fn uptime(seconds: f64) -> String {
     let seconds = seconds as u64;
@@ -372,7 +455,8 @@ mod tests {
     fn a_report_of_another_version_is_shown_as_far_as_it_goes() {
         let report = serde_json::json!({
             "rota": "9.0.0", "later": [1, 2],
-            "sessions": [{ "model": "face", "ok": 12, "bad_rate": 0.25, "new": 1 }],
+            "sessions": [{ "model": "face", "ok": 12, "bad_rate": 0.25, "new": 1 }, { "model": "car", "stage": "q/s", "slo_ms": 77.0 }],
+            "queries": [{ "name": "traffic", "ok": 3, "stages": [{ "name": "detect", "gamma": null }, { "name": "car", "gamma": 2.5 }] }],
             "models": [{ "name": "bad", "version": 1, "state": "failed", "error": "line one\nline two" }],
             "problems": [{ "path": "models/odd", "what": "no version" }],
             "plan": {
@@ -393,6 +477,9 @@ mod tests {
             "failed",
             "bad version 1: line one line two",
             "no client",
+            "traffic",
+            "  detect",
+            "2.50",
             "models/odd: no version",
             "plan, made 1 min 5 s ago whim",
             "12.5",
@@ -403,6 +490,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
+        assert!(!text.contains("77.0"), "a stage is shown with its query:\n{text}");
         assert!(!text.contains("idle"), "nothing is asked of it:\n{text}");
     }
 }

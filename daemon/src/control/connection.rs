@@ -24,6 +24,8 @@ pub struct Connection {
     /// It said hello and the poller has its rings.
     pub has_memory: bool,
     pub arena_bytes: u64,
+    /// Queries that it has declared, by their place in the control thread's table.
+    pub declared: Vec<usize>,
     pub reader: FrameReader,
     /// The request that is under way in another thread.
     pub waiting: Option<Waiting>,
@@ -47,6 +49,14 @@ pub enum Waiting {
         version: Option<u64>,
         slo_ms: Option<f64>,
     },
+    /// The poller's sessions for a query's stages.
+    Query {
+        bound: Arc<crate::query::Bound>,
+    },
+    /// Models that are being loaded, to open a query of.
+    QueryAfterLoad {
+        name: String,
+    },
     Load {
         name: String,
         version: u64,
@@ -67,6 +77,7 @@ impl Connection {
             name: format!("pid {}", credentials.pid),
             has_memory: false,
             arena_bytes: 0,
+            declared: Vec::new(),
             reader: FrameReader::new(REQUEST_BYTES_MAX),
             waiting: None,
             closing: false,

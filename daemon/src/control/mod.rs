@@ -5,6 +5,7 @@
 
 mod catalogue;
 mod connection;
+mod queries;
 mod requests;
 pub mod socket;
 
@@ -13,14 +14,16 @@ use crate::config::Limits;
 use crate::model::Model;
 use crate::planning::{Cause, PlanReport, Planned};
 use crate::poller::messages::{Command, ConnectionId, Notice};
+use crate::query::Spec;
 use crate::repository::Problem;
 use crate::sharing::Grouped;
-use crate::stats::SessionReport;
+use crate::stats::{QueryReport, SessionReport};
 use crate::wake::Wake;
 use catalogue::Catalogue;
 use connection::{Connection, Waiting};
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token};
+use queries::Queries;
 use rota_ipc::control::{ErrorCode, Reply};
 use slab::Slab;
 use std::collections::HashMap;
@@ -54,6 +57,8 @@ pub struct Options {
     pub limits: Limits,
     /// Whether models that share a part are served together.
     pub prefix: bool,
+    /// Those of the settings; their names differ.
+    pub queries: Vec<Spec>,
     pub uid: u32,
 }
 
@@ -71,20 +76,28 @@ pub struct Control {
     /// Connections wait that could not be accepted.
     accept_stalled: bool,
     catalogue: Catalogue,
+    queries: Queries,
     /// The groups that are in service.
     groups: Vec<Arc<Model>>,
     /// What models share is being looked for.
     grouping: bool,
     /// Models came or went since that began.
     regroup: bool,
-    /// The sessions of the report that the poller is sending.
-    report: Option<Vec<SessionReport>>,
+    /// What the poller has sent so far of the report that is under way.
+    report: Report,
     plan: Option<PlanState>,
     started: std::time::Instant,
     draining: bool,
     drained: bool,
     /// Told to stop while draining.
     stopped: bool,
+}
+
+/// Sessions and queries as the poller reports them.
+#[derive(Default)]
+struct Report {
+    sessions: Vec<SessionReport>,
+    queries: Vec<QueryReport>,
 }
 
 /// The plan that holds, for `rota status`.
@@ -108,7 +121,7 @@ impl PlanState {
 
 impl Control {
     pub fn new(
-        options: Options,
+        mut options: Options,
         poll: Poll,
         listener: std::os::unix::net::UnixListener,
         inbox: Receiver<Message>,
@@ -119,6 +132,9 @@ impl Control {
         listener.set_nonblocking(true)?;
         let mut listener = UnixListener::from_std(listener);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let limits = &options.limits;
+        let (most, per_user) = (limits.queries_max, limits.queries_per_user);
+        let queries = Queries::new(std::mem::take(&mut options.queries), most, per_user);
         Ok(Control {
             options,
             poll,
@@ -132,10 +148,11 @@ impl Control {
             connections_made: 0,
             accept_stalled: false,
             catalogue: Catalogue::default(),
+            queries,
             groups: Vec::new(),
             grouping: false,
             regroup: false,
-            report: None,
+            report: Report::default(),
             plan: None,
             started: std::time::Instant::now(),
             draining: false,
@@ -276,6 +293,7 @@ impl Control {
         let mut connection = self.connections.remove(key);
         let _ = connection.deregister(self.poll.registry());
         self.keys.remove(&connection.id);
+        connection.declared.iter().for_each(|&query| self.release_query(query));
         if connection.has_memory {
             self.tell_poller(Command::Disconnect { id: connection.id });
         }
@@ -297,6 +315,8 @@ impl Control {
     fn handle_notice(&mut self, notice: Notice) {
         match notice {
             Notice::Opened { id, session } => self.opened(id, session),
+            Notice::QueryOpened { id, stages } => self.query_opened(id, stages),
+            Notice::QueryRemoved { query } => self.query_removed(query),
             Notice::Removed { model } => {
                 self.catalogue.removed(model);
                 self.find_groups();
@@ -327,12 +347,12 @@ impl Control {
                 }
             }
             Notice::Session(snapshot) => {
-                let report = requests::session_report(&snapshot);
-                self.report.get_or_insert_default().push(report);
+                self.report.sessions.push(requests::session_report(&snapshot));
             }
+            Notice::Query(snapshot) => self.report.queries.push(queries::query_report(&snapshot)),
             Notice::Report(poller) => {
-                let sessions = self.report.take().unwrap_or_default();
-                let status = self.status(sessions, poller);
+                let report = std::mem::take(&mut self.report);
+                let status = self.status(report, poller);
                 self.settle(|waiting| match waiting {
                     Waiting::Status => Some(Reply::Status { status: status.clone() }),
                     _ => None,
@@ -373,6 +393,7 @@ impl Control {
         });
         self.retry_opens();
         if !self.catalogue.is_loading() {
+            self.bind_queries();
             self.find_groups();
             let cause = if self.plan.is_none() { Cause::Start } else { Cause::Load };
             self.tell_poller(Command::Plan { cause });
@@ -428,8 +449,8 @@ impl Control {
 
     /// A plan is promised and shown; when there is none, what was promised before stays.
     fn handle_planned(&mut self, planned: Planned) {
-        let Planned { cause, made, took, promises, result } = planned;
-        self.tell_poller(Command::Promise { promises });
+        let Planned { cause, made, took, promises, splits, result } = planned;
+        self.tell_poller(Command::Promise { promises, splits });
         let state = self.plan.get_or_insert_with(|| PlanState::new(cause, made));
         state.count += 1;
         match result {

@@ -2,7 +2,7 @@
 
 use super::catalogue::Found;
 use super::connection::Waiting;
-use super::{Control, Message};
+use super::{Control, Message, Report};
 use crate::background::Source;
 use crate::clock::millis;
 use crate::model::Model;
@@ -17,9 +17,9 @@ use std::time::Duration;
 /// Longest client name that is kept.
 const NAME_MAX: usize = 64;
 /// Longest SLO that makes sense to a scheduler.
-const SLO_MAX_MS: f64 = 3_600_000.0;
+const SLO_MAX_MS: f64 = crate::query::SLO_MAX_MS;
 
-fn error(code: ErrorCode, message: impl Into<String>) -> Reply {
+pub(super) fn error(code: ErrorCode, message: impl Into<String>) -> Reply {
     Reply::Error { code, message: message.into() }
 }
 
@@ -31,6 +31,8 @@ impl Control {
             }
             Request::Open { model, version, slo_ms } => self.open(key, model, version, slo_ms),
             Request::Close { session } => self.close_session(key, session),
+            Request::Query { name } => self.open_query(key, &name),
+            Request::Declare { query } => self.declare(key, query),
             Request::Models {} => {
                 Some(Reply::Models { models: self.catalogue.ready().map(|model| self.info(model)).collect() })
             }
@@ -59,7 +61,7 @@ impl Control {
         }
     }
 
-    fn wait(&mut self, key: usize, waiting: Waiting) -> Option<Reply> {
+    pub(super) fn wait(&mut self, key: usize, waiting: Waiting) -> Option<Reply> {
         self.connections[key].waiting = Some(waiting);
         None
     }
@@ -165,15 +167,18 @@ impl Control {
         self.wait(key, Waiting::Open { model, slo })
     }
 
-    /// Opens the sessions that waited for a model to be loaded.
+    /// Opens the sessions and queries that waited for a model to be loaded.
     pub(super) fn retry_opens(&mut self) {
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
             let connection = &mut self.connections[key];
-            let retry = connection.waiting.take_if(|w| matches!(w, Waiting::OpenAfterLoad { .. }));
-            if let Some(Waiting::OpenAfterLoad { model, version, slo_ms }) = retry
-                && let Some(reply) = self.open(key, model, version, slo_ms)
-            {
+            let waits = |w: &mut Waiting| matches!(w, Waiting::OpenAfterLoad { .. } | Waiting::QueryAfterLoad { .. });
+            let reply = match connection.waiting.take_if(waits) {
+                Some(Waiting::OpenAfterLoad { model, version, slo_ms }) => self.open(key, model, version, slo_ms),
+                Some(Waiting::QueryAfterLoad { name }) => self.open_query(key, &name),
+                _ => None,
+            };
+            if let Some(reply) = reply {
                 self.answer(key, &reply);
             }
         }
@@ -246,7 +251,7 @@ impl Control {
         ModelInfo { group, ..model.info() }
     }
 
-    pub(super) fn status(&self, sessions: Vec<SessionReport>, poller: PollerReport) -> serde_json::Value {
+    pub(super) fn status(&self, report: Report, poller: PollerReport) -> serde_json::Value {
         serde_json::json!({
             "rota": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
@@ -258,7 +263,8 @@ impl Control {
             "grouping": self.grouping,
             "models": self.catalogue.report(),
             "problems": self.options.problems,
-            "sessions": sessions,
+            "sessions": report.sessions,
+            "queries": report.queries,
             "devices": poller.devices,
             "plan": self.plan_report(),
             "clients": poller.clients,
@@ -298,16 +304,17 @@ fn hopeless_slo(model: &Model, slo: Duration) -> Option<Reply> {
 }
 
 pub(super) fn session_report(snapshot: &SessionSnapshot) -> SessionReport {
-    let SessionSnapshot { model, slo, clients, rates, promised_rate, goodput, stats } = snapshot;
+    let SessionSnapshot { model, slo, weight, stage, clients, rates, promised_rate, goodput, stats } = snapshot;
     SessionReport {
         model: model.name.clone(),
         version: model.version,
+        stage: stage.clone(),
         slo_ms: millis(*slo),
         clients: *clients,
         offered_rate: rates.offered,
         promised_rate: *promised_rate,
         goodput: *goodput,
-        weight: model.weight,
+        weight: *weight,
         queued: rates.queued,
         target_batch: rates.target_batch,
         offered: stats.offered,

@@ -5,16 +5,17 @@ use crate::model::{Model, wire_dtype};
 use rota_device::{Dim, Shape, Span, TensorSpec};
 use rota_ipc::server::{RequestBlock, Tensor};
 use rota_ipc::wire::Reason;
+use std::borrow::Cow;
 
 /// Why a request is refused; its client is told in these words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub reason: Reason,
-    pub text: String,
+    pub text: Cow<'static, str>,
 }
 
 fn refuse<T>(reason: Reason, text: String) -> Result<T, Refusal> {
-    Err(Refusal { reason, text })
+    Err(Refusal { reason, text: text.into() })
 }
 
 /// Checks what a block asks of the model of its session `place`, whose spans were checked. Appends to `spans` the outputs'; the first

@@ -162,7 +162,7 @@ impl Poller {
         let status = match wrong {
             _ if request.cancelled => Status::Cancelled,
             Some(_) => Status::Failed,
-            None if now > request.deadline => Status::Late,
+            None if now > request.due => Status::Late,
             None => Status::Ok,
         };
         let queued = run.started.since(request.arrival);
@@ -188,6 +188,7 @@ impl Poller {
                 }
             }
         }
+        self.call_ended(id, status, now);
         self.answer(id, status, reason, completion, record);
     }
 
@@ -206,6 +207,7 @@ impl Poller {
     pub(super) fn answer_unrun(&mut self, id: RequestId, status: Status, reason: Reason, text: &str, now: Instant) {
         let queued_ns = nanos(now.since(self.requests[id].arrival));
         let completion = Completion { queued_ns, ..Default::default() };
+        self.call_ended(id, status, now);
         self.answer(id, status, reason, completion, Record::Text(text));
     }
 

@@ -1,7 +1,10 @@
 //! The poller's clients: their rings, sessions and requests in flight, and what their users hold.
 
 use super::messages::ConnectionId;
+use super::runs::{Place, RunIndex};
+use crate::query::QueryId;
 use rota_ipc::server::Connection;
+use rota_ipc::wire::run_slot;
 use rota_sched::{Instant, RequestId, SessionId};
 use slab::Slab;
 use std::collections::HashMap;
@@ -22,6 +25,10 @@ pub struct Client {
     /// By request slot.
     pub slots: Vec<Option<RequestId>>,
     pub in_flight: u32,
+    /// Queries that it has opened: those that it may begin runs of.
+    pub queries: Vec<QueryId>,
+    /// By run slot: as many as request slots.
+    pub runs: Vec<Place>,
     /// Completions were written that are not yet published.
     pub dirty: bool,
     /// Its ring is polled; otherwise it was asked to ring the doorbell.
@@ -56,6 +63,7 @@ pub struct Clients {
 #[derive(Debug, Default)]
 struct User {
     in_flight: u32,
+    runs: u32,
 }
 
 impl Clients {
@@ -67,6 +75,7 @@ impl Clients {
             users.len() - 1
         });
         let slots = vec![None; connection.slots() as usize];
+        let runs = vec![Place::Free; connection.slots() as usize];
         let key = self.entries.insert(Client {
             id,
             connection,
@@ -76,6 +85,8 @@ impl Clients {
             sessions: Vec::new(),
             slots,
             in_flight: 0,
+            queries: Vec::new(),
+            runs,
             dirty: false,
             polled: false,
             armed: false,
@@ -125,6 +136,29 @@ impl Clients {
         client.in_flight += 1;
         client.slots[slot as usize] = Some(request);
         true
+    }
+
+    /// Counts a run of the client; false when its user holds `limit` already.
+    pub fn admit_run(&mut self, key: usize, limit: u32) -> bool {
+        let user = &mut self.users[self.entries[key].user];
+        let room = user.runs < limit;
+        user.runs += u32::from(room);
+        room
+    }
+
+    /// Takes a run of the client off the books.
+    pub fn release_run(&mut self, key: usize) {
+        self.users[self.entries[key].user].runs -= 1;
+    }
+
+    /// The run that the client's number `id` stands for, if its slot holds any; and the slot. `None` for a slot that there is not.
+    pub fn place(&mut self, key: usize, id: u64) -> Option<&mut Place> {
+        self.entries[key].runs.get_mut(run_slot(id) as usize)
+    }
+
+    /// Whether a run that has ended in between still has its client's slot.
+    pub fn holds(&self, key: usize, id: u64, run: RunIndex) -> bool {
+        self.entries[key].runs.get(run_slot(id) as usize) == Some(&Place::Open(run))
     }
 
     /// Takes a request of the client off the books.

@@ -5,10 +5,11 @@ use super::clients::{Handle, SESSIONS_PER_CLIENT};
 use super::messages::{
     ClientReport, Command, ConnectionId, DeviceReport, Notice, OpenError, PollerReport, SessionSnapshot,
 };
-use super::{ModelState, Poller, SessionState};
+use super::{ModelState, Poller, Reported, SessionState};
 use crate::background::Networks;
 use crate::clock::millis;
 use crate::model::Model;
+use crate::query::QueryId;
 use crate::stats::SessionStats;
 use rota_ipc::server::Connection;
 use rota_sched::{Instant, ModelId, SessionConfig, SessionId};
@@ -39,12 +40,23 @@ impl Poller {
                         self.close_session(key, session, now);
                     }
                 }
+                Command::AddQuery { query } => self.add_query(query, now),
+                Command::OpenQuery { id, query } => {
+                    if let Some(key) = self.clients.key(id) {
+                        let stages = self.open_query(key, query);
+                        (self.notices)(Notice::QueryOpened { id, stages });
+                    }
+                }
+                Command::RemoveQuery { query } => self.remove_query(query, now),
                 Command::Add { model, networks } => self.add_model(model, networks, now),
                 Command::Remove { model } => self.remove_model(model),
                 Command::Regroup { keep, add, whole } => self.regroup(&keep, add, whole, now),
                 Command::Plan { cause } => self.ask_for_plan(cause),
-                Command::Promise { promises } => self.take_promises(&promises, now),
-                Command::Report => self.report = Some(0),
+                Command::Promise { promises, splits } => {
+                    self.take_promises(&promises, now);
+                    splits.iter().for_each(|split| self.take_split(split));
+                }
+                Command::Report => self.report = Some(Reported::Session(0)),
                 Command::Drain => self.drain_all(),
             }
         }
@@ -80,7 +92,10 @@ impl Poller {
         }
         let session_id = match self.session_of.get(&(model_id, slo)) {
             Some(&id) => id,
-            None => self.add_session(model, slo)?,
+            None => {
+                let weight = model.weight;
+                self.add_session(model, slo, weight, None)?
+            }
         };
         self.session_mut(session_id).clients += 1;
         self.tune_home(model_id);
@@ -93,15 +108,21 @@ impl Poller {
     }
 
     /// A new session; one that nobody has open and nothing waits for makes room when all are taken.
-    pub(super) fn add_session(&mut self, model: Arc<Model>, slo: Duration) -> Result<SessionId, OpenError> {
-        let config = || SessionConfig { model: model.id, slo, weight: model.weight };
+    pub(super) fn add_session(
+        &mut self,
+        model: Arc<Model>,
+        slo: Duration,
+        weight: f64,
+        stage: Option<(QueryId, u16)>,
+    ) -> Result<SessionId, OpenError> {
+        let config = || SessionConfig { model: model.id, slo, weight };
         let id = match self.dispatcher.add_session(config()) {
             Some(id) => id,
             None => {
                 let in_flight = |id: usize| self.requests_of(SessionId(id as u32)) > 0;
                 let idle = (0..self.sessions.len())
                     .filter(|&id| {
-                        let is_idle = |s: &SessionState| s.clients == 0 && !s.model.is_group();
+                        let is_idle = |s: &SessionState| s.clients == 0 && !s.model.is_group() && s.stage.is_none();
                         self.sessions[id].as_ref().is_some_and(is_idle) && !in_flight(id)
                     })
                     .min_by_key(|&id| self.sessions[id].as_ref().map(|s| s.last_closed));
@@ -114,14 +135,14 @@ impl Poller {
         if self.sessions.len() <= index {
             self.sessions.resize_with(index + 1, || None);
         }
-        // Nobody opens a group's; its SLO changes with those of its members' sessions.
-        if !model.is_group() {
+        // Nobody opens a group's or a stage's so; their SLOs change.
+        if !model.is_group() && stage.is_none() {
             self.session_of.insert((model.id, slo), id);
         }
         let now = self.clock.now();
         let (planned, stats) = (Default::default(), SessionStats::new(now));
-        let weight = model.weight;
-        self.sessions[index] = Some(SessionState { model, slo, weight, clients: 0, last_closed: now, planned, stats });
+        let state = SessionState { model, slo, weight, stage, clients: 0, last_closed: now, planned, stats };
+        self.sessions[index] = Some(state);
         Ok(id)
     }
 
@@ -135,9 +156,12 @@ impl Poller {
         (stats.offered - ended) as u32
     }
 
-    fn forget_session(&mut self, id: SessionId) {
+    pub(super) fn forget_session(&mut self, id: SessionId) {
         if let Some(session) = self.sessions[id.0 as usize].take() {
-            self.session_of.remove(&(session.model.id, session.slo));
+            let name = (session.model.id, session.slo);
+            if self.session_of.get(&name) == Some(&id) {
+                self.session_of.remove(&name);
+            }
             self.dispatcher.remove_session(id);
         }
     }
@@ -192,6 +216,8 @@ impl Poller {
             Some(Some(state)) => state.removing = true,
             _ => return (self.notices)(Notice::Removed { model: id }),
         }
+        let now = self.clock.now();
+        self.remove_queries_of(id, now);
         for (_, client) in &mut self.clients.entries {
             for handle in &mut client.sessions {
                 if let Handle::Open(session) = *handle {
@@ -204,7 +230,6 @@ impl Poller {
             }
         }
         self.stop_classes(id);
-        let now = self.clock.now();
         self.drop_from_home(id, now);
         self.schedule(now); // answers what waited
         self.remove_model_if_ended(id);
@@ -254,30 +279,47 @@ impl Poller {
 
     /// Sends one session's state a turn, so that a report never holds up the requests of a host with many sessions.
     fn continue_report(&mut self, now: Instant) -> bool {
-        let Some(from) = self.report else { return false };
-        let is_shown = |session: &SessionState| !session.model.is_group();
-        let next = (from..self.sessions.len()).find(|&index| self.sessions[index].as_ref().is_some_and(is_shown));
-        match next.and_then(|index| Some((index, self.sessions[index].as_ref()?))) {
-            Some((index, session)) => {
-                let snapshot = SessionSnapshot {
-                    model: Arc::clone(&session.model),
-                    slo: session.slo,
-                    clients: session.clients,
-                    rates: self.rates(SessionId(index as u32), now),
-                    promised_rate: session.planned.promised,
-                    goodput: session.stats.good.per_second(now),
-                    stats: session.stats.clone(),
-                };
-                (self.notices)(Notice::Session(Box::new(snapshot)));
-                self.report = Some(index + 1);
+        let notice = match self.report {
+            None => return false,
+            Some(Reported::Session(from)) => {
+                let next =
+                    (from..self.sessions.len()).find_map(|index| Some((index, self.session_snapshot(index, now)?)));
+                self.report = Some(next.as_ref().map_or(Reported::Query(0), |(index, _)| Reported::Session(index + 1)));
+                next.map(|(_, snapshot)| Notice::Session(Box::new(snapshot)))
             }
-            None => {
-                let report = self.poller_report();
-                (self.notices)(Notice::Report(report));
-                self.report = None;
+            Some(Reported::Query(from)) => {
+                let next = (from..self.queries.len()).find_map(|index| Some((index, self.query_snapshot(index, now)?)));
+                self.report = next.as_ref().map(|(index, _)| Reported::Query(index + 1));
+                Some(match next {
+                    Some((_, snapshot)) => Notice::Query(Box::new(snapshot)),
+                    None => Notice::Report(self.poller_report()),
+                })
             }
+        };
+        if let Some(notice) = notice {
+            (self.notices)(notice);
         }
         true
+    }
+
+    /// Nothing of a group's: its members' sessions stand for it.
+    fn session_snapshot(&self, index: usize, now: Instant) -> Option<SessionSnapshot> {
+        let session = self.sessions[index].as_ref().filter(|session| !session.model.is_group())?;
+        let stage = session.stage.map(|(query, stage)| {
+            let spec = &self.query(query).bound.spec;
+            format!("{}/{}", spec.name, spec.stages[usize::from(stage)].name)
+        });
+        Some(SessionSnapshot {
+            model: Arc::clone(&session.model),
+            slo: session.slo,
+            weight: session.weight,
+            stage,
+            clients: session.clients,
+            rates: self.rates(SessionId(index as u32), now),
+            promised_rate: session.planned.promised,
+            goodput: session.stats.good.per_second(now),
+            stats: session.stats.clone(),
+        })
     }
 
     fn poller_report(&self) -> PollerReport {

@@ -5,7 +5,7 @@
 
 use super::Poller;
 use super::messages::Notice;
-use crate::planning::{Asked, Cause, Promise, SessionDemand};
+use crate::planning::{Asked, Cause, Promise, QueryDemand, SessionDemand};
 use rota_sched::{Instant, SessionId};
 use std::time::Duration;
 
@@ -26,16 +26,21 @@ pub(super) struct Watch {
     /// In this round, a session asks for something or was planned to: without new requests that changes too.
     restless: bool,
     demand: Vec<SessionDemand>,
+    queries: Vec<QueryDemand>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Pass {
     #[default]
     Waits,
-    /// Compares measured rates with those that were planned for.
+    /// Compares measured rates with those that were planned for, …
     Compares,
-    /// Takes down what all sessions ask for.
+    /// … and the γ of queries.
+    ComparesQueries,
+    /// Takes down what all sessions ask for, …
     Collects,
+    /// … and all queries.
+    CollectsQueries,
 }
 
 /// What a session was planned for.
@@ -50,6 +55,12 @@ pub(super) struct Planned {
 }
 
 impl Planned {
+    /// As `compare` where what was planned for is not one rate.
+    pub(super) fn compare_with(&mut self, planned: f64, measured: f64, now: Instant) -> bool {
+        self.asked = planned;
+        self.compare(measured, now)
+    }
+
     /// Takes in the rate as measured now; true when it was far from the planned one for long.
     fn compare(&mut self, measured: f64, now: Instant) -> bool {
         if !is_apart(self.asked, measured) {
@@ -98,7 +109,18 @@ impl Poller {
                 true
             }
             Pass::Compares => {
-                let left = self.compare_some(now);
+                if !self.compare_some(now) {
+                    self.begin(Pass::ComparesQueries);
+                }
+                true
+            }
+            // One a turn: it may have many stages.
+            Pass::ComparesQueries => {
+                if self.compare_query(self.watch.at, now) && now >= self.watch.not_before {
+                    self.watch.due.get_or_insert(Cause::Demand);
+                }
+                self.watch.at += 1;
+                let left = self.watch.at < self.queries.len();
                 if !left {
                     self.watch.pass = Pass::Waits;
                 }
@@ -106,6 +128,17 @@ impl Poller {
             }
             Pass::Collects => {
                 if !self.collect_some(now) {
+                    self.begin(Pass::CollectsQueries);
+                }
+                true
+            }
+            Pass::CollectsQueries => {
+                let next =
+                    (self.watch.at..self.queries.len()).find_map(|index| Some((index, self.query_demand(index, now)?)));
+                if let Some((index, demand)) = next {
+                    self.watch.queries.push(demand);
+                    self.watch.at = index + 1;
+                } else {
                     self.watch.pass = Pass::Waits;
                     self.send_demand();
                 }
@@ -154,7 +187,14 @@ impl Poller {
             let rate = measured(self.dispatcher.rates(id, now).offered);
             (session.planned.asked, session.planned.apart_since) = (rate, None);
             let model = session.model.clone();
-            self.watch.demand.push(SessionDemand { id, model, slo: session.slo, rate, members });
+            self.watch.demand.push(SessionDemand {
+                id,
+                model,
+                slo: session.slo,
+                weight: session.weight,
+                rate,
+                members,
+            });
         }
         left
     }
@@ -163,7 +203,8 @@ impl Poller {
         let Some(cause) = self.watch.due.take() else { return };
         self.watch.planning = true;
         let sessions = std::mem::take(&mut self.watch.demand);
-        (self.notices)(Notice::Demand(Asked { cause, sessions }));
+        let queries = std::mem::take(&mut self.watch.queries);
+        (self.notices)(Notice::Demand(Asked { cause, sessions, queries }));
     }
 
     /// Takes over what a plan gives the sessions. Whoever has left meanwhile, or asks for nothing, is not touched.

@@ -38,7 +38,7 @@ impl Poller {
         for (group, networks) in add {
             let id = group.id;
             self.add_model(Arc::clone(&group), networks, now);
-            self.model_mut(id).queue = self.add_session(Arc::clone(&group), group.default_slo).ok();
+            self.model_mut(id).queue = self.add_session(Arc::clone(&group), group.default_slo, group.weight, None).ok();
             if self.model_mut(id).queue.is_none() {
                 tracing::warn!(models = %group.name, "no session is left to serve them together (sessions_max)");
                 self.model_mut(id).removing = true;
@@ -246,7 +246,7 @@ impl Poller {
         for session in self.sessions.iter().flatten().filter(|session| session.clients > 0) {
             if state.model.member(session.model.id).is_some_and(|member| is_of(member, session)) {
                 slo = slo.min(session.slo);
-                weight += session.model.weight;
+                weight += session.weight;
             }
         }
         if weight == 0.0 {

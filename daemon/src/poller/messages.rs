@@ -2,8 +2,9 @@
 
 use crate::background::{Networks, Ready};
 use crate::model::Model;
-use crate::planning::{Asked, Cause, Promise};
-use crate::stats::SessionStats;
+use crate::planning::{Asked, Cause, Promise, QuerySplit};
+use crate::query::{Bound, QueryId};
+use crate::stats::{QueryStats, SessionStats};
 use rota_ipc::server::Connection;
 use rota_sched::{ModelId, SessionRates};
 use serde::Serialize;
@@ -35,6 +36,18 @@ pub enum Command {
         id: ConnectionId,
         session: u32,
     },
+    AddQuery {
+        query: Arc<Bound>,
+    },
+    /// Answered with [`Notice::QueryOpened`].
+    OpenQuery {
+        id: ConnectionId,
+        query: QueryId,
+    },
+    /// Nobody declares it any more. Answered with [`Notice::QueryRemoved`], if it is served.
+    RemoveQuery {
+        query: QueryId,
+    },
     /// By device index, one for each device that serves it.
     Add {
         model: Arc<Model>,
@@ -58,8 +71,9 @@ pub enum Command {
     /// What the plan made of a [`Notice::Demand`] gives the sessions; nothing if none could be made.
     Promise {
         promises: Vec<Promise>,
+        splits: Vec<QuerySplit>,
     },
-    /// Answered with a [`Notice::Session`] for each session and one [`Notice::Report`].
+    /// Answered with a [`Notice::Session`] for each session, a [`Notice::Query`] for each query, and one [`Notice::Report`].
     Report,
     /// Stop admission, finish what runs, answer the rest; ends with [`Notice::Drained`].
     Drain,
@@ -70,6 +84,15 @@ pub enum Notice {
     Opened {
         id: ConnectionId,
         session: Result<u32, OpenError>,
+    },
+    /// By stage: the connection's own number for its session, and its share of the SLO.
+    QueryOpened {
+        id: ConnectionId,
+        stages: Result<Vec<(u32, Duration)>, OpenError>,
+    },
+    /// The query is no longer served; its number is free.
+    QueryRemoved {
+        query: QueryId,
     },
     Removed {
         model: ModelId,
@@ -86,6 +109,7 @@ pub enum Notice {
     /// A plan is to be made for this; answered with [`Command::Promise`].
     Demand(Asked),
     Session(Box<SessionSnapshot>),
+    Query(Box<QuerySnapshot>),
     Report(PollerReport),
     Drained,
 }
@@ -98,6 +122,10 @@ pub enum OpenError {
     DaemonFull(u32),
     #[error("the model is being unloaded")]
     Unloading,
+    #[error(
+        "the query is not in service: a model of it is being unloaded, or its sessions have no room (sessions_max)"
+    )]
+    NoQuery,
     #[error("the daemon is stopping")]
     Draining,
 }
@@ -107,6 +135,9 @@ pub enum OpenError {
 pub struct SessionSnapshot {
     pub model: Arc<Model>,
     pub slo: Duration,
+    pub weight: f64,
+    /// The query's stage that it is, as "query/stage".
+    pub stage: Option<String>,
     pub clients: u32,
     pub rates: SessionRates,
     /// Items per second that the plan gives it; `None` while it was never planned for.
@@ -114,6 +145,19 @@ pub struct SessionSnapshot {
     /// Items per second answered in time, lately.
     pub goodput: f64,
     pub stats: SessionStats,
+}
+
+/// A query's state at one moment. Lists are by stage.
+#[derive(Debug)]
+pub struct QuerySnapshot {
+    pub bound: Arc<Bound>,
+    pub shares: Vec<Duration>,
+    pub gammas: Vec<f64>,
+    /// Items per second.
+    pub calls: Vec<f64>,
+    /// Runs per second answered in time, lately.
+    pub goodput: f64,
+    pub stats: QueryStats,
 }
 
 /// The rest of the poller's state at one moment.

@@ -6,18 +6,22 @@
 
 mod admission;
 mod answer;
+mod calls;
 mod classes;
 mod clients;
 mod cold;
 mod demand;
 mod groups;
 pub mod messages;
+mod queries;
 mod requests;
+mod runs;
 mod sleep;
 mod submissions;
 
 use crate::clock::Clock;
 use crate::model::{Group, Model};
+use crate::query::QueryId;
 use crate::stats::SessionStats;
 use crate::wake::Wake;
 use classes::{Candidate, Classes};
@@ -47,6 +51,11 @@ pub struct Options {
     pub sessions_max: u32,
     /// Requests in flight, of all connections of one user together.
     pub requests_per_user: u32,
+    /// Queries that are served at once.
+    pub queries_max: u32,
+    /// Runs of queries that are open, of all clients together and of all connections of one user.
+    pub runs_max: u32,
+    pub runs_per_user: u32,
     /// How long it looks for work before it sleeps.
     pub spin: Duration,
     /// See [`rota_sched::DeviceConfig`].
@@ -74,11 +83,16 @@ pub struct Poller {
     sessions: Vec<Option<SessionState>>,
     session_of: HashMap<(ModelId, Duration), SessionId>,
     devices: Vec<DeviceState>,
+    /// By [`QueryId`].
+    queries: Vec<Option<queries::QueryState>>,
+    runs: runs::Runs,
+    /// No run expires before.
+    runs_due: Instant,
     draining: bool,
     /// Batches that have ended.
     batches: u64,
-    /// The next session to show in a report that is under way.
-    report: Option<usize>,
+    /// What is shown next in a report that is under way.
+    report: Option<Reported>,
     watch: demand::Watch,
 
     // Reused from turn to turn.
@@ -94,6 +108,13 @@ pub struct Poller {
     asked: Vec<Asked>,
     /// The requests that a submission is.
     pieces: Vec<RequestId>,
+}
+
+/// Where a report stands.
+#[derive(Clone, Copy)]
+enum Reported {
+    Session(usize),
+    Query(usize),
 }
 
 struct ModelState {
@@ -115,6 +136,8 @@ struct SessionState {
     slo: Duration,
     /// Its share when there are too few devices.
     weight: f64,
+    /// The query's stage that it is: it is found by that, and its SLO changes with the query's split.
+    stage: Option<(QueryId, u16)>,
     /// Connections that have it open.
     clients: u32,
     last_closed: Instant,
@@ -166,6 +189,9 @@ impl Poller {
             sessions: Vec::new(),
             session_of: HashMap::new(),
             devices: devices.into_iter().map(DeviceState::new).collect(),
+            queries: Vec::new(),
+            runs: runs::Runs::new(options.runs_max, options.queries_max),
+            runs_due: Instant::MAX,
             draining: false,
             batches: 0,
             report: None,
@@ -193,6 +219,7 @@ impl Poller {
             worked |= self.take_finished();
             worked |= self.take_commands(now);
             worked |= self.watch_demand(now);
+            worked |= self.expire_runs(now);
             if worked || self.dispatcher.next_timeout().is_some_and(|due| due <= now) {
                 self.schedule(now);
                 self.publish();

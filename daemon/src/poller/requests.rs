@@ -1,5 +1,6 @@
 //! The requests that the daemon has accepted and not yet answered.
 
+use super::runs::RunIndex;
 use rota_device::{Shape, Span};
 use rota_ipc::server::Record;
 use rota_ipc::wire::{Completion, OutputRecord, Reason, Status};
@@ -20,7 +21,12 @@ pub struct Request {
     pub class: ClassId,
     pub items: u32,
     pub arrival: Instant,
+    /// When it is hopeless.
     pub deadline: Instant,
+    /// When it is late: its deadline, but for a call of a query, which leaves the stages behind it time.
+    pub due: Instant,
+    /// The call that it is of a run that is open.
+    pub call: Option<InRun>,
     pub priority: Priority,
     /// Its client withdrew it while it ran, or died.
     pub cancelled: bool,
@@ -36,6 +42,15 @@ pub struct Request {
     /// together: then it is several requests, and this one's `pieces` tell how it goes.
     pub first: RequestId,
     pub pieces: Pieces,
+}
+
+/// A request's place in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InRun {
+    pub run: RunIndex,
+    pub stage: u16,
+    /// Index among the run's calls.
+    pub place: u32,
 }
 
 /// One session of those that a submission names.
@@ -123,6 +138,8 @@ impl Requests {
             items: 0,
             arrival: Instant(0),
             deadline: Instant(0),
+            due: Instant(0),
+            call: None,
             priority: Priority::NORMAL,
             cancelled: false,
             told: false,

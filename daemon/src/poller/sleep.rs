@@ -35,7 +35,8 @@ impl Poller {
     /// Sleeps until a client rings, a device or another thread has something, or the dispatcher is due. Returns at once
     /// when work arrived while it made ready to sleep.
     pub(super) fn sleep(&mut self) {
-        let due = [self.dispatcher.next_timeout(), self.next_watch()].into_iter().flatten().min();
+        let expiry = Some(self.runs_due).filter(|&due| due < Instant::MAX);
+        let due = [self.dispatcher.next_timeout(), self.next_watch(), expiry].into_iter().flatten().min();
         let timeout = due.map(|due| due.since(self.clock.now()));
         if timeout.is_some_and(|t| t < SLEEP_MIN) {
             return;
@@ -143,6 +144,9 @@ mod tests {
             requests_max: 8,
             sessions_max: 8,
             requests_per_user: 8,
+            queries_max: 1,
+            runs_max: 1,
+            runs_per_user: 1,
             spin: Duration::ZERO,
             prepare_lead: Duration::ZERO,
             start_lead: Duration::ZERO,

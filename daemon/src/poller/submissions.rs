@@ -7,8 +7,9 @@ use super::messages::Notice;
 use super::requests::Asked;
 use super::{DRAIN_MAX, Poller};
 use rota_ipc::server::{Poisoned, check_submission};
-use rota_ipc::wire::{OP_CANCEL, Reason, Status, Submission};
+use rota_ipc::wire::{OP_BEGIN, OP_CANCEL, OP_FINISH, OP_GIVE_UP, Reason, Status, Submission};
 use rota_sched::{Arrival, ClassId, Event, Instant, ModelId, Priority, Profile, RequestId, SessionId};
+use std::borrow::Cow;
 use std::time::Duration;
 
 impl Poller {
@@ -39,13 +40,17 @@ impl Poller {
         }
         for i in 0..taken {
             let submission = self.submissions[i];
-            if submission.op == OP_CANCEL {
-                self.cancel(key, submission.slot, now);
-            } else {
-                // Before it is looked at: a refusal takes a place in the completion ring, too.
-                let client = &mut self.clients.entries[key];
-                client.connection.reserve(client.in_flight)?;
-                self.submit(key, &submission, now);
+            match submission.op {
+                OP_CANCEL => self.cancel(key, submission.slot, now),
+                OP_BEGIN => self.begin_run(key, &submission, now),
+                OP_FINISH => self.finish_run(key, submission.query, now),
+                OP_GIVE_UP => self.give_up_run(key, submission.query, now),
+                _ => {
+                    // Before it is looked at: a refusal takes a place in the completion ring, too.
+                    let client = &mut self.clients.entries[key];
+                    client.connection.reserve(client.in_flight)?;
+                    self.submit(key, &submission, now);
+                }
             }
         }
         Ok(taken)
@@ -67,9 +72,9 @@ impl Poller {
     fn admit(&mut self, key: usize, submission: &Submission, now: Instant) -> Result<(), Refused> {
         let client = &mut self.clients.entries[key];
         check_submission(submission, client.connection.slots()).map_err(|e| failed(e.reason, e.text))?;
-        if submission.query != 0 || submission.stage != 0 {
-            let text = "queries are not supported by this version";
-            return Err(failed(Reason::BadDescriptor, text.to_string()));
+        if submission.query == 0 && submission.stage != 0 {
+            let text = "a stage without a query's run: what is no call has stage 0";
+            return Err(failed(Reason::BadDescriptor, text));
         }
         if client.slots[submission.slot as usize].is_some() {
             return Err(failed(Reason::BadSlot, format!("slot {} is in use", submission.slot)));
@@ -81,22 +86,34 @@ impl Poller {
         if self.draining {
             return Err(counts(dropped(Reason::Draining, "the daemon is stopping")));
         }
-        let deadline = match submission.deadline_ns {
-            0 => now + slo,
-            ns => Instant(ns),
+        let call = self.check_call(key, submission, now).map_err(|refused| {
+            let counts = refused.status == Status::Dropped;
+            Refused { counts, ..refused }
+        })?;
+        let (latest, due) = call.as_ref().map_or((now + slo, now + slo), |call| (call.latest, call.due));
+        let (deadline, due) = match submission.deadline_ns {
+            0 => (latest, due),
+            // A call's own deadline can only be an earlier one.
+            ns if call.is_some() => (latest.min(Instant(ns)), due.min(Instant(ns))),
+            ns => (Instant(ns), Instant(ns)),
         };
         let mut pieces = std::mem::take(&mut self.pieces);
-        let taken = self.take_requests(key, submission, (now, deadline), &mut pieces);
+        let times = Times { arrival: now, deadline, due };
+        let taken = self.take_requests(key, submission, times, &mut pieces);
         let admitted = match taken {
             Ok(()) if self.clients.admit(key, submission.slot, pieces[0], self.options.requests_per_user) => {
+                call.iter().for_each(|call| self.enter_call(pieces[0], call));
                 pieces.iter().for_each(|&piece| self.enqueue(piece, now));
                 Ok(())
             }
             Ok(()) => Err(counts(dropped(Reason::Overload, "this user has too many requests in flight"))),
             Err(refused) => Err(counts(refused)),
         };
-        if admitted.is_err() {
+        if let Err(refused) = &admitted {
             pieces.iter().for_each(|&piece| self.requests.release(piece));
+            if let Some(call) = call.filter(|_| refused.status == Status::Dropped) {
+                self.lose_call(&call, now);
+            }
         }
         pieces.clear();
         self.pieces = pieces;
@@ -113,7 +130,7 @@ impl Poller {
                 Some(Handle::Unloaded) => {
                     return Err(failed(
                         Reason::Unloaded,
-                        "the session's model was unloaded; open it again".to_string(),
+                        "the session's model was unloaded, or its query is no longer declared; open it again",
                     ));
                 }
                 _ => return Err(failed(Reason::UnknownSession, format!("session {number} is not open"))),
@@ -136,7 +153,7 @@ impl Poller {
         &mut self,
         key: usize,
         submission: &Submission,
-        (now, deadline): (Instant, Instant),
+        times: Times,
         pieces: &mut Vec<RequestId>,
     ) -> Result<(), Refused> {
         for index in 0..self.asked.len() {
@@ -152,8 +169,8 @@ impl Poller {
                     request.slot = submission.slot;
                     request.tag = submission.tag;
                     request.items = self.block.header.items;
-                    request.arrival = now;
-                    request.deadline = deadline;
+                    request.arrival = times.arrival;
+                    (request.deadline, request.due, request.call) = (times.deadline, times.due, None);
                     request.priority = Priority::new(submission.priority).expect("a submission's priority was checked");
                     (request.cancelled, request.told) = (false, false);
                     request.first = pieces[0];
@@ -172,7 +189,7 @@ impl Poller {
             self.requests[pieces[0]].pieces.left.extend_from_slice(pieces);
         }
         for &piece in pieces.iter() {
-            let class = self.classify(piece, self.requests[piece].unit, now)?;
+            let class = self.classify(piece, self.requests[piece].unit, times.arrival)?;
             self.requests[piece].class = class;
         }
         Ok(())
@@ -281,6 +298,7 @@ impl Poller {
         for slot in 0..self.clients.entries[key].slots.len() {
             self.cancel(key, slot as u32, now);
         }
+        self.abandon_runs(key, now);
         let client = &mut self.clients.entries[key];
         client.dying = true;
         if poisoned.is_some() {
@@ -316,20 +334,28 @@ impl Poller {
     }
 }
 
+/// When a request came, is hopeless, and is late.
+#[derive(Clone, Copy)]
+struct Times {
+    arrival: Instant,
+    deadline: Instant,
+    due: Instant,
+}
+
 /// A request that is answered without having been accepted.
 pub(super) struct Refused {
     /// In the figures of the sessions that it asked.
-    counts: bool,
+    pub counts: bool,
     pub status: Status,
     pub refusal: Refusal,
 }
 
-fn failed(reason: Reason, text: String) -> Refused {
-    Refused { counts: false, status: Status::Failed, refusal: Refusal { reason, text } }
+pub(super) fn failed(reason: Reason, text: impl Into<Cow<'static, str>>) -> Refused {
+    Refused { counts: false, status: Status::Failed, refusal: Refusal { reason, text: text.into() } }
 }
 
-fn dropped(reason: Reason, text: &str) -> Refused {
-    Refused { counts: false, status: Status::Dropped, refusal: Refusal { reason, text: text.to_string() } }
+pub(super) fn dropped(reason: Reason, text: &'static str) -> Refused {
+    Refused { counts: false, status: Status::Dropped, refusal: Refusal { reason, text: text.into() } }
 }
 
 fn scaled_profile(profile: &Profile, scale: f64) -> Profile {

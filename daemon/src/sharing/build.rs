@@ -1,15 +1,19 @@
 //! From a tree of shared parts to a network: cut, compile, measure, compare.
 
+use super::costs::Costs;
+use super::stacks::{self, InUse, StackPart};
 use super::tree::Tree;
 use super::{Known, PROBE_ITEMS, axes, graph, probe};
 use crate::background::{self, DeviceRole, Networks, Ready};
 use crate::model::{Group, Level, Member, Model};
 use crate::profiles::{Key, Store};
 use crate::repository;
-use rota_device::parts::{self, Feed, PartSpec};
+use rota_device::parts::{self, Feed, Joined, PartSpec};
 use rota_device::sample::{self, Hints};
-use rota_device::{Engine, HostTensor, Network, NetworkId, Outcome, Shape, Signature, TensorSpec, check, profile};
-use rota_graph::{Cut, Index, Stage, split};
+use rota_device::{
+    CompileOptions, Engine, HostTensor, Network, NetworkId, Outcome, Shape, Signature, TensorSpec, check, profile,
+};
+use rota_graph::{Bytes, Cut, Index, Stage, split};
 use rota_sched::{ModelId, Profile};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -46,6 +50,7 @@ pub(super) fn build(
     let mut networks: Networks = Vec::new();
     let mut profiles = Vec::new();
     let mut shared_time = 0.0;
+    let mut stacked: Vec<Vec<usize>> = Vec::new();
     for device in devices {
         let Some((engine, cores, threads)) = device.engine() else {
             networks.push(None);
@@ -61,18 +66,27 @@ pub(super) fn build(
         });
         let specs: Vec<PartSpec> = specs.collect::<Result<_, String>>()?;
         let joined = parts::join(cuts.signature.clone(), specs, max_batch);
-        let mut network = joined.map_err(|error| error.to_string())?;
+        let mut joined = joined.map_err(|error| error.to_string())?;
+        // A GPU's batches fly part by part.
+        let in_use = match device.is_cpu() {
+            true => cuts.stack(tree, &members, &mut joined, (&**engine, &options), max_batch)?,
+            false => Vec::new(),
+        };
+        let mut network = joined.network();
         if networks.iter().all(Option::is_none) {
             cuts.compare(&mut *network, &members)?;
         }
         let times = cuts.measure(&**engine, &options, store, &members[0].checked.hints, max_batch)?;
-        let all = Costs { tree, times: &times };
+        let all = Costs { tree, times: &times, stacks: &in_use };
         profiles.push(Some(all.profile(max_batch)?));
         shared_time = all.shared_time();
+        for stack in in_use.into_iter().filter(|stack| !stacked.contains(&stack.members)).collect::<Vec<_>>() {
+            stacked.push(stack.members);
+        }
         networks.push(Some(network));
     }
     let memory_bytes = networks.iter().flatten().map(|network| network.memory_bytes()).max().unwrap_or(0);
-    let group = cuts.group(tree, &members, shared_time);
+    let group = cuts.group(tree, &members, shared_time, stacked);
     let names: Vec<String> = members.iter().map(|member| member.model.label()).collect();
     let model = Model {
         id,
@@ -118,13 +132,14 @@ struct Cuts {
     inputs: Vec<Vec<usize>>,
     /// By member: its outputs among the group's.
     outputs: Vec<Range<usize>>,
+    stacks: Vec<StackPart>,
     _folder: Folder,
 }
 
-struct Part {
+pub(super) struct Part {
     file: PathBuf,
     digest: String,
-    feeds: Vec<Feed>,
+    pub feeds: Vec<Feed>,
     ports: Vec<usize>,
     outputs: Range<usize>,
     nodes: usize,
@@ -145,6 +160,7 @@ impl Cuts {
         }
         let mut branches: Vec<Option<Part>> = tree.branches.iter().map(|_| None).collect();
         let (mut own, mut inputs) = (Vec::with_capacity(members.len()), Vec::with_capacity(members.len()));
+        let mut heads: Vec<Option<Bytes>> = Vec::with_capacity(members.len());
         for (at, member) in members.iter().enumerate() {
             let path = tree.path(at);
             let levels: Vec<&Cut> = path.iter().map(|&branch| &tree.branches[branch].cut).collect();
@@ -177,19 +193,52 @@ impl Cuts {
                     }
                     None => {
                         part.outputs = outputs[at].clone();
+                        heads.push(stacks::is_small(stage.weight_bytes).then(|| stage.model.clone()));
                         own.push(part);
                     }
                 }
             }
             inputs.push(taken);
         }
+        let stacks = stacks::find(&own.iter().zip(heads).collect::<Vec<_>>(), &folder)?;
         let parts = branches.into_iter().flatten().chain(own).collect();
         let first = &members[0].checked.signature;
         let signature = Signature {
             inputs: inputs[0].iter().map(|&input| first.inputs[input].clone()).collect(),
             outputs: members.iter().flat_map(|member| member.checked.signature.outputs.clone()).collect(),
         };
-        Ok(Cuts { parts, signature, inputs, outputs, _folder: folder })
+        Ok(Cuts { parts, signature, inputs, outputs, stacks, _folder: folder })
+    }
+
+    /// Puts the stacks beside the members' own parts, where that is faster.
+    fn stack(
+        &self,
+        tree: &Tree,
+        members: &[&Known],
+        joined: &mut Joined,
+        compiler: (&dyn Engine, &CompileOptions),
+        max_batch: u32,
+    ) -> Result<Vec<InUse>, String> {
+        if self.stacks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let inputs = self.given(&members[0].checked.hints, max_batch)?;
+        let load = |stack: &StackPart| {
+            let tolerance = stack.members.iter().map(|&member| check::tolerance(&members[member].checked));
+            let tolerance = tolerance.fold(f64::INFINITY, f64::min);
+            stack.load(joined, tree.branches.len(), compiler, &inputs, tolerance)
+        };
+        Ok(self.stacks.iter().filter_map(load).collect())
+    }
+
+    /// Generated inputs of so many items.
+    fn given(&self, hints: &Hints, items: u32) -> Result<Vec<HostTensor>, String> {
+        let mut numbers = sample::Numbers(0);
+        let given = self.signature.inputs.iter().map(|spec| {
+            let tensor = |shape| sample::tensor(spec, shape, hints, &mut numbers);
+            sample::shape(spec, items, hints, 1).and_then(tensor).ok_or("an input is too large".to_string())
+        });
+        given.collect()
     }
 
     /// The shape class that is measured: the first member's.
@@ -198,45 +247,58 @@ impl Cuts {
     }
 
     /// Whether the group answers as each model did whole, within what rounding explains: requests of 2 items and of 1 in one
-    /// batch.
+    /// batch, which ask one model and, where that may make a stack run, all.
     fn compare(&self, network: &mut dyn Network, members: &[&Known]) -> Result<(), String> {
+        let all = 0..self.signature.outputs.len();
         for (at, member) in members.iter().enumerate() {
-            let probe = probe(&member.checked).ok_or("its inputs are too large")?;
-            let inputs: Vec<HostTensor> = self.inputs[at].iter().map(|&input| probe[input].clone()).collect();
-            let requests: Option<Vec<Vec<HostTensor>>> = [0..2, 2..PROBE_ITEMS]
-                .into_iter()
-                .map(|items| {
-                    let pairs = self.signature.inputs.iter().zip(&inputs);
-                    pairs.map(|(spec, tensor)| sample::items(tensor, spec.batch_axis, items.clone())).collect()
-                })
-                .collect();
-            let outputs = self.outputs[at].clone();
-            let room =
-                |index: usize| outputs.contains(&index).then(|| member.reference[index - outputs.start].bytes.len());
-            let room: Vec<Option<usize>> = (0..self.signature.outputs.len()).map(room).collect();
-            let requests = requests.ok_or("its inputs can't be cut into items")?;
-            let mut batch = sample::lay_out_some(NetworkId(0), &self.signature, &requests, &room)
-                .map_err(|error| format!("no memory for a batch: {error}"))?;
-            network.execute(&mut batch);
-            for (request, items) in [0..2, 2..PROBE_ITEMS].into_iter().enumerate() {
-                if batch.requests[request].outcome != Outcome::Done {
-                    return Err(format!("{}: {:?}", member.model.label(), batch.requests[request].outcome));
-                }
-                let found = sample::outputs(&batch, &self.signature, request);
-                for (index, expected) in outputs.clone().zip(&member.reference) {
-                    let spec = &self.signature.outputs[index];
-                    let expected = sample::items(expected, spec.batch_axis, items.clone());
-                    let apart = match (&found[index], &expected) {
-                        (Some(found), Some(expected)) => check::apart(found, expected),
-                        _ => f64::INFINITY,
-                    };
-                    if apart > check::tolerance(&member.checked) {
-                        return Err(format!(
-                            "output '{}' of {} is {apart:.1e} of its range away from the whole model's",
-                            spec.name,
-                            member.model.label()
-                        ));
-                    }
+            self.compare_one(network, members, (at, member), self.outputs[at].clone())?;
+            if self.stacks.iter().any(|stack| stack.members.contains(&at)) {
+                self.compare_one(network, members, (at, member), all.clone())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for the outputs `wanted`, and compares those of one member.
+    fn compare_one(
+        &self,
+        network: &mut dyn Network,
+        members: &[&Known],
+        (at, member): (usize, &Known),
+        wanted: Range<usize>,
+    ) -> Result<(), String> {
+        let label = member.model.label();
+        let probe = probe(&member.checked).ok_or("its inputs are too large")?;
+        let parts = [0..2, 2..PROBE_ITEMS];
+        let request = |items: Range<u32>| {
+            let inputs = self.inputs[at].iter().map(|&input| &probe[input]);
+            let pairs = self.signature.inputs.iter().zip(inputs);
+            pairs.map(|(spec, tensor)| sample::items(tensor, spec.batch_axis, items.clone())).collect()
+        };
+        let requests: Option<Vec<Vec<HostTensor>>> = parts.clone().into_iter().map(request).collect();
+        let requests = requests.ok_or("its inputs can't be cut into items")?;
+        let references = members.iter().flat_map(|member| &member.reference).enumerate();
+        let room = references.map(|(index, reference)| wanted.contains(&index).then_some(reference.bytes.len()));
+        let mut batch = sample::lay_out_some(NetworkId(0), &self.signature, &requests, &room.collect::<Vec<_>>())
+            .map_err(|error| format!("no memory for a batch: {error}"))?;
+        network.execute(&mut batch);
+        for (request, items) in parts.into_iter().enumerate() {
+            if batch.requests[request].outcome != Outcome::Done {
+                return Err(format!("{label}: {:?}", batch.requests[request].outcome));
+            }
+            let found = sample::outputs(&batch, &self.signature, request);
+            for (index, expected) in self.outputs[at].clone().zip(&member.reference) {
+                let spec = &self.signature.outputs[index];
+                let expected = sample::items(expected, spec.batch_axis, items.clone());
+                let apart = match (&found[index], &expected) {
+                    (Some(found), Some(expected)) => check::apart(found, expected),
+                    _ => f64::INFINITY,
+                };
+                if apart > check::tolerance(&member.checked) {
+                    let name = &spec.name;
+                    return Err(format!(
+                        "output '{name}' of {label} is {apart:.1e} of its range away from the whole model's"
+                    ));
                 }
             }
         }
@@ -247,7 +309,7 @@ impl Cuts {
     fn measure(
         &self,
         engine: &dyn Engine,
-        options: &rota_device::CompileOptions,
+        options: &CompileOptions,
         store: &Store,
         hints: &Hints,
         max_batch: u32,
@@ -262,12 +324,7 @@ impl Cuts {
             (0..self.parts.len()).map(|at| store.read(&key(at), max_batch)).collect();
         if points.iter().any(Option::is_none) {
             tracing::info!(parts = self.parts.len(), max_batch, "profiling what models share");
-            let mut numbers = sample::Numbers(0);
-            let given = self.signature.inputs.iter().map(|spec| {
-                let tensor = |shape| sample::tensor(spec, shape, hints, &mut numbers);
-                sample::shape(spec, 1, hints, 1).and_then(tensor).ok_or("an input is too large".to_string())
-            });
-            let given: Vec<HostTensor> = given.collect::<Result<_, _>>()?;
+            let given = self.given(hints, 1)?;
             let mut handed: Vec<Vec<HostTensor>> = Vec::new();
             for (at, part) in self.parts.iter().enumerate() {
                 let is_branch = !part.ports.is_empty();
@@ -315,7 +372,7 @@ impl Cuts {
         signature
     }
 
-    fn group(&self, tree: &Tree, members: &[&Known], shared_time: f64) -> Group {
+    fn group(&self, tree: &Tree, members: &[&Known], shared_time: f64, stacked: Vec<Vec<usize>>) -> Group {
         let (branches, own) = self.parts.split_at(tree.branches.len());
         let member = |(at, member): (usize, &&Known)| Member {
             model: member.model.clone(),
@@ -333,16 +390,15 @@ impl Cuts {
             members: members.iter().enumerate().map(member).collect(),
             levels: tree.branches.iter().zip(branches).map(level).collect(),
             shared_time,
+            stacked,
         }
     }
 }
 
 impl Part {
     fn write(folder: &Folder, name: &str, stage: &Stage, feeds: Vec<Feed>) -> Result<Part, String> {
-        let file = folder.0.join(name);
-        std::fs::write(&file, &stage.model).map_err(|error| format!("{}: {error}", file.display()))?;
         Ok(Part {
-            file,
+            file: folder.write(name, &stage.model)?,
             digest: repository::digest_of(&stage.model),
             feeds,
             ports: Vec::new(),
@@ -385,60 +441,16 @@ fn sizes_of(signature: &Signature, tensors: &[HostTensor]) -> Hints {
     Hints { sizes: signature.inputs.iter().zip(tensors).flat_map(size).collect(), ..Hints::default() }
 }
 
-/// What batches of a group take, part by part.
-struct Costs<'a> {
-    tree: &'a Tree,
-    /// The branches, then the members' own parts.
-    times: &'a [Profile],
-}
-
-impl Costs<'_> {
-    /// A time for a batch of b items that holds however they are shared out among the members: the shared part for all, and the
-    /// dearest way to share out b items below it. (Requests that ask several members at once may still take longer; what
-    /// executions take corrects that.)
-    fn profile(&self, max_batch: u32) -> Result<Profile, String> {
-        let most = self.times.iter().map(Profile::max_batch).min().unwrap_or(1).min(max_batch);
-        let dearest = self.dearest(0, most as usize);
-        let points: Vec<(u32, Duration)> =
-            dearest.into_iter().enumerate().skip(1).map(|(batch, time)| (batch as u32, time)).collect();
-        Profile::new(&points).map_err(|error| error.to_string())
-    }
-
-    /// By items, from 0: the branch and the dearest split below it.
-    fn dearest(&self, branch: usize, most: usize) -> Vec<Duration> {
-        let inner = (0..self.tree.branches.len()).filter(|&at| self.tree.branches[at].parent == Some(branch));
-        let mut below: Vec<Vec<Duration>> = inner.map(|at| self.dearest(at, most)).collect();
-        let own = (0..self.tree.members.len()).filter(|&member| self.tree.behind[member] == branch);
-        below.extend(own.map(|member| times(&self.times[self.tree.branches.len() + member], most)));
-        let mut split = vec![Duration::ZERO; most + 1];
-        for part in below {
-            let best = |items: usize| (0..=items).map(|own| part[own] + split[items - own]).max().unwrap_or_default();
-            split = (0..=most).map(best).collect();
-        }
-        times(&self.times[branch], most).into_iter().zip(split).map(|(shared, below)| shared + below).collect()
-    }
-
-    /// The share of what several members share in a batch of one.
-    fn shared_time(&self) -> f64 {
-        let one = |profile: &Profile| profile.latency(1).unwrap_or_default().as_secs_f64();
-        let members = self.tree.members.len() as f64;
-        let shares = (0..self.tree.members.len()).map(|member| {
-            let shared: f64 = self.tree.path(member).iter().map(|&branch| one(&self.times[branch])).sum();
-            shared / (shared + one(&self.times[self.tree.branches.len() + member]))
-        });
-        shares.sum::<f64>() / members
-    }
-}
-
-/// By items, from 0.
-fn times(profile: &Profile, most: usize) -> Vec<Duration> {
-    (0..=most).map(|items| profile.latency(items as u32).unwrap_or_default()).collect()
-}
-
 /// Where parts lie until they are compiled.
-struct Folder(PathBuf);
+pub(super) struct Folder(PathBuf);
 
 impl Folder {
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, String> {
+        let file = self.0.join(name);
+        std::fs::write(&file, bytes).map_err(|error| format!("{}: {error}", file.display()))?;
+        Ok(file)
+    }
+
     fn new() -> std::io::Result<Folder> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);

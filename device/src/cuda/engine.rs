@@ -43,6 +43,11 @@ impl CudaEngine {
         Workbench::new(self.gpu.session()?)
     }
 
+    /// (free, in all) bytes of the GPU's memory.
+    pub fn memory(&self) -> Result<(u64, u64), CudaError> {
+        Ok(self.gpu.session()?.context.memory()?)
+    }
+
     /// What the GPU says of itself.
     pub fn info(&self) -> &driver::GpuInfo {
         &self.gpu.info

@@ -43,6 +43,7 @@ pub(crate) struct Flight {
 struct Leg {
     part: usize,
     rows: Vec<Row>,
+    /// That the plan computes: those of the rows, and beyond them whatever the buffers held.
     items: usize,
     plan: Arc<Plan>,
     computed: Event,
@@ -79,12 +80,17 @@ pub(crate) fn stage<R: Runner>(network: &mut Batched<R>, batch: &Batch) {
     }
     // What goes wrong here is found again, and told, on the other way.
     if let Ok(Some(flight)) = prepare(network, batch) {
+        network.last_slot = flight.slot;
         network.flights.push(flight);
     }
 }
 
 fn prepare<R: Runner>(network: &mut Batched<R>, batch: &Batch) -> Result<Option<Flight>, CudaError> {
-    let slot = usize::from(network.flights.iter().any(|flight| flight.slot == 0));
+    // The other one than the last: so measuring a network makes the plans of both.
+    let slot = match network.flights.first() {
+        Some(flight) => 1 - flight.slot,
+        None => 1 - network.last_slot,
+    };
     let mut order: Vec<usize> = (0..batch.requests.len()).collect();
     if network.parts.len() > 1 {
         network.sort(batch, &mut order);
@@ -93,15 +99,17 @@ fn prepare<R: Runner>(network: &mut Batched<R>, batch: &Batch) -> Result<Option<
     let mut legs: Vec<Leg> = Vec::new();
     for part in 0..network.parts.len() {
         let (first, range) = (network.signature.inputs.len(), network.parts[part].outputs.clone());
+        let runs_for_all = range.len() == network.signature.outputs.len();
         let wants = |row: &&Row| {
             let spans = &batch.spans[row.request * network.stride() + first..][range.clone()];
-            part == 0 || spans.iter().any(|span| span.offset != Span::UNWANTED)
+            runs_for_all || spans.iter().any(|span| span.offset != Span::UNWANTED)
         };
         let own = rows(all.iter().filter(wants).map(|row| (row.request, row.items)));
         if own.is_empty() {
             continue;
         }
-        let items = count(&own);
+        let batches = network.signature.batches();
+        let items = if batches { bucket(count(&own), network.max_items) } else { count(&own) };
         let Some(shapes) = shapes(network, batch, part, items, &legs) else { return Ok(None) };
         let runner = network.parts[part].runner.on_gpu().expect("every part is on the GPU");
         let plan = runner.find(slot, &shapes)?;
@@ -118,7 +126,8 @@ fn prepare<R: Runner>(network: &mut Batched<R>, batch: &Batch) -> Result<Option<
         return Ok(None);
     }
     let (staged, started) = (Event::new(&session.context)?, Event::new(&session.context)?);
-    let flight = Flight { id: batch.id, slot, session, legs, rows: all, staged, started, begun: false, over: false, landed: 0 };
+    let flight =
+        Flight { id: batch.id, slot, session, legs, rows: all, staged, started, begun: false, over: false, landed: 0 };
     batch.requests.iter().for_each(|request| flight.session.register(&request.arena));
     let uploaded = upload(network, batch, &flight).and_then(|()| flight.staged.record(&flight.session.copies_in));
     uploaded.map_err(|error| flight.session.noted(error))?;
@@ -138,6 +147,13 @@ fn rows(requests: impl Iterator<Item = (usize, usize)>) -> Vec<Row> {
 
 fn count(rows: &[Row]) -> usize {
     rows.last().map_or(0, |row| row.first + row.items)
+}
+
+/// The size of the plan that a batch of `items` runs in: the next power of two, but not past the largest batch. So few plans serve all
+/// batches, each of them made when the network is measured, and the profile is a step from one to the next.
+fn bucket(items: usize, most: u32) -> usize {
+    let most = most as usize;
+    if items >= most { items } else { items.next_power_of_two().min(most) }
 }
 
 /// What a part's inputs are for `items` items; `None` when that can't be said before it runs.
@@ -179,7 +195,6 @@ fn fits<R: Runner>(network: &Batched<R>, batch: &Batch, leg: &Leg) -> bool {
     let part = &network.parts[leg.part];
     let fits = |(own, index): (usize, usize)| {
         let (spec, place) = (&network.signature.outputs[index], &leg.plan.output_places[own]);
-        let view = View { dtype: place.dtype, shape: place.shape, bytes: &[] };
         let layout = Strided::new(place.shape.dims(), spec.batch_axis, spec.dtype);
         let room = |row: &Row| {
             let items = if spec.batch_axis.is_some() { row.items } else { 1 };
@@ -187,7 +202,7 @@ fn fits<R: Runner>(network: &Batched<R>, batch: &Batch, leg: &Leg) -> bool {
             let span = output_span(network, batch, row, index);
             span.offset == Span::UNWANTED || needed.is_some_and(|needed| needed <= span.bytes)
         };
-        check_output(spec, &view, leg.items).is_ok() && leg.rows.iter().all(room)
+        check_output(spec, place.dtype, place.shape, leg.items).is_ok() && leg.rows.iter().all(room)
     };
     !part.is_last() || part.outputs.clone().enumerate().all(fits)
 }
@@ -354,6 +369,8 @@ fn land<R: Runner>(
             return Ok(false);
         }
         if leg.plan.is_flagged() {
+            // What lies beyond the rows of later batches must not be flagged again.
+            leg.plan.clear_inputs()?;
             return Err(CudaError::Index);
         }
         let (landed, last) = (flight.landed, network.parts[leg.part].is_last());
@@ -399,8 +416,8 @@ fn write<R: Runner>(
             let bytes = shape.elements().unwrap_or(0) * place.dtype.bytes();
             batch.written[row.request * outputs + index] = Written { bytes, shape };
         }
-        let waits = (part.outputs.end..outputs)
-            .any(|later| output_span(network, batch, row, later).offset != Span::UNWANTED);
+        let waits =
+            (part.outputs.end..outputs).any(|later| output_span(network, batch, row, later).offset != Span::UNWANTED);
         if !ends && !waits && batch.requests[row.request].outcome == Outcome::Pending {
             batch.requests[row.request].outcome = Outcome::Done;
             done(batch, row.request);
@@ -417,5 +434,17 @@ impl Drop for Flight {
             // A failure is the context's end.
             let _ = streams.into_iter().try_for_each(Stream::synchronize);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_run_in_the_next_power_of_two_but_not_past_the_largest() {
+        let buckets: Vec<usize> = (1..=13).map(|items| bucket(items, 12)).collect();
+        assert_eq!(buckets, [1, 2, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12, 13]);
+        assert_eq!(bucket(3, 0), 3);
     }
 }

@@ -175,6 +175,13 @@ impl Session {
         arenas.insert(begin, arena);
     }
 
+    /// Fills memory that nobody uses yet with zeros.
+    pub fn clear(&self, memory: &DeviceMemory) -> Result<(), CudaError> {
+        let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        let cleared = uploads.clear(memory.address(), memory.bytes() as usize).and_then(|()| uploads.synchronize());
+        cleared.map_err(|error| self.noted(error))
+    }
+
     /// Memory of the GPU, or the refusal with the figures.
     pub fn allocate(&self, bytes: u64, what: &'static str) -> Result<DeviceMemory, CudaError> {
         DeviceMemory::new(&self.context, bytes).map_err(|error| match error.is_out_of_memory() {

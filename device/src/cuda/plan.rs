@@ -56,6 +56,8 @@ impl Plan {
             }));
         }
         let inputs = session.allocate(input_bytes, "inputs")?;
+        // A plan may run on fewer items than it has room for: the others are zeros at first, which index nothing out of range.
+        session.clear(&inputs)?;
         let outputs = session.allocate(program.output_bytes, "outputs")?;
         let arena = session.arena(program.arena.peak)?;
         let mut weights = Vec::new();
@@ -117,7 +119,7 @@ impl Plan {
 
     /// Fetches all outputs, and the flag, as the next work of the session's stream.
     pub fn fetch(&self) -> Result<(), DriverError> {
-        match self.fetched.len() {
+        match self.fetched.size() {
             0 => Ok(()),
             // SAFETY: both are `bytes` long and ours, and nobody looks at them before `wait`.
             bytes => unsafe { self.session.stream.download(self.fetched.as_mut_ptr(), self.outputs.address(), bytes) },
@@ -137,6 +139,11 @@ impl Plan {
     /// Where output `index` lies.
     pub fn output_address(&self, index: usize) -> u64 {
         self.outputs.address() + self.output_places[index].offset as u64
+    }
+
+    /// Fills the inputs with zeros, before what is copied into them next.
+    pub fn clear_inputs(&self) -> Result<(), DriverError> {
+        self.session.copies_in.clear(self.inputs.address(), self.inputs.bytes() as usize)
     }
 
     /// Fetches the flag alone, on `stream`.

@@ -10,11 +10,11 @@
 mod network;
 mod profile_file;
 
-pub use network::{EmulatedNetwork, Pace};
-pub use profile_file::{EmulatedProfile, ProfileFileError, read_profiles};
+pub use network::{EmulatedNetwork, Pace, Timing};
+pub use profile_file::{EmulatedPrefix, EmulatedProfile, EmulatedSuffix, ProfileFileError, read_profiles};
 
-use crate::cpu::fail;
-use crate::{Batch, BatchId, Device, Network, NetworkId, Waker};
+use crate::cpu::{EARLY_RING, earlies, fail};
+use crate::{Batch, BatchId, Device, Early, Network, NetworkId, Outcome, Waker};
 use rtrb::{Consumer, Producer, RingBuffer};
 use rustix::thread::futex;
 use rustix::time::{ClockId, Timespec, clock_gettime};
@@ -63,15 +63,16 @@ pub struct EmulatedDevice {
     /// Batches that the thread has.
     outstanding: usize,
     ended: Consumer<Box<Batch>>,
+    early: Consumer<Early>,
     /// Batches that ended inside `start`.
     at_once: VecDeque<Box<Batch>>,
     waker: Waker,
 }
 
-/// A network in service. Its pace is kept outside of the lock, which the thread holds while it copies a batch.
+/// A network in service. Its timing is kept outside of the lock, which the thread holds while it copies a batch.
 struct Installed {
     id: NetworkId,
-    pace: Option<Pace>,
+    timing: Option<Timing>,
     network: Shared,
 }
 
@@ -84,10 +85,12 @@ const RING: usize = 4;
 pub fn spawn(count: usize, options: EmulatedOptions, waker: Waker) -> io::Result<Vec<EmulatedDevice>> {
     let inbox = Arc::new(Inbox::default());
     let (outboxes, ended): (Vec<_>, Vec<_>) = (0..count).map(|_| RingBuffer::new(RING)).unzip();
+    let (tells, early): (Vec<_>, Vec<_>) = (0..count).map(|_| RingBuffer::new(EARLY_RING)).unzip();
     let spin_tail = if count <= options.spin_devices_max { options.spin_tail } else { Duration::ZERO };
     let keeper = TimeKeeper {
         inbox: inbox.clone(),
         outboxes,
+        tells,
         heap: BinaryHeap::new(),
         arrived: Vec::new(),
         taken: 0,
@@ -110,7 +113,7 @@ pub fn spawn(count: usize, options: EmulatedOptions, waker: Waker) -> io::Result
     })?;
     let thread = Arc::new(Thread { inbox, handle: Some(thread) });
     is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("the emulating thread died at its start")))?;
-    let device = |(index, ended)| EmulatedDevice {
+    let device = |(index, (ended, early))| EmulatedDevice {
         name: format!("{}{index}", options.name),
         index,
         thread: thread.clone(),
@@ -119,10 +122,11 @@ pub fn spawn(count: usize, options: EmulatedOptions, waker: Waker) -> io::Result
         busy_until: Instant::now(),
         outstanding: 0,
         ended,
+        early,
         at_once: VecDeque::new(),
         waker: waker.clone(),
     };
-    Ok(ended.into_iter().enumerate().map(device).collect())
+    Ok(ended.into_iter().zip(early).enumerate().map(device).collect())
 }
 
 impl Device for EmulatedDevice {
@@ -132,8 +136,8 @@ impl Device for EmulatedDevice {
 
     fn install(&mut self, id: NetworkId, network: Box<dyn Network>) {
         self.remove(id);
-        let pace = network.pace().cloned();
-        self.networks.push(Installed { id, pace, network: Arc::new(Mutex::new(network)) });
+        let timing = network.timing().cloned();
+        self.networks.push(Installed { id, timing, network: Arc::new(Mutex::new(network)) });
     }
 
     fn remove(&mut self, id: NetworkId) {
@@ -148,17 +152,17 @@ impl Device for EmulatedDevice {
         let Some(index) = self.prepared.iter().position(|prepared| prepared.id == batch) else { return };
         let Some(mut batch) = self.prepared.swap_remove_back(index) else { return };
         let now = Instant::now();
-        let Some(Installed { pace, network, .. }) = self.networks.iter().find(|n| n.id == batch.network) else {
+        let Some(Installed { timing, network, .. }) = self.networks.iter().find(|n| n.id == batch.network) else {
             fail(&mut batch);
             return self.end_at_once(batch);
         };
-        let takes = match pace {
-            Some(pace) if pace.is_zero() && self.outstanding == 0 => {
+        let takes = match timing {
+            Some(timing) if timing.is_zero() && self.outstanding == 0 => {
                 // With nothing outstanding nobody else holds the lock.
                 network.lock().unwrap_or_else(PoisonError::into_inner).execute(&mut batch);
                 return self.end_at_once(batch);
             }
-            Some(pace) => pace.of(batch.requests.iter().fold(0, |n, request| n.saturating_add(request.items))),
+            Some(timing) => timing.of(&batch),
             // A real network takes the time that it takes, on the thread.
             None => Duration::ZERO,
         };
@@ -166,7 +170,7 @@ impl Device for EmulatedDevice {
         let begin = self.busy_until.max(now);
         self.busy_until = begin + takes;
         self.outstanding += 1;
-        self.thread.inbox.push(Job { device: self.index, begin, due: self.busy_until, order: 0, network, batch });
+        self.thread.inbox.push(Job { device: self.index, begin, due: self.busy_until, network, batch });
     }
 
     fn poll(&mut self) -> Option<Box<Batch>> {
@@ -176,6 +180,10 @@ impl Device for EmulatedDevice {
         let batch = self.ended.pop().ok()?;
         self.outstanding -= 1;
         Some(batch)
+    }
+
+    fn poll_early(&mut self) -> Option<Early> {
+        self.early.pop().ok()
     }
 }
 
@@ -248,8 +256,6 @@ struct Job {
     device: usize,
     begin: Instant,
     due: Instant,
-    /// Tells jobs that are due at the same moment apart: first come, first ended.
-    order: u64,
     network: Shared,
     batch: Box<Batch>,
 }
@@ -258,6 +264,7 @@ struct Job {
 struct TimeKeeper {
     inbox: Arc<Inbox>,
     outboxes: Vec<Producer<Box<Batch>>>,
+    tells: Vec<Producer<Early>>,
     heap: BinaryHeap<Reverse<Pending>>,
     /// Swapped with the inbox's vector, so that both keep their capacity.
     arrived: Vec<Job>,
@@ -268,12 +275,23 @@ struct TimeKeeper {
     waker: Waker,
 }
 
-/// A job by its due time.
-struct Pending(Job);
+/// What is due when.
+struct Pending {
+    due: Instant,
+    /// Tells apart what is due at the same moment: first come, first ended.
+    order: u64,
+    device: usize,
+    what: Due,
+}
+
+enum Due {
+    Ended(Box<Batch>),
+    Early(Early),
+}
 
 impl Ord for Pending {
     fn cmp(&self, other: &Pending) -> std::cmp::Ordering {
-        (self.0.due, self.0.order).cmp(&(other.0.due, other.0.order))
+        (self.due, self.order).cmp(&(other.due, other.order))
     }
 }
 
@@ -301,7 +319,7 @@ impl TimeKeeper {
                 self.take_arrivals();
                 continue;
             }
-            match self.heap.peek().map(|Reverse(next)| next.0.due) {
+            match self.heap.peek().map(|Reverse(next)| next.due) {
                 None => self.inbox.wait_until(seen, None),
                 Some(due) => match due.checked_sub(self.spin_tail) {
                     Some(until) if Instant::now() < until => self.inbox.wait_until(seen, Some(until)),
@@ -311,14 +329,24 @@ impl TimeKeeper {
         }
     }
 
-    /// Gives back every batch whose time has come.
+    /// Gives back every batch whose time has come, and tells of requests that are done before theirs.
     fn end_due(&mut self) {
         let mut ended = false;
-        while self.heap.peek().is_some_and(|Reverse(next)| next.0.due <= Instant::now()) {
-            let Some(Reverse(Pending(job))) = self.heap.pop() else { break };
-            // Full only when the device is gone or its owner broke the contract: nobody waits for the batch.
-            let _ = self.outboxes[job.device].push(job.batch);
+        while self.heap.peek().is_some_and(|Reverse(next)| next.due <= Instant::now()) {
+            let Some(Reverse(next)) = self.heap.pop() else { break };
             ended = true;
+            match next.what {
+                // Full only when the device is gone or its owner broke the contract: nobody waits for the batch.
+                Due::Ended(batch) => drop(self.outboxes[next.device].push(batch)),
+                Due::Early(_) if self.tells[next.device].is_abandoned() => {}
+                Due::Early(early) => {
+                    if self.tells[next.device].push(early).is_err() {
+                        // Its owner is behind; what comes after this must not overtake it.
+                        self.heap.push(Reverse(next));
+                        break;
+                    }
+                }
+            }
         }
         if ended {
             (self.waker)();
@@ -329,18 +357,39 @@ impl TimeKeeper {
     fn take_arrivals(&mut self) {
         let mut arrived = std::mem::take(&mut self.arrived);
         std::mem::swap(&mut arrived, &mut *self.inbox.jobs.lock().unwrap_or_else(PoisonError::into_inner));
-        for mut job in arrived.drain(..) {
-            job.network.lock().unwrap_or_else(PoisonError::into_inner).execute(&mut job.batch);
-            job.batch.started = Some(job.begin);
-            if job.due > job.begin {
-                job.batch.took = job.due - job.begin;
+        for Job { device, begin, due, network, mut batch } in arrived.drain(..) {
+            let mut network = network.lock().unwrap_or_else(PoisonError::into_inner);
+            network.execute(&mut batch);
+            batch.started = Some(begin);
+            if due > begin {
+                batch.took = due - begin;
             }
-            self.order += 1;
-            job.order = self.order;
-            self.heap.push(Reverse(Pending(job)));
+            if let Some(timing) = network.timing().filter(|timing| timing.has_parts()) {
+                self.file_early(device, begin, &mut batch, timing);
+            }
+            drop(network);
+            self.file(device, due, Due::Ended(batch));
             self.end_due();
         }
         self.arrived = arrived;
+    }
+
+    /// Files what is to be told of requests that are done before their batch.
+    fn file_early(&mut self, device: usize, begin: Instant, batch: &mut Batch, timing: &Timing) {
+        for request in 0..batch.requests.len() {
+            let until = timing.until(batch, request);
+            if batch.requests[request].outcome == Outcome::Done && until < batch.took {
+                for early in earlies(batch, request, begin, until) {
+                    self.file(device, begin + until, Due::Early(early));
+                }
+                batch.requests[request].outcome = Outcome::Told;
+            }
+        }
+    }
+
+    fn file(&mut self, device: usize, due: Instant, what: Due) {
+        self.order += 1;
+        self.heap.push(Reverse(Pending { due, order: self.order, device, what }));
     }
 }
 

@@ -1,10 +1,13 @@
 //! A network that computes nothing: it takes as long as its table says and gives back what it was given.
 
 use crate::batched::{Batched, Runner};
-use crate::emulated::EmulatedProfile;
+use crate::emulated::{EmulatedPrefix, EmulatedProfile};
+use crate::parts::{Feed, Part};
 use crate::strided::Strided;
 use crate::view::{Inputs, View};
-use crate::{Batch, Dim, HostTensor, Network, RunError, Shape, Signature};
+use crate::{Batch, Dim, HostTensor, Network, RunError, Shape, Signature, Span};
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::time::Duration;
 
 /// How long a batch takes: measured points, linear between them.
@@ -42,9 +45,79 @@ impl Pace {
         }
     }
 
+    /// What takes this long and then as long as `other`: measured where either was.
+    pub fn and(&self, other: &Pace) -> Pace {
+        let sizes: BTreeSet<u32> = self.0.iter().chain(&other.0).map(|&(batch, _)| batch).collect();
+        Pace(sizes.into_iter().map(|batch| (batch, self.of(batch) + other.of(batch))).collect())
+    }
+
     /// Whether every batch takes no time at all.
     pub fn is_zero(&self) -> bool {
         self.0.iter().all(|(_, time)| time.is_zero())
+    }
+}
+
+/// How long a network's batch takes: each part in turn, for the items of those requests that want any of its outputs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    parts: Vec<TimedPart>,
+    /// Inputs of the network: a request's outputs lie behind them.
+    inputs: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct TimedPart {
+    pace: Pace,
+    /// Which of the network's outputs come of it; `None`: all.
+    outputs: Option<Range<usize>>,
+}
+
+impl Timing {
+    /// Of a network that has no parts.
+    pub fn whole(pace: Pace) -> Timing {
+        Timing { parts: vec![TimedPart { pace, outputs: None }], inputs: 0 }
+    }
+
+    /// Of a group of `inputs` inputs: what all share, and what each member has of its own, with the outputs that come of it.
+    pub fn group(inputs: usize, shared: Pace, own: impl IntoIterator<Item = (Pace, Range<usize>)>) -> Timing {
+        let own = own.into_iter().map(|(pace, outputs)| TimedPart { pace, outputs: Some(outputs) });
+        Timing { parts: std::iter::once(TimedPart { pace: shared, outputs: None }).chain(own).collect(), inputs }
+    }
+
+    /// From a batch's start until it has ended.
+    pub fn of(&self, batch: &Batch) -> Duration {
+        self.parts.iter().map(|part| self.part(part, batch)).sum()
+    }
+
+    /// From a batch's start until everything is there that `request` wants of it.
+    pub(super) fn until(&self, batch: &Batch, request: usize) -> Duration {
+        let last = self.parts.iter().rposition(|part| self.serves(part, batch, request)).unwrap_or(0);
+        self.parts[..=last].iter().map(|part| self.part(part, batch)).sum()
+    }
+
+    /// Whether every batch takes no time at all.
+    pub fn is_zero(&self) -> bool {
+        self.parts.iter().all(|part| part.pace.is_zero())
+    }
+
+    /// Whether requests can be done before their batch is.
+    pub(super) fn has_parts(&self) -> bool {
+        self.parts.len() > 1
+    }
+
+    fn part(&self, part: &TimedPart, batch: &Batch) -> Duration {
+        let served = batch.requests.iter().enumerate().filter(|(request, _)| self.serves(part, batch, *request));
+        match served.fold(0, |items: u32, (_, request)| items.saturating_add(request.items)) {
+            0 => Duration::ZERO,
+            items => part.pace.of(items),
+        }
+    }
+
+    fn serves(&self, part: &TimedPart, batch: &Batch, request: usize) -> bool {
+        let Some(own) = &part.outputs else { return true };
+        let stride = batch.spans.len() / batch.requests.len();
+        let wanted = batch.spans[request * stride + self.inputs..].get(own.clone());
+        wanted.is_some_and(|spans| spans.iter().any(|span| span.offset != Span::UNWANTED))
     }
 }
 
@@ -54,14 +127,34 @@ impl Pace {
 /// answer it got. The bytes go through a batch buffer, as with an engine, so that the copies cost what they cost there.
 pub struct EmulatedNetwork {
     batched: Batched<Echo>,
-    pace: Pace,
+    timing: Timing,
 }
 
 impl EmulatedNetwork {
     pub fn new(profile: &EmulatedProfile) -> EmulatedNetwork {
-        let echo = Echo { signature: profile.signature.clone(), outputs: Vec::new(), item: Vec::new() };
-        let batched = Batched::new(profile.signature.clone(), profile.memory_bytes, echo);
-        EmulatedNetwork { batched, pace: profile.pace.clone() }
+        let batched =
+            Batched::new(profile.signature.clone(), profile.memory_bytes, Echo::new(profile.signature.clone()));
+        EmulatedNetwork { batched, timing: Timing::whole(profile.pace.clone()) }
+    }
+
+    /// Models that begin with the same part, as one network: its inputs are the first's, its outputs those of all, one after the
+    /// other. `None` unless they are at least two and all of `prefix`.
+    pub fn group(prefix: &EmulatedPrefix, members: &[&EmulatedProfile]) -> Option<EmulatedNetwork> {
+        let inputs = &members.first().filter(|_| members.len() > 1)?.signature.inputs;
+        let mut signature = Signature { inputs: inputs.clone(), outputs: Vec::new() };
+        let (mut parts, mut own) = (Vec::with_capacity(members.len()), Vec::with_capacity(members.len()));
+        let mut memory_bytes = prefix.memory_bytes;
+        for member in members {
+            let suffix = member.suffix.as_ref().filter(|suffix| suffix.prefix.name == prefix.name)?;
+            let first = signature.outputs.len();
+            signature.outputs.extend(member.signature.outputs.iter().cloned());
+            let (outputs, feeds) = (first..signature.outputs.len(), (0..inputs.len()).map(Feed::Input).collect());
+            parts.push(Part::new(Echo::new(member.signature.clone()), feeds, Vec::new(), outputs.clone()));
+            own.push((suffix.pace.clone(), outputs));
+            memory_bytes += suffix.memory_bytes;
+        }
+        let batched = Batched::of_parts(signature, memory_bytes, parts);
+        Some(EmulatedNetwork { batched, timing: Timing::group(inputs.len(), prefix.pace.clone(), own) })
     }
 }
 
@@ -70,7 +163,10 @@ impl Network for EmulatedNetwork {
         self.batched.signature()
     }
 
+    /// # Panics
+    /// For a group: what it answers is what its members' profiles say.
     fn set_signature(&mut self, signature: Signature) {
+        assert!(!self.timing.has_parts(), "the signature of a group of emulated models is given");
         self.batched.runner_mut().signature = signature.clone();
         self.batched.set_signature(signature);
     }
@@ -88,8 +184,8 @@ impl Network for EmulatedNetwork {
         self.batched.run(inputs)
     }
 
-    fn pace(&self) -> Option<&Pace> {
-        Some(&self.pace)
+    fn timing(&self) -> Option<&Timing> {
+        Some(&self.timing)
     }
 }
 
@@ -129,6 +225,10 @@ impl Runner for Echo {
 }
 
 impl Echo {
+    fn new(signature: Signature) -> Echo {
+        Echo { signature, outputs: Vec::new(), item: Vec::new() }
+    }
+
     fn items(&self, inputs: &dyn Inputs) -> u32 {
         let mut axes = self.signature.inputs.iter().enumerate();
         axes.find_map(|(index, spec)| Some(inputs.get(index).shape.dims()[spec.batch_axis?])).unwrap_or(1)

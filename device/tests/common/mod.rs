@@ -12,12 +12,14 @@ pub fn model(name: &str) -> PathBuf {
 }
 
 /// rten, and ONNX Runtime where its library is found.
+#[allow(dead_code, reason = "not every test compares engines")]
 pub fn engines() -> Vec<Arc<dyn Engine>> {
     let mut engines = vec![engine::open(&EngineChoice::Rten).unwrap().engine];
     engines.extend(onnxruntime());
     engines
 }
 
+#[allow(dead_code, reason = "not every test compares engines")]
 pub fn onnxruntime() -> Option<Arc<dyn Engine>> {
     match engine::open(&EngineChoice::OnnxRuntime(None)) {
         Ok(opened) => Some(opened.engine),

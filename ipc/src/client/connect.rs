@@ -4,10 +4,11 @@ use super::control::{Control, unexpected};
 use super::error::Error;
 use super::link::Link;
 use super::session::Open;
+use super::{Client, OpenSession};
 use crate::control::{ModelInfo, Reply, Request as Question};
 use crate::wire::VERSION;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What a client asks for when it connects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,41 @@ impl Default for ClientOptions {
             name: name.into_owned(),
             timeout: Duration::from_secs(10),
         }
+    }
+}
+
+impl Client {
+    /// A new connection to the same daemon, or to its successor, with the same sessions and queries. Requests in flight and runs
+    /// are lost; requests that are not in flight belong to the old arena and can't be submitted any more. Answers that were read
+    /// before can still be taken. After an error the client is as it was.
+    pub fn reconnect(&mut self) -> Result<(), Error> {
+        let (mut control, link) = hello(&self.path, &self.options)?;
+        let mut ids = Vec::with_capacity(self.sessions.len());
+        for session in &self.sessions {
+            let Some(OpenSession { open, model, is_own: true, .. }) = session else {
+                ids.push(None);
+                continue;
+            };
+            let (id, _, now) = open_session(&mut control, &model.name, *open)?;
+            if (&now.inputs, &now.outputs) != (&model.inputs, &model.outputs) {
+                return Err(Error::ModelChanged { model: model.name.clone() });
+            }
+            ids.push(Some(id));
+        }
+        self.reopen_queries(&mut control, &mut ids)?;
+        for (session, id) in self.sessions.iter_mut().zip(ids) {
+            if let (Some(session), Some(id)) = (session, id) {
+                session.id = id;
+            }
+        }
+        self.link.arena().retire();
+        let slots = link.slots();
+        (self.control, self.link) = (control, link);
+        self.in_flight = (0..slots).map(|_| None).collect();
+        self.free_slots = (0..slots).rev().collect();
+        self.runs = self.runs.renewed(slots);
+        (self.peer_checked, self.ended) = (Instant::now(), None);
+        Ok(())
     }
 }
 

@@ -40,8 +40,8 @@ pub enum Error {
         "all {slots} request slots are in flight; take answers with `poll` or `wait`, or connect with more `slots`"
     )]
     SlotsFull { slots: u32 },
-    /// The daemon has not taken earlier submissions yet; try again after the next answer.
-    #[error("the submission ring's {entries} entries are full; try again after the next answer")]
+    /// The daemon has not taken earlier submissions for a while; try again later.
+    #[error("the submission ring's {entries} entries are full: the daemon does not take them; try again later")]
     RingFull { entries: usize },
     /// The session or request belongs to another client, or to the connection before a reconnect.
     #[error("{what} belongs to another connection; make a new one with this client")]
@@ -50,6 +50,17 @@ pub enum Error {
     UnknownTensor { model: String, kind: &'static str, tensor: String, known: String },
     #[error("{tensor} of model {model} is {dtype:?}, which is no {element}")]
     WrongElement { model: String, tensor: String, dtype: DType, element: &'static str },
+    #[error("query {query} has no stage {stage}; it has {known}")]
+    UnknownStage { query: String, stage: String, known: String },
+    /// The request was made for another session; [`super::Client::request_in`] makes one for a stage.
+    #[error("the request asks model {found}; stage {stage} of query {query} is called with a request made for it")]
+    WrongStage { query: String, stage: String, found: String },
+    /// The run was finished or given up, or belongs to the connection before a reconnect.
+    #[error("the query's run has ended; begin another")]
+    RunEnded,
+    /// As many runs are open as the connection has slots.
+    #[error("all {slots} runs are open; finish some, or connect with more `slots`")]
+    RunsFull { slots: u32 },
     /// A request asks one model or several, but not so many.
     #[error("a request of {count} sessions; it asks 1 to {max}", max = crate::wire::SESSIONS_MAX)]
     SessionCount { count: usize },

@@ -1,5 +1,6 @@
 //! The client's side of a connection's shared memory: rings, blocks, records, and how to sleep on them.
 
+use super::Client;
 use super::arena::Arena;
 use super::error::Error;
 use super::request::{Deadline, Request, Written};
@@ -204,6 +205,13 @@ impl Link {
     pub(super) fn is_peer_alive(&mut self) -> bool {
         let state = self.regions.state().load(Ordering::Acquire);
         self.doorbell.drain() == Peer::Alive && state != State::Poisoned as u32
+    }
+}
+
+impl AsFd for Client {
+    /// For an event loop: [`Client::arm`], then wait until this is readable, then [`Client::poll`] until it has nothing.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.link.doorbell()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::arena::{Arena, Span};
 use super::error::Error;
+use super::runs::Call;
 use super::session::Session;
 use crate::control::{DimInfo, ModelInfo, TensorInfo};
 use crate::wire::{DType, RANK_MAX, Reason, Status};
@@ -22,6 +23,8 @@ pub struct Request {
     /// 0, which is usual, to 3. When there is not enough for all, a session's requests of each level are served as if they were a
     /// session of their own with four times the weight of the level below; they share no batch with other levels.
     pub priority: u8,
+    /// The call of a query that it is.
+    pub(super) call: Option<Call>,
     /// Whom it asks; all take the same inputs. Never empty.
     pub(super) sessions: Vec<Session>,
     pub(super) arena: Arc<Arena>,
@@ -38,7 +41,7 @@ pub struct Request {
 /// When a request has to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Deadline {
-    /// The session's SLO after the daemon took the request.
+    /// The session's SLO after the daemon took the request; of a call of a query, what its run leaves it.
     #[default]
     Slo,
     /// This long after the submission.
@@ -76,6 +79,7 @@ impl Request {
             tag: 0,
             deadline: Deadline::Slo,
             priority: 0,
+            call: None,
             sessions,
             arena,
             inputs,
@@ -188,6 +192,20 @@ impl Request {
         let span = reuse(&self.arena, self.outputs[index].take().map(|output| output.span), bytes)?;
         self.outputs[index] = Some(Output { span, written: None });
         Ok(())
+    }
+}
+
+/// A request that was not submitted, and why. As an [`Error`] it forgets the request.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Rejected {
+    pub request: Request,
+    pub error: Error,
+}
+
+impl From<Box<Rejected>> for Error {
+    fn from(rejected: Box<Rejected>) -> Error {
+        rejected.error
     }
 }
 

@@ -190,6 +190,8 @@ impl Served {
                 },
                 None => error(ErrorCode::UnknownModel, &format!("no model {model}; served: double, open")),
             },
+            Request::Query { name } => error(ErrorCode::UnknownQuery, &format!("no query {name}")),
+            Request::Declare { .. } => error(ErrorCode::Query, "no queries are known here"),
             Request::Models {} => Reply::Models { models: models() },
             Request::Status {} => Reply::Status { status: serde_json::json!({ "in_flight": self.in_flight }) },
             Request::Load { .. } => error(ErrorCode::Permission, "only root may load models"),

@@ -72,9 +72,28 @@ bool is_lost(int ordinal) {
 
 void complain(const std::string& what) { fprintf(stderr, "stand-in GPU: %s\n", what.c_str()); }
 
+namespace {
+std::mutex counts_mutex;
+std::map<std::string, uint64_t>& counts() {
+  static auto* all = new std::map<std::string, uint64_t>;
+  return *all;
+}
+}  // namespace
+
+void count(const char* what) {
+  std::lock_guard lock(counts_mutex);
+  counts()[what]++;
+}
+
 const char* setting(const char* name, const char* otherwise) {
   const char* value = getenv(name);
   return value && *value ? value : otherwise;
 }
 
 }  // namespace standin
+
+/* How often something was asked for since the process began; not part of NVIDIA's interface. */
+extern "C" __attribute__((visibility("default"))) uint64_t rota_standin_count(const char* what) {
+  std::lock_guard lock(standin::counts_mutex);
+  return standin::counts()[what];
+}

@@ -106,6 +106,7 @@ ROTA_DRIVER_CALL cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t b
   if (!stream) return CUDA_ERROR_INVALID_HANDLE;
   if (!from || !device->owns(to, bytes)) return CUDA_ERROR_INVALID_VALUE;
   void* target = reinterpret_cast<void*>(to);
+  count(is_pinned(from, bytes) ? "upload" : "staged upload");
   if (is_pinned(from, bytes)) {
     stream->push([=] { return memcpy(target, from, bytes), CUDA_SUCCESS; });
   } else {
@@ -124,6 +125,7 @@ ROTA_DRIVER_CALL cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, 
   if (!stream) return CUDA_ERROR_INVALID_HANDLE;
   if (!to || !device->owns(from, bytes)) return CUDA_ERROR_INVALID_VALUE;
   const void* source = reinterpret_cast<const void*>(from);
+  count(is_pinned(to, bytes) ? "download" : "staged download");
   stream->push([=] { return memcpy(to, source, bytes), CUDA_SUCCESS; });
   if (!is_pinned(to, bytes)) stream->wait();
   return device->error;
@@ -139,5 +141,15 @@ ROTA_DRIVER_CALL cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t b
     memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
     return CUDA_SUCCESS;
   });
+  return CUDA_SUCCESS;
+}
+
+ROTA_DRIVER_CALL cuMemsetD8Async(CUdeviceptr at, unsigned char value, size_t bytes, CUstream handle) {
+  Device* device;
+  if (CUresult result = current(device)) return result;
+  auto stream = device->find<Stream>(handle);
+  if (!stream) return CUDA_ERROR_INVALID_HANDLE;
+  if (!device->owns(at, bytes)) return CUDA_ERROR_INVALID_VALUE;
+  stream->push([=] { return memset(reinterpret_cast<void*>(at), value, bytes), CUDA_SUCCESS; });
   return CUDA_SUCCESS;
 }

@@ -229,6 +229,7 @@ ROTA_DRIVER_CALL cuGraphLaunch(CUgraphExec handle, CUstream stream_handle) {
   if (CUresult result = find(stream_handle, device, stream)) return result;
   auto graph = device->find<Graph>(handle);
   if (!graph) return CUDA_ERROR_INVALID_HANDLE;
+  count("graph launch");
   stream->push([graph] {
     for (const Operation& operation : graph->operations)
       if (CUresult result = operation()) return result;

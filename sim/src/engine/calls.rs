@@ -3,6 +3,7 @@
 use super::{Engine, Policy, State};
 use crate::Nanos;
 use crate::load::Request;
+use rota_sched::Instant;
 
 impl Engine<'_, '_> {
     pub(super) fn request(&self, id: u32) -> Request {
@@ -39,8 +40,8 @@ impl Engine<'_, '_> {
     /// for batches of one at least.
     fn latest(&self, instance: usize, session: usize) -> Nanos {
         let stage = self.scenario.sessions[session].stage.expect("calls are of stages");
-        let reserved = (self.world.reserve * stage.reserved as f64) as Nanos;
-        self.load.calls.instances[instance].deadline - reserved.max(stage.behind)
+        let deadline = Instant(self.load.calls.instances[instance].deadline as u64);
+        stage.room.latest(deadline, self.world.reserve).0 as Nanos
     }
 
     pub(super) fn dropped(&mut self, id: u32, now: Nanos) {
@@ -109,6 +110,7 @@ impl Engine<'_, '_> {
     /// What a call and those behind it take at least: batches of one, where they are fastest.
     fn least(&self, id: u32) -> Nanos {
         let session = &self.scenario.sessions[self.session(id)];
-        self.scenario.models[session.model].latencies.at(1) + session.stage.map_or(0, |stage| stage.behind)
+        self.scenario.models[session.model].latencies.at(1)
+            + session.stage.map_or(0, |stage| stage.room.behind.as_nanos() as Nanos)
     }
 }

@@ -1,7 +1,6 @@
 //! Rota's own dispatcher, the very type that the daemon drives.
 
 use crate::Nanos;
-use crate::bound;
 use crate::engine::{Ended, Order, Policy, Run};
 use crate::load::Request;
 use crate::scenario::Scenario;
@@ -39,25 +38,22 @@ impl Rota {
     }
 }
 
-/// By session. A query's stages share its weight by what they need, so that in overload each keeps the same part of its calls:
-/// what the first stage answers beyond what the later ones can is done for nothing.
+/// By session. A query's stages share its weight by what they need.
 fn weights(scenario: &Scenario) -> Vec<f64> {
-    let need = |session: &crate::scenario::Session| {
-        bound::devices(&scenario.models[session.model].latencies, session.slo, session.rate)
-    };
-    let mut needs = vec![0.0; scenario.queries.len()];
-    for session in &scenario.sessions {
-        session.stage.iter().for_each(|stage| needs[stage.query] += need(session));
+    let mut weights: Vec<f64> = scenario.sessions.iter().map(|session| session.weight).collect();
+    for query in 0..scenario.queries.len() {
+        let is_stage = |&index: &usize| scenario.sessions[index].stage.is_some_and(|stage| stage.query == query);
+        let stages: Vec<usize> = (0..weights.len()).filter(is_stage).collect();
+        let need = |&index: &usize| {
+            let session = &scenario.sessions[index];
+            let slo = Duration::from_nanos(session.slo as u64);
+            rota_sched::query::need(&scenario.models[session.model].profile, slo, session.rate)
+        };
+        let needs: Vec<f64> = stages.iter().map(need).collect();
+        stages.iter().zip(rota_sched::query::weights(&needs)).for_each(|(&index, part)| weights[index] *= part);
     }
-    let weight = |session: &crate::scenario::Session| match session.stage {
-        Some(stage) => session.weight * (need(session) / needs[stage.query]).max(WEIGHT_MIN),
-        None => session.weight,
-    };
-    scenario.sessions.iter().map(weight).collect()
+    weights
 }
-
-/// A stage's least part of its query's weight: one that is hardly ever called has to be served all the same.
-const WEIGHT_MIN: f64 = 1e-3;
 
 /// A dispatcher with the scenario's devices and their profiles. The one place where a plan will be handed to it.
 fn dispatcher(scenario: &Scenario, requests: usize) -> Dispatcher {

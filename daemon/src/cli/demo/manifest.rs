@@ -82,6 +82,10 @@ impl Manifest {
         manifest.folder = path.parent().unwrap_or(Path::new(".")).to_path_buf();
         Ok(manifest)
     }
+
+    pub fn model(&self, name: &str) -> Option<&Model> {
+        self.models.iter().find(|model| model.name == name)
+    }
 }
 
 /// One label a line; a line may be empty or a space, so only the line's end is cut off.

@@ -4,6 +4,7 @@ mod answers;
 mod load;
 mod magika;
 mod manifest;
+mod ocr;
 mod processes;
 
 use super::{Failure, Outcome};
@@ -19,10 +20,13 @@ use std::time::Duration;
 
 /// Serve real models, check their answers in words, and show them under load
 #[derive(clap::Args)]
-#[command(before_help = "Example: rota demo --seconds 20     # in the project's folder; `make demo` builds it first")]
+#[command(before_help = "Examples, in the project's folder; `make demo` builds it first:\n  \
+    rota demo --seconds 20\n  rota demo ocr page.png")]
 pub struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Folder with the models' manifests
-    #[arg(long, value_name = "DIR", default_value = "models")]
+    #[arg(long, value_name = "DIR", default_value = "models", global = true)]
     models: PathBuf,
     /// Length of the load
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -31,11 +35,17 @@ pub struct Arguments {
     #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     load: u32,
     /// Inference engine: "auto", "onnxruntime" or "rten"
-    #[arg(long, value_name = "NAME", default_value = "auto")]
+    #[arg(long, value_name = "NAME", default_value = "auto", global = true)]
     engine: String,
     /// Answers only, no load
     #[arg(long)]
     answers_only: bool,
+}
+
+/// A part of the demo, alone.
+#[derive(clap::Subcommand)]
+enum Part {
+    Ocr(ocr::Arguments),
 }
 
 /// Whether the user wants it to end.
@@ -62,8 +72,14 @@ pub fn run(arguments: Arguments) -> Outcome {
     // Dropped in reverse: the daemon ends before its folder goes.
     let workshop = Workshop::new()?;
     let repository = manifest.folder.join(&manifest.repository);
-    let mut daemon = DaemonProcess::start(&workshop, &repository, &arguments.engine)?;
-    let done = show(&arguments, &manifest, &workshop, &mut daemon, &interrupted);
+    let page = match &arguments.part {
+        Some(Part::Ocr(page)) => Some(ocr::Page::open(page, &manifest)?),
+        None if ocr::is_possible(&manifest) => Some(ocr::Page::open(&Default::default(), &manifest)?),
+        None => None,
+    };
+    let queries = page.as_ref().map_or("", |_| ocr::QUERY);
+    let mut daemon = DaemonProcess::start(&workshop, &repository, &arguments.engine, queries)?;
+    let done = show(&arguments, &manifest, page.as_ref(), &workshop, &mut daemon, &interrupted);
     daemon.stop();
     match done {
         Err(_) if interrupted.is_set() => {
@@ -77,13 +93,21 @@ pub fn run(arguments: Arguments) -> Outcome {
 fn show(
     arguments: &Arguments,
     manifest: &Manifest,
+    page: Option<&ocr::Page>,
     workshop: &Workshop,
     daemon: &mut DaemonProcess,
     interrupted: &Interrupted,
 ) -> Result<(), Failure> {
     daemon.wait_until_loaded(interrupted)?;
     println!();
+    if let (Some(page), Some(Part::Ocr(_))) = (page, &arguments.part) {
+        return ocr::show(page, daemon.socket(), interrupted);
+    }
     let shown = answers::show(manifest, daemon.socket(), interrupted)?;
+    if let Some(page) = page {
+        println!();
+        ocr::show(page, daemon.socket(), interrupted)?;
+    }
     if !arguments.answers_only {
         println!();
         let plan =

@@ -46,11 +46,17 @@ pub struct DaemonProcess {
 const STOP_MAX: Duration = Duration::from_secs(10);
 
 impl DaemonProcess {
-    pub fn start(workshop: &Workshop, repository: &Path, engine: &str) -> Result<DaemonProcess, Failure> {
+    /// `queries` are settings.
+    pub fn start(
+        workshop: &Workshop,
+        repository: &Path,
+        engine: &str,
+        queries: &str,
+    ) -> Result<DaemonProcess, Failure> {
         let repository = repository.canonicalize().map_err(|error| format!("{}: {error}", repository.display()))?;
         let quoted = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
         let config = format!(
-            "repository = {}\nprofile_cache = {}\n[[device]]\nkind = \"cpu\"\nengine = {}\n",
+            "repository = {}\nprofile_cache = {}\n[[device]]\nkind = \"cpu\"\nengine = {}\n{queries}",
             quoted(&repository),
             quoted(&workshop.profiles),
             toml::Value::String(engine.to_string()),

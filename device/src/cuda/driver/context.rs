@@ -19,6 +19,25 @@ pub struct GpuInfo {
     pub pci: String,
 }
 
+impl GpuInfo {
+    /// Cores on the GPU's own node, as the system knows them; empty where it does not.
+    pub fn near_cores(&self) -> Vec<usize> {
+        let file = format!("/sys/bus/pci/devices/{}/local_cpulist", self.pci);
+        std::fs::read_to_string(file).map_or(Vec::new(), |list| cores(&list))
+    }
+}
+
+/// "0-3,8" as numbers; what makes no sense is left out.
+fn cores(list: &str) -> Vec<usize> {
+    const MOST: usize = 4096;
+    let range = |part: &str| -> Option<std::ops::RangeInclusive<usize>> {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (first.parse().ok()?, last.parse().ok()?);
+        (last < MOST).then_some(first..=last)
+    };
+    list.trim().split(',').filter_map(range).flatten().collect()
+}
+
 impl Driver {
     /// GPUs of this host.
     pub fn count(self) -> Result<u32, DriverError> {
@@ -171,5 +190,17 @@ impl Drop for Module {
             // SAFETY: the module is ours, and nobody launches from it any more. A failure leaves it to the context's end.
             unsafe { sys::cuModuleUnload(self.raw) };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_cores_are_read_as_the_system_writes_them() {
+        assert_eq!(cores("0-2,8\n"), [0, 1, 2, 8]);
+        assert_eq!(cores(""), [0usize; 0]);
+        assert_eq!(cores("x,3,1-99999999"), [3]);
     }
 }

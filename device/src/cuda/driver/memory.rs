@@ -80,7 +80,7 @@ impl PinnedMemory {
         self.address
     }
 
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.bytes
     }
 

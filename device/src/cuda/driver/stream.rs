@@ -70,6 +70,15 @@ impl Stream {
         check("cuMemcpyDtoDAsync", unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.raw) })
     }
 
+    /// Fills the GPU's memory with zeros; the driver refuses a range that is not inside one allocation.
+    pub fn clear(&self, at: u64, bytes: usize) -> Result<(), DriverError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: only bytes are written, which the caller has; the driver checks the range.
+        check("cuMemsetD8Async", unsafe { sys::cuMemsetD8Async(at, 0, bytes, self.raw) })
+    }
+
     /// Launches a kernel of one parameter, a struct of `params`'s bytes.
     ///
     /// # Safety

@@ -68,6 +68,13 @@ impl<'a> Builder<'a> {
                 Role::Member | Role::Hosts(_) => {}
                 Role::Alone => self.alone(id)?,
                 Role::Root(number) => self.group(groups, number)?,
+                Role::Pattern(number) => {
+                    let pattern = &groups.patterns[number];
+                    let operators: Vec<&str> =
+                        pattern.members.iter().map(|id| self.flat.graph.node(*id).operator.as_str()).collect();
+                    self.label = operators.join(" + ");
+                    super::rules::pattern(&mut self, pattern)?;
+                }
             }
         }
         self.finish(inputs)
@@ -234,6 +241,16 @@ impl<'a> Builder<'a> {
             true => self.dense(operand),
             false => super::rules::copy(self, operand, dtype),
         }
+    }
+
+    /// The same tensor as `dtype`, as it lies where it is of that type already.
+    pub fn converted_view(&mut self, operand: &Operand, dtype: DType) -> Result<Operand, LowerError> {
+        if operand.dtype == dtype { Ok(operand.clone()) } else { super::rules::copy(self, operand, dtype) }
+    }
+
+    /// A dimension or stride as the kernels count it.
+    pub fn count(&self, value: u64) -> Result<u32, LowerError> {
+        u32::try_from(value).map_err(|_| self.refuse(format!("has a dimension of {value}")))
     }
 
     /// Room for output `at` of a node, which a launch will write; nobody reads one that is left out.

@@ -161,11 +161,9 @@ impl Coder<'_> {
 
     fn count(&mut self, node: usize) {
         self.uses[node] += 1;
-        if self.uses[node] == 1 {
-            if let Machine::Step { x, y, z, .. } = self.nodes[node] {
-                self.count(x);
-                [y, z].into_iter().flatten().for_each(|operand| self.count(operand));
-            }
+        if let (1, Machine::Step { x, y, z, .. }) = (self.uses[node], self.nodes[node]) {
+            self.count(x);
+            [y, z].into_iter().flatten().for_each(|operand| self.count(operand));
         }
     }
 
@@ -194,10 +192,9 @@ impl Coder<'_> {
         if again && self.places[node].is_none() {
             self.save(node)?;
         }
-        if self.uses[node] == 0 {
-            if let Some(slot) = self.places[node].take() {
-                self.slots[usize::from(slot)] = None;
-            }
+        if let (0, Some(slot)) = (self.uses[node], self.places[node]) {
+            self.places[node] = None;
+            self.slots[usize::from(slot)] = None;
         }
         Ok(())
     }

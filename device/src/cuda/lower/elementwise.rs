@@ -101,9 +101,10 @@ pub fn expression(site: &Site, e: &mut Expression, inputs: &[Option<Term>]) -> R
             .reduce(|a, b| e.binary(function, a, b))
             .ok_or_else(|| site.refuse("has no inputs"));
     }
-    let zero = e.constant(0.0);
+    if let Some(term) = activation(site, e, x, inputs) {
+        return Ok(term);
+    }
     Ok(match operator {
-        "Relu" => e.binary(Binary::Max, x, zero),
         "Clip" => {
             let (mut low, mut high) =
                 (site.node.float("min").map(|v| e.constant(v)), site.node.float("max").map(|v| e.constant(v)));
@@ -111,45 +112,6 @@ pub fn expression(site: &Site, e: &mut Expression, inputs: &[Option<Term>]) -> R
             high = inputs.get(2).copied().flatten().or(high);
             let raised = low.map_or(x, |low| e.binary(Binary::Max, x, low));
             high.map_or(raised, |high| e.binary(Binary::Min, raised, high))
-        }
-        "HardSigmoid" => hard_sigmoid(e, x, number("alpha", 0.2), number("beta", 0.5)),
-        "Swish" => {
-            let scaled = e.scaled(x, number("alpha", 1.0), 0.0);
-            let gate = e.unary(Unary::Sigmoid, scaled);
-            e.binary(Binary::Mul, x, gate)
-        }
-        "HardSwish" => {
-            let gate = hard_sigmoid(e, x, 1.0 / 6.0, 0.5);
-            e.binary(Binary::Mul, x, gate)
-        }
-        "LeakyRelu" => {
-            let slope = e.constant(number("alpha", 0.01));
-            below_zero(e, x, |e| e.binary(Binary::Mul, x, slope))
-        }
-        "PRelu" => {
-            let slope = input(1)?;
-            below_zero(e, x, |e| e.binary(Binary::Mul, x, slope))
-        }
-        "Elu" => exponential(e, x, number("alpha", 1.0), 1.0, 1.0),
-        "Celu" => exponential(e, x, number("alpha", 1.0), 1.0, number("alpha", 1.0)),
-        "Selu" => exponential(e, x, number("alpha", 1.673_263_2), number("gamma", 1.050_701), 1.0),
-        "ThresholdedRelu" => {
-            let threshold = e.constant(number("alpha", 1.0));
-            let above = e.binary(Binary::Less, threshold, x);
-            e.term(super::expression::Node::Select(above, x, zero))
-        }
-        "Shrink" => shrink(e, x, number("lambd", 0.5), number("bias", 0.0)),
-        "Gelu" if site.node.string("approximate") == Some("tanh") => gelu_tanh(e, x),
-        "Gelu" => {
-            let scaled = e.scaled(x, std::f32::consts::FRAC_1_SQRT_2, 0.0);
-            let erf = e.unary(Unary::Erf, scaled);
-            let gate = e.scaled(erf, 0.5, 0.5);
-            e.binary(Binary::Mul, x, gate)
-        }
-        "Mish" => {
-            let softplus = e.unary(Unary::Softplus, x);
-            let gate = e.unary(Unary::Tanh, softplus);
-            e.binary(Binary::Mul, x, gate)
         }
         "Greater" => e.binary(Binary::Less, input(1)?, x),
         "GreaterOrEqual" => e.binary(Binary::LessOrEqual, input(1)?, x),
@@ -181,6 +143,55 @@ pub fn expression(site: &Site, e: &mut Expression, inputs: &[Option<Term>]) -> R
             e.binary(Binary::Add, scaled, shift)
         }
         _ => return Err(LowerError::Unsupported(site.node.to_string())),
+    })
+}
+
+/// Functions of one number that are made of several.
+fn activation(site: &Site, e: &mut Expression, x: Term, inputs: &[Option<Term>]) -> Option<Term> {
+    let number = |name: &str, default: f32| site.node.float(name).unwrap_or(default);
+    let zero = e.constant(0.0);
+    Some(match site.node.operator.as_str() {
+        "Relu" => e.binary(Binary::Max, x, zero),
+        "HardSigmoid" => hard_sigmoid(e, x, number("alpha", 0.2), number("beta", 0.5)),
+        "Swish" => {
+            let scaled = e.scaled(x, number("alpha", 1.0), 0.0);
+            let gate = e.unary(Unary::Sigmoid, scaled);
+            e.binary(Binary::Mul, x, gate)
+        }
+        "HardSwish" => {
+            let gate = hard_sigmoid(e, x, 1.0 / 6.0, 0.5);
+            e.binary(Binary::Mul, x, gate)
+        }
+        "LeakyRelu" => {
+            let slope = e.constant(number("alpha", 0.01));
+            below_zero(e, x, |e| e.binary(Binary::Mul, x, slope))
+        }
+        "PRelu" => {
+            let slope = inputs.get(1).copied().flatten()?;
+            below_zero(e, x, |e| e.binary(Binary::Mul, x, slope))
+        }
+        "Elu" => exponential(e, x, number("alpha", 1.0), 1.0, 1.0),
+        "Celu" => exponential(e, x, number("alpha", 1.0), 1.0, number("alpha", 1.0)),
+        "Selu" => exponential(e, x, number("alpha", 1.673_263_2), number("gamma", 1.050_701), 1.0),
+        "ThresholdedRelu" => {
+            let threshold = e.constant(number("alpha", 1.0));
+            let above = e.binary(Binary::Less, threshold, x);
+            e.term(super::expression::Node::Select(above, x, zero))
+        }
+        "Shrink" => shrink(e, x, number("lambd", 0.5), number("bias", 0.0)),
+        "Gelu" if site.node.string("approximate") == Some("tanh") => gelu_tanh(e, x),
+        "Gelu" => {
+            let scaled = e.scaled(x, std::f32::consts::FRAC_1_SQRT_2, 0.0);
+            let erf = e.unary(Unary::Erf, scaled);
+            let gate = e.scaled(erf, 0.5, 0.5);
+            e.binary(Binary::Mul, x, gate)
+        }
+        "Mish" => {
+            let softplus = e.unary(Unary::Softplus, x);
+            let gate = e.unary(Unary::Tanh, softplus);
+            e.binary(Binary::Mul, x, gate)
+        }
+        _ => return None,
     })
 }
 

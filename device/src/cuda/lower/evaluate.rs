@@ -16,10 +16,10 @@ enum Elements {
 /// The outputs of a node whose inputs are all constants; `None` for an operator that is not computed here.
 pub(super) fn evaluate(site: &Site) -> Option<Vec<Tensor>> {
     let input = |at: usize| site.node.input(at).and_then(|id| site.flat.graph.constant(id));
-    if let Some(first) = input(0) {
-        if let Some(views) = site.views(&View::dense(&first.dims)).ok()? {
-            return views.iter().map(|view| pick(first, view)).collect();
-        }
+    if let Some(first) = input(0)
+        && let Some(views) = site.views(&View::dense(&first.dims)).ok()?
+    {
+        return views.iter().map(|view| pick(first, view)).collect();
     }
     let dims = site.output_dims(0);
     let dtype = site.output_dtype(0);

@@ -9,6 +9,7 @@ use super::elementwise;
 use super::epilogue::{self, Finish};
 use super::evaluate::{floats, number};
 use super::expression::{Expression, Term};
+use super::patterns::{self, Pattern};
 use super::{Flat, LowerError, Site};
 use rota_graph::{DType, NodeId, Source, Tensor, ValueId};
 use rota_kernels::elementwise::{Domain, Step};
@@ -46,6 +47,8 @@ pub enum Role {
     Member,
     /// The group is launched in its place.
     Root(usize),
+    /// The pattern is launched in its place.
+    Pattern(usize),
     /// By its rule, in place of the group's root, and does the group's work as it stores its results.
     Hosts(usize),
 }
@@ -54,6 +57,7 @@ pub struct Groups {
     /// By [`NodeId`].
     pub roles: Vec<Role>,
     pub groups: Vec<Group>,
+    pub patterns: Vec<Pattern>,
     /// By group: the node that does its work, and how.
     pub hosts: Vec<Option<(NodeId, Finish)>>,
 }
@@ -61,8 +65,17 @@ pub struct Groups {
 /// Finds them. `fuse` off: every node for itself.
 pub fn find(flat: &Flat, fuse: bool) -> Result<Groups, LowerError> {
     let readers = readers(flat);
-    let joined = join(flat, &readers, fuse)?;
-    let mut found = Groups { roles: vec![Role::Alone; flat.graph.nodes.len()], groups: Vec::new(), hosts: Vec::new() };
+    let patterns = if fuse { patterns::find(flat, &readers) } else { Vec::new() };
+    let taken = patterns.iter().flat_map(|pattern| pattern.members.iter().copied()).collect();
+    let joined = join(flat, &readers, &taken, fuse)?;
+    let roles = vec![Role::Alone; flat.graph.nodes.len()];
+    let mut found = Groups { roles, groups: Vec::new(), patterns, hosts: Vec::new() };
+    for (number, pattern) in found.patterns.iter().enumerate() {
+        pattern.members.iter().for_each(|member| found.roles[member.0 as usize] = Role::Member);
+        if let Some(last) = pattern.members.iter().max() {
+            found.roles[last.0 as usize] = Role::Pattern(number);
+        }
+    }
     let mut members: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
     for id in flat.graph.node_ids() {
         if let Some(root) = joined[id.0 as usize] {
@@ -102,7 +115,7 @@ impl Groups {
 }
 
 /// By value: the nodes that read it; [`OUTSIDE`] for the model's outputs.
-fn readers(flat: &Flat) -> Vec<BTreeSet<NodeId>> {
+fn readers(flat: &Flat) -> Readers {
     let mut readers = vec![BTreeSet::new(); flat.graph.values.len()];
     for id in flat.graph.node_ids() {
         for value in flat.graph.node(id).reads() {
@@ -115,17 +128,25 @@ fn readers(flat: &Flat) -> Vec<BTreeSet<NodeId>> {
     readers
 }
 
-const OUTSIDE: NodeId = NodeId(u32::MAX);
+pub(super) const OUTSIDE: NodeId = NodeId(u32::MAX);
+
+/// By value: who reads it.
+pub(super) type Readers = Vec<BTreeSet<NodeId>>;
 
 /// By node: the root of its group, for element-wise ones.
-fn join(flat: &Flat, readers: &[BTreeSet<NodeId>], fuse: bool) -> Result<Vec<Option<NodeId>>, LowerError> {
+fn join(
+    flat: &Flat,
+    readers: &Readers,
+    taken: &BTreeSet<NodeId>,
+    fuse: bool,
+) -> Result<Vec<Option<NodeId>>, LowerError> {
     let mut roots: Vec<Option<NodeId>> = vec![None; flat.graph.nodes.len()];
     let mut operations: BTreeMap<NodeId, usize> = BTreeMap::new();
     let mut domains: BTreeMap<NodeId, Option<Domain>> = BTreeMap::new();
     let mut reads: BTreeMap<NodeId, BTreeSet<ValueId>> = BTreeMap::new();
     for id in flat.graph.node_ids().rev() {
         let site = Site::new(flat, id);
-        if !elementwise::is_elementwise(&site) {
+        if taken.contains(&id) || !elementwise::is_elementwise(&site) {
             continue;
         }
         let output = site.output(0)?;
@@ -255,7 +276,7 @@ impl Group {
 }
 
 /// The node that can do the group's work as it stores its results: the last that qualifies.
-fn host(flat: &Flat, readers: &[BTreeSet<NodeId>], group: &Group, roles: &[Role]) -> Option<(NodeId, Finish)> {
+fn host(flat: &Flat, readers: &Readers, group: &Group, roles: &[Role]) -> Option<(NodeId, Finish)> {
     let dims = Site::new(flat, group.root).output_dims(0).ok()?;
     let mut hosts: Vec<(NodeId, usize)> = Vec::new();
     for (number, input) in group.inputs.iter().enumerate() {

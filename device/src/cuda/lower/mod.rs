@@ -1,7 +1,8 @@
 //! From a model's graph to launches: pure, no driver is called here.
 //!
 //! 1. [`flat`]: the model for one shape class; every size a number, shape arithmetic computed, branches taken.
-//! 2. [`groups`]: element-wise nodes that become one launch, or part of a GEMM's or convolution's.
+//! 2. [`patterns`]: what is written as many nodes and one kernel does; [`groups`]: element-wise nodes that become one launch, or part of a
+//!    GEMM's or convolution's.
 //! 3. [`builder`], with [`rules`] for each operator: launches of `rota-kernels`, naming buffers.
 //! 4. [`memory`]: where the buffers lie.
 
@@ -15,6 +16,7 @@ pub mod expression;
 pub mod flat;
 pub mod groups;
 pub mod memory;
+pub mod patterns;
 pub mod program;
 pub mod rules;
 mod site;

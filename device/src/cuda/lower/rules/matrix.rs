@@ -64,23 +64,7 @@ pub fn mat_mul(b: &mut Builder, site: &Site, finish: Option<(&Finish, ValueId)>)
         return Err(site.refuse(format!("multiplies rows of {depth} with columns of {}", right.dims()[r - 2])));
     }
     let rank = l.max(r);
-    let mut batch: Vec<u64> = vec![1; rank - 2];
-    for (operand, own) in [(&left, l), (&right, r)] {
-        for (axis, &dim) in operand.dims()[..own - 2].iter().enumerate() {
-            let at = rank - own + axis;
-            batch[at] = batch[at].max(dim);
-        }
-    }
-    let wide = |operand: &Operand, own: usize| {
-        let mut dims = batch.clone();
-        dims.extend(&operand.dims()[own - 2..]);
-        operand.view.broadcast(&dims).ok_or_else(|| site.refuse("has inputs that do not broadcast"))
-    };
-    let (left_view, right_view) = (wide(&left, l)?, wide(&right, r)?);
-    let mut axes: Vec<Axis> = (0..rank - 2)
-        .filter(|&at| batch[at] > 1)
-        .map(|at| Axis { size: batch[at], left: left_view.strides[at], right: right_view.strides[at] })
-        .collect();
+    let mut axes = batch_axes(site, &left, &right)?;
     // One matrix on the right for all: the batch axes are more rows.
     if axes.iter().all(|axis| axis.right == 0) && left.view.is_dense() && l == rank {
         rows *= axes.iter().map(|axis| axis.size).product::<u64>();
@@ -141,6 +125,27 @@ struct Axis {
 
 impl Axis {
     const NONE: Axis = Axis { size: 1, left: 0, right: 0 };
+}
+
+/// The axes before the last two, and how far each operand moves along them.
+fn batch_axes(site: &Site, left: &Operand, right: &Operand) -> Result<Vec<Axis>, LowerError> {
+    let (l, r) = (left.dims().len(), right.dims().len());
+    let rank = l.max(r);
+    let mut batch: Vec<u64> = vec![1; rank - 2];
+    for (operand, own) in [(left, l), (right, r)] {
+        for (axis, &dim) in operand.dims()[..own - 2].iter().enumerate() {
+            let at = rank - own + axis;
+            batch[at] = batch[at].max(dim);
+        }
+    }
+    let wide = |operand: &Operand, own: usize| {
+        let mut dims = batch.clone();
+        dims.extend(&operand.dims()[own - 2..]);
+        operand.view.broadcast(&dims).ok_or_else(|| site.refuse("has inputs that do not broadcast"))
+    };
+    let (left_view, right_view) = (wide(left, l)?, wide(right, r)?);
+    let axis = |at: usize| Axis { size: batch[at], left: left_view.strides[at], right: right_view.strides[at] };
+    Ok((0..rank - 2).filter(|&at| batch[at] > 1).map(axis).collect())
 }
 
 /// Joins neighbours that are one longer axis for both operands.

@@ -3,12 +3,14 @@
 mod layout;
 mod matrix;
 mod normalize;
+mod pattern;
 mod pointwise;
 mod recurrent;
 mod reduce;
 mod windows;
 
 pub use layout::dense;
+pub use pattern::pattern;
 pub use pointwise::{copy, elementwise, zero};
 
 use super::builder::Builder;

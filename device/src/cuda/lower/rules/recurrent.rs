@@ -97,7 +97,6 @@ fn run(
     };
     let (weights, recurrence) = (b.operand(site.input(1)?)?, b.operand(site.input(2)?)?);
     let (weights, recurrence) = (b.converted(&weights, DType::F32)?, b.converted(&recurrence, DType::F32)?);
-    let at = |operand: &Operand, elements: u64| Pointer(operand.pointer().0 + 4 * elements);
     let linear = site.flag("linear_before_reset");
     let (bias, hidden_bias) = biases(b, site, layer, direction, linear)?;
     let all = b.scratch(DType::F32, &[steps, batch, gates * hidden]);
@@ -108,36 +107,16 @@ fn run(
     let math = if b.math() == Math::Tf32 { Math::Tf32 } else { Math::F32 };
     let a = Matrix::row_major(x.pointer(), depth);
     let w = Matrix::transposed(at(&weights, direction * gates * hidden * inputs), depth);
-    b.push(
-        Gemm {
-            math,
-            rows,
-            columns,
-            depth,
-            batches: [1, 1],
-            a,
-            b: w,
-            c: Matrix::row_major(all.pointer(), columns),
-            epilogue,
-        }
-        .launch(),
-    )?;
+    let c = Matrix::row_major(all.pointer(), columns);
+    b.push(Gemm { math, rows, columns, depth, batches: [1, 1], a, b: w, c, epilogue }.launch())?;
 
-    let initial = |b: &mut Builder, input: usize| -> Result<Pointer, LowerError> {
-        let Some(value) = site.node.input(input) else { return Ok(Pointer::NONE) };
-        let operand = b.operand(value)?;
-        let operand = b.converted(&operand, DType::F32)?;
-        Ok(at(&operand, direction * batch * hidden))
-    };
-    let peepholes = match site.node.input(7).filter(|_| gates == 4) {
-        Some(value) => {
-            let operand = b.operand(value)?;
-            let operand = b.converted(&operand, DType::F32)?;
-            at(&operand, direction * 3 * hidden)
-        }
-        None => Pointer::NONE,
-    };
-    let mut state = [initial(b, 5)?, if gates == 4 { initial(b, 6)? } else { Pointer::NONE }];
+    let state_of = direction * batch * hidden;
+    let mut state = [optional(b, site, 5, state_of)?, Pointer::NONE];
+    let mut peepholes = Pointer::NONE;
+    if gates == 4 {
+        state[1] = optional(b, site, 6, state_of)?;
+        peepholes = optional(b, site, 7, direction * 3 * hidden)?;
+    }
     let between: [[Operand; 2]; 2] = [(); 2].map(|()| [(); 2].map(|()| b.scratch(DType::F32, &[batch, hidden])));
     for step in 0..steps {
         let place = if backwards { steps - 1 - step } else { step };
@@ -173,6 +152,18 @@ fn run(
         state = [hidden_out, cell_out];
     }
     Ok(())
+}
+
+fn at(operand: &Operand, elements: u64) -> Pointer {
+    Pointer(operand.pointer().0 + 4 * elements)
+}
+
+/// Element `elements` of input `input`, which may be left out.
+fn optional(b: &mut Builder, site: &Site, input: usize, elements: u64) -> Result<Pointer, LowerError> {
+    let Some(value) = site.node.input(input) else { return Ok(Pointer::NONE) };
+    let operand = b.operand(value)?;
+    let operand = b.converted(&operand, DType::F32)?;
+    Ok(at(&operand, elements))
 }
 
 /// What is added to the input's part of the gates, and what is added to the recurrent part of a GRU's new state alone.

@@ -1,9 +1,13 @@
 //! Specialised models that share a trunk: served together, next to the same models served whole.
 
+pub mod emulated;
+pub mod goodput;
+
 use crate::cores;
 use crate::folder::Folder;
 use crate::process::Daemon;
 use crate::rounds::{Comparison, Contender, Failure, compare};
+use goodput::{Asker, Search};
 use rota_ipc::client::{Control, Open, Request, Session};
 use rota_ipc::control::DimInfo;
 use rota_ipc::wire::SESSIONS_MAX;
@@ -35,6 +39,8 @@ const DEPTH: usize = 8;
 /// Loading measures profiles, on a host that may be busy.
 const READY_MAX: Duration = Duration::from_secs(600);
 const ANSWER_MAX: Duration = Duration::from_secs(60);
+/// The SLO of goodputs: what so many rounds of one item for each model take, each served whole.
+const SLO_BATCHES: f64 = 8.0;
 const ARENA_BYTES: u64 = 256 << 20;
 
 /// Measures with the first `count` models of `repository`, each with one input whose first axis is the batch. The daemons have
@@ -95,6 +101,18 @@ pub fn run(
     }
     comparisons.extend(compare(&[("answers, every model asked about every input", "1/s")], rounds, &mut contenders)?);
     drop(contenders);
+    progress("goodput");
+    // So long that batches of eight whole models can follow each other.
+    let slo = Duration::from_secs_f64(SLO_BATCHES / comparisons[0].rows[0].median * count as f64);
+    for (what, ask) in [("different inputs", Ask::One), ("every model asked about every input", Ask::All)] {
+        let search = Search { length, guess: comparisons[0].rows[0].median / 2.0, seed: 0 };
+        let contender = |name: &str, daemon: &Daemon| -> Result<_, Failure> {
+            Ok(goodput::contender(name, Asker::new(daemon, &names, ask, slo)?, search))
+        };
+        let mut contenders = [contender("each model whole", &whole)?, contender("together", &together)?];
+        let what = format!("goodput under an SLO of {:.0} ms, {what}", slo.as_secs_f64() * 1e3);
+        comparisons.extend(compare(&[(&what, "1/s")], rounds, &mut contenders)?);
+    }
     progress("memory");
     throughput("", &[("one model", &one)], &names[..1], Ask::One, 1, length)?;
     let daemons = [("no model", &empty), ("one model", &one), ("each model whole", &whole), ("together", &together)];
@@ -160,7 +178,7 @@ fn require_group(daemon: &Daemon, names: &[String]) -> Result<(), Failure> {
 
 /// How requests are made.
 #[derive(Clone, Copy)]
-enum Ask {
+pub enum Ask {
     /// Each asks one model.
     One,
     /// Each asks all.
