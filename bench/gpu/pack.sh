@@ -38,7 +38,7 @@ fi
 "target/$profile/rota-bench" gpu references --repository "$source" --output "$folder/references" --range magika:bytes=0..255
 
 if [ "${STAND_IN:-}" ]; then
-    library=$($cargo run -q -p rota-kernels --example standin)
+    library=$("target/$profile/rota-bench" gpu stand-in)
     mkdir "$folder/stand-in"
     cp "$library" "$folder/stand-in/libcuda.so.1"
 fi

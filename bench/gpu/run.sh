@@ -41,7 +41,7 @@ part kernels "$kernels_s" "$bench" gpu kernels ${small:+--small} --output "$out/
 part models "$models_s" "$bench" gpu models ${small:+--precision} ${small:+fp32,fp16} ${small:+--batch-max} ${small:+3} ${small:+--samples} ${small:+2} \
     --repository "$here/models" --references "$here/references" --output "$out/models.jsonl"
 if [ -d "$here/heads" ]; then heads=$here/heads; else heads=; fi
-part daemon "$daemon_s" "$bench" gpu daemon ${small:+--length-ms} ${small:+1000} --rota "$here/bin/rota" \
+part daemon "$daemon_s" "$bench" gpu daemon ${small:+--length-ms} ${small:+1000} ${small:+--slo-factor} ${small:+50} --rota "$here/bin/rota" \
     --repository "$here/models" --references "$here/references" ${heads:+--heads} ${heads:+"$heads"} \
     --models "$out/models.jsonl" --output "$out/daemon.jsonl"
 if command -v python3 > /dev/null 2>&1; then

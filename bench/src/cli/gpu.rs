@@ -33,6 +33,8 @@ enum Part {
     Daemon(DaemonArguments),
     /// Make results.json and results.md of what lies in a folder
     Report(ReportArguments),
+    /// Print where the stand-in driver is, for ROTA_CUDA_DRIVER; compiles it where it is not yet, with g++
+    StandIn,
 }
 
 #[derive(clap::Args)]
@@ -106,6 +108,9 @@ struct DaemonArguments {
     /// Length of one window
     #[arg(long, value_name = "MS", default_value_t = 2500, value_parser = clap::value_parser!(u64).range(1..))]
     length_ms: u64,
+    /// Factor of the models' SLOs, for a stand-in driver
+    #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = factor)]
+    slo_factor: f64,
     /// Where the lines go
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
@@ -142,6 +147,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Part::Models(arguments) => run_models(arguments),
         Part::Daemon(arguments) => run_daemon(arguments),
         Part::Report(arguments) => report(&arguments),
+        Part::StandIn => Ok(println!("{}", rota_kernels::standin::library()?.display())),
     }
 }
 
@@ -190,6 +196,7 @@ fn run_daemon(arguments: DaemonArguments) -> Result<(), Failure> {
         heads: arguments.heads,
         models: arguments.models,
         length: Duration::from_millis(arguments.length_ms),
+        slo_factor: arguments.slo_factor,
         devices: "[[device]]\nkind = \"cuda\"".into(),
     };
     verdict(daemon::run(&settings, &mut lines, progress)?)
@@ -214,6 +221,10 @@ fn verdict(wrong: Vec<String>) -> Result<(), Failure> {
         true => Ok(()),
         false => Err(wrong.join("\nrota-bench: ").into()),
     }
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|factor: &f64| (1e-3..=1e6).contains(factor)).ok_or_else(|| "a number above 0".into())
 }
 
 /// `model:input=low..high`
