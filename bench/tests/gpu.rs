@@ -23,7 +23,8 @@ fn folder(name: &str) -> PathBuf {
 fn every_kernel_of_the_catalogue_is_launched_and_equals_its_reference() {
     let folder = folder("gpu-kernels");
     let mut lines = Writer::create(&folder.join("kernels.jsonl")).unwrap();
-    let summary = kernels::run(kernels::Settings::new(0, Scale::Small), &mut lines, |_| ()).unwrap();
+    let settings = kernels::Settings { gpu: 0, scale: Scale::Small, flops_max: None };
+    let summary = kernels::run(settings, &mut lines, |_| ()).unwrap();
     assert_eq!(summary.wrong, Vec::<String>::new());
     assert_eq!(summary.missing, Vec::<&str>::new());
     let read = lines::read(&folder.join("kernels.jsonl")).unwrap();

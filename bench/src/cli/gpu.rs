@@ -45,6 +45,9 @@ struct KernelsArguments {
     /// Sizes that a stand-in driver computes in a moment
     #[arg(long)]
     small: bool,
+    /// Leave out what takes more operations, which a stand-in driver would take long for
+    #[arg(long, value_name = "N")]
+    flops_max: Option<u64>,
     /// Where the lines go
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
@@ -154,7 +157,8 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
 fn run_kernels(arguments: &KernelsArguments) -> Result<(), Failure> {
     let scale = if arguments.small { Scale::Small } else { Scale::Full };
     let mut lines = Writer::create(&arguments.output)?;
-    let summary = kernels::run(kernels::Settings::new(arguments.gpu, scale), &mut lines, progress)?;
+    let settings = kernels::Settings { gpu: arguments.gpu, scale, flops_max: arguments.flops_max };
+    let summary = kernels::run(settings, &mut lines, progress)?;
     println!("{} correct, {} wrong, {} not tried", summary.correct, summary.wrong.len(), summary.missing.len());
     let missing = summary.missing.iter().map(|name| format!("{name}: no case launches it"));
     verdict(summary.wrong.into_iter().chain(missing).collect())

@@ -84,7 +84,7 @@ fn serving(settings: &Settings, models: &[(Reference, PathBuf)], lines: &mut Wri
         let name = &reference.model;
         lines.write(&figure("throughput", format!("{name}, full batches"), items_per_s, "items/s"))?;
         lines.write(&figure("throughput", format!("{name}, mean batch"), batch, "items"))?;
-        if let Some(line) = overlap(settings, reference, items_per_s, batch)? {
+        for line in overlap(settings, reference, items_per_s, batch)? {
             lines.write(&line)?;
         }
         reached.push(items_per_s);
@@ -112,20 +112,29 @@ fn serving(settings: &Settings, models: &[(Reference, PathBuf)], lines: &mut Wri
     Ok(())
 }
 
-/// How much of the copies' time a full pipeline hides, from the device's own times of the same batch; `None` without them.
-fn overlap(settings: &Settings, reference: &Reference, items_per_s: f64, batch: f64) -> Result<Option<Line>, Failure> {
-    let Some(file) = &settings.models else { return Ok(None) };
+/// How much of the copies' time a full pipeline hides, from the device's own times of the nearest batch; nothing without them.
+fn overlap(settings: &Settings, reference: &Reference, items_per_s: f64, batch: f64) -> Result<Vec<Line>, Failure> {
+    let Some(file) = &settings.models else { return Ok(Vec::new()) };
     let of_this = |line: Line| match line {
         Line::Model(model) if model.model == reference.model && model.precision == "fp32" => Some(model),
         _ => None,
     };
     let rows: Vec<lines::Model> = lines::read(file)?.into_iter().filter_map(of_this).collect();
-    let Some(row) = rows.iter().min_by_key(|row| (f64::from(row.batch) - batch).abs() as u64) else { return Ok(None) };
+    let distance = |row: &&lines::Model| (f64::from(row.batch) - batch).abs();
+    let Some(row) = rows.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))) else { return Ok(Vec::new()) };
     let scale = batch / f64::from(row.batch);
     let [copies, execute] = [row.copy_in_us + row.copy_out_us, row.execute_us].map(|us| us * scale);
-    let Some(hidden) = hidden_share(copies, execute, batch / items_per_s * 1e6) else { return Ok(None) };
-    let what = format!("{}, share of the copies' time that execution hides, batch {batch:.1}", reference.model);
-    Ok(Some(figure("overlap", what, hidden * 100.0, "%")))
+    let period = batch / items_per_s * 1e6;
+    let Some(hidden) = hidden_share(copies, execute, period) else { return Ok(Vec::new()) };
+    let line = |what: &str, value, unit| {
+        figure("overlap", format!("{}, batch {batch:.1}: {what}", reference.model), value, unit)
+    };
+    Ok(vec![
+        line("copies, by the device", copies, "µs"),
+        line("execution, by the device", execute, "µs"),
+        line("a batch every", period, "µs"),
+        line("hidden of the shorter", hidden * 100.0, "%"),
+    ])
 }
 
 /// Batches come every `period`; without overlap a batch takes `copies` and `execute` one after the other, with a full one
