@@ -150,7 +150,10 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Part::Models(arguments) => run_models(arguments),
         Part::Daemon(arguments) => run_daemon(arguments),
         Part::Report(arguments) => report(&arguments),
-        Part::StandIn => Ok(println!("{}", rota_kernels::standin::library()?.display())),
+        Part::StandIn => {
+            println!("{}", rota_kernels::standin::library()?.display());
+            Ok(())
+        }
     }
 }
 

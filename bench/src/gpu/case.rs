@@ -29,8 +29,11 @@ impl Scale {
 pub struct Planned {
     /// How its products multiply, which a GPU may lack; [`Math::F32`] for all that are none.
     pub math: Math,
-    pub make: Box<dyn Fn(&mut Maker) -> Result<Case, Failure>>,
+    pub make: Make,
 }
+
+/// Makes the operands of a case, and what has to come out.
+pub type Make = Box<dyn Fn(&mut Maker) -> Result<Case, Failure>>;
 
 impl Planned {
     pub fn new(math: Math, make: impl Fn(&mut Maker) -> Result<Case, Failure> + 'static) -> Planned {

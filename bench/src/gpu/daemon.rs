@@ -226,7 +226,7 @@ fn prefix(settings: &Settings, _: &[(Reference, PathBuf)], lines: &mut Writer) -
         lines.write(&figure("prefix group", name, report.total.answered_per_s, "answers/s"))?;
         per_s.push(report.total.answered_per_s);
     }
-    Ok(lines.write(&figure("prefix group", "together against whole".into(), per_s[1] / per_s[0], "times"))?)
+    lines.write(&figure("prefix group", "together against whole".into(), per_s[1] / per_s[0], "times"))
 }
 
 /// A daemon that has loaded all that is in `repository`.

@@ -175,10 +175,10 @@ mod tests {
     #[test]
     fn an_error_is_relative_to_the_range_and_another_shape_is_infinitely_wrong() {
         let tensor = |values: &[f32]| HostTensor::from_elements(&[values.len() as u32], values).unwrap();
-        let expected = tensor(&[0.0, -10.0]);
-        assert_eq!(worst(&[tensor(&[1.0, -10.0])], &[expected.clone()]), 0.1);
-        assert_eq!(worst(&[tensor(&[f32::NAN, -10.0])], &[expected.clone()]), f64::INFINITY);
-        assert_eq!(worst(&[tensor(&[0.0])], &[expected.clone()]), f64::INFINITY);
-        assert_eq!(worst(&[], &[expected]), f64::INFINITY);
+        let expected = [tensor(&[0.0, -10.0])];
+        assert_eq!(worst(&[tensor(&[1.0, -10.0])], &expected), 0.1);
+        assert_eq!(worst(&[tensor(&[f32::NAN, -10.0])], &expected), f64::INFINITY);
+        assert_eq!(worst(&[tensor(&[0.0])], &expected), f64::INFINITY);
+        assert_eq!(worst(&[], &expected), f64::INFINITY);
     }
 }

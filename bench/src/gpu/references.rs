@@ -48,6 +48,9 @@ struct Settings {
     range: BTreeMap<String, [f64; 2]>,
 }
 
+/// Files by the input that they are for; an input may have several.
+pub type Files = Vec<(String, PathBuf)>;
+
 /// Different items of each model.
 const ITEMS: usize = 3;
 const MAX_BATCH: u32 = 8;
@@ -59,7 +62,7 @@ const FILE: &str = "reference.json";
 pub fn write(
     repository: &Path,
     output: &Path,
-    inputs: &dyn Fn(&str) -> Result<Vec<(String, PathBuf)>, Failure>,
+    inputs: &dyn Fn(&str) -> Result<Files, Failure>,
     ranges: &BTreeMap<String, (f64, f64)>,
     mut progress: impl FnMut(&str),
 ) -> Result<Vec<Reference>, Failure> {

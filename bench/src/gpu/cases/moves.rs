@@ -1,7 +1,7 @@
 //! What moves bytes: copies, transposes, gathers, padding, and batches put together.
 
 use crate::gpu::Failure;
-use crate::gpu::case::{Case, Maker, Planned, Scale, Tolerance, Variant};
+use crate::gpu::case::{Case, Make, Maker, Planned, Scale, Tolerance, Variant};
 use rota_kernels::params::MoveEntry;
 use rota_kernels::{Copy, Gather, Launch, Math, Move, Pad, PadMode, Picks, Pointer, Type, Unfit};
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ const BELOW: u32 = 251;
 
 pub fn planned(scale: Scale) -> Vec<Planned> {
     let mut all = Vec::new();
-    let mut add = |make: Box<dyn Fn(&mut Maker) -> Result<Case, Failure>>| {
+    let mut add = |make: Make| {
         all.push(Planned { math: Math::F32, make });
     };
     for dtype in TYPES {
