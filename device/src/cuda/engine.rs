@@ -3,6 +3,7 @@
 use super::gpu::Gpu;
 use super::model::Model;
 use super::runner::CudaRunner;
+use super::workbench::Workbench;
 use super::{CudaError, Precision, driver};
 use crate::{Arena, CompileOptions, Engine, EngineKind, engine};
 use rota_kernels::dtype::Math;
@@ -35,6 +36,11 @@ impl CudaEngine {
             true => Ok(CudaEngine { gpu, precision }),
             false => Err(CudaError::Capability { gpu: name, capability, needed: needed.capability() }),
         }
+    }
+
+    /// The GPU, for trying launches on it.
+    pub fn workbench(&self) -> Result<Workbench, CudaError> {
+        Workbench::new(self.gpu.session()?)
     }
 
     /// (free, in all) bytes of the GPU's memory.
@@ -71,10 +77,15 @@ impl Engine for CudaEngine {
 
     fn load(&self, file: &Path, options: &CompileOptions) -> Result<engine::Loaded, engine::LoadError> {
         let model = Model::read(file, options)?;
+        let (signature, memory_bytes) = (model.signature.clone(), model.graph.weight_bytes());
+        Ok(engine::Loaded { signature, memory_bytes, runner: Box::new(self.runner(model)) })
+    }
+}
+
+impl CudaEngine {
+    /// What runs the model.
+    pub(super) fn runner(&self, model: Model) -> CudaRunner {
         let settled = model.settled();
-        let Model { graph, signature } = model;
-        let memory_bytes = graph.weight_bytes();
-        let runner = CudaRunner::new(Arc::clone(&self.gpu), Arc::new(graph), self.precision, settled);
-        Ok(engine::Loaded { signature, memory_bytes, runner: Box::new(runner) })
+        CudaRunner::new(Arc::clone(&self.gpu), Arc::new(model.graph), self.precision, settled)
     }
 }

@@ -6,7 +6,7 @@ use super::gpu::Session;
 use super::lower::Program;
 use super::lower::program::{Place, placed};
 use crate::{DType, Shape};
-use rota_kernels::Pointer;
+use rota_kernels::{Cost, Pointer};
 use std::sync::Arc;
 
 /// A program bound to a session; void when that is lost.
@@ -26,6 +26,9 @@ pub struct Plan {
     fetched: PinnedMemory,
     /// Where among them the flag is: [`Program::flag`].
     flag: Option<usize>,
+    /// What its kernels move and compute, in how many launches.
+    pub cost: Cost,
+    pub launches: usize,
 }
 
 /// An output of a plan.
@@ -97,6 +100,8 @@ impl Plan {
             output_places,
             fetched,
             flag,
+            cost: program.cost(),
+            launches: program.steps.len(),
         })
     }
 
@@ -111,14 +116,16 @@ impl Plan {
 
     /// Runs the whole plan, by one call, and fetches its outputs; returns at once.
     pub fn launch(&self) -> Result<(), CudaError> {
-        let stream = &self.session.stream;
-        let (to, bytes) = (self.fetched.as_mut_ptr(), self.fetched.size());
-        let launched = self.graph.launch(stream).and_then(|()| match bytes {
+        self.run().and_then(|()| self.fetch()).map_err(|error| self.session.noted(error))
+    }
+
+    /// Fetches all outputs, and the flag, as the next work of the session's stream.
+    pub fn fetch(&self) -> Result<(), DriverError> {
+        match self.fetched.size() {
             0 => Ok(()),
             // SAFETY: both are `bytes` long and ours, and nobody looks at them before `wait`.
-            bytes => unsafe { stream.download(to, self.outputs.address(), bytes) },
-        });
-        launched.map_err(|error| self.session.noted(error))
+            bytes => unsafe { self.session.stream.download(self.fetched.as_mut_ptr(), self.outputs.address(), bytes) },
+        }
     }
 
     /// Runs the whole plan by one call, as the next work of the session's stream.
