@@ -37,6 +37,7 @@ kernels: cuda
 
 test: models kernels operators
 	$(PYTHON) -m unittest discover -q -s models
+	$(PYTHON) -m unittest discover -q -s bench/gpu
 	$(CARGO) test --workspace
 	$(MAKE) loom fuzz
 

@@ -13,7 +13,7 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("rota-sim", &["rota-sched"]),
     ("rota-device", &["rota-graph", "rota-kernels"]),
     ("rota", &["rota-sched", "rota-sim", "rota-device", "rota-graph", "rota-ipc"]),
-    ("rota-bench", &["rota-ipc", "rota-device", "rota-sim"]),
+    ("rota-bench", &["rota-ipc", "rota-device", "rota-kernels", "rota-sim"]),
     ("rota-fuzz", &["rota-graph", "rota-ipc"]),
 ];
 

@@ -237,7 +237,7 @@ impl ModelToml {
 }
 
 /// The input files that the manifest beside the repository names for a model; inputs that it does not name are made.
-fn manifest_inputs(repository: &Path, model: &str) -> Result<Vec<(String, PathBuf)>, Failure> {
+pub fn manifest_inputs(repository: &Path, model: &str) -> Result<Vec<(String, PathBuf)>, Failure> {
     let folder = repository.parent().unwrap_or(Path::new("."));
     let file = folder.join("manifest.json");
     if !file.exists() {

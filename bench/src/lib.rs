@@ -9,6 +9,7 @@ pub mod cores;
 pub mod daemon;
 pub mod engine;
 pub mod folder;
+pub mod gpu;
 pub mod ipc;
 pub mod load;
 pub mod npy;

@@ -2,6 +2,7 @@
 
 mod daemon;
 mod engine;
+mod gpu;
 mod ipc;
 mod load;
 mod prefix;
@@ -30,6 +31,7 @@ enum Verb {
     Scheduler(scheduler::Arguments),
     Queries(queries::Arguments),
     Prefix(prefix::Arguments),
+    Gpu(gpu::Arguments),
     #[command(hide = true)]
     IpcServer(crate::ipc::server::Arguments),
 }
@@ -45,6 +47,7 @@ pub fn main() -> ExitCode {
         Verb::Scheduler(arguments) => scheduler::run(arguments),
         Verb::Queries(arguments) => queries::run(arguments),
         Verb::Prefix(arguments) => prefix::run(arguments),
+        Verb::Gpu(arguments) => gpu::run(arguments),
         Verb::Ipc(arguments) => ipc::run(&arguments),
         Verb::IpcServer(arguments) => crate::ipc::server::run(&arguments),
     };

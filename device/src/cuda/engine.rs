@@ -3,8 +3,9 @@
 use super::gpu::Gpu;
 use super::model::Model;
 use super::runner::CudaRunner;
+use super::workbench::Workbench;
 use super::{CudaError, Precision, driver};
-use crate::{CompileOptions, Engine, EngineKind, engine};
+use crate::{Arena, CompileOptions, Engine, EngineKind, engine};
 use rota_kernels::dtype::Math;
 use std::path::Path;
 use std::sync::Arc;
@@ -37,6 +38,11 @@ impl CudaEngine {
         }
     }
 
+    /// The GPU, for trying launches on it.
+    pub fn workbench(&self) -> Result<Workbench, CudaError> {
+        Workbench::new(self.gpu.session()?)
+    }
+
     /// (free, in all) bytes of the GPU's memory.
     pub fn memory(&self) -> Result<(u64, u64), CudaError> {
         Ok(self.gpu.session()?.context.memory()?)
@@ -62,12 +68,24 @@ impl Engine for CudaEngine {
         EngineKind::Cuda
     }
 
+    /// Registers it with the driver. A lost GPU does that when it is back, at the client's first batch.
+    fn adopt(&self, arena: &Arena) {
+        if let Ok(session) = self.gpu.session() {
+            session.register(arena);
+        }
+    }
+
     fn load(&self, file: &Path, options: &CompileOptions) -> Result<engine::Loaded, engine::LoadError> {
         let model = Model::read(file, options)?;
+        let (signature, memory_bytes) = (model.signature.clone(), model.graph.weight_bytes());
+        Ok(engine::Loaded { signature, memory_bytes, runner: Box::new(self.runner(model)) })
+    }
+}
+
+impl CudaEngine {
+    /// What runs the model.
+    pub(super) fn runner(&self, model: Model) -> CudaRunner {
         let settled = model.settled();
-        let Model { graph, signature } = model;
-        let memory_bytes = graph.weight_bytes();
-        let runner = CudaRunner::new(Arc::clone(&self.gpu), Arc::new(graph), self.precision, settled);
-        Ok(engine::Loaded { signature, memory_bytes, runner: Box::new(runner) })
+        CudaRunner::new(Arc::clone(&self.gpu), Arc::new(model.graph), self.precision, settled)
     }
 }

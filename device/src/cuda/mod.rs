@@ -10,10 +10,12 @@ mod engine;
 pub(crate) mod flight;
 mod gpu;
 pub mod lower;
+pub mod measure;
 mod model;
 mod plan;
 pub mod roofline;
 pub(crate) mod runner;
+pub mod workbench;
 
 pub use engine::CudaEngine;
 pub use model::Model;

@@ -6,7 +6,7 @@ use super::gpu::Session;
 use super::lower::Program;
 use super::lower::program::{Place, placed};
 use crate::{DType, Shape};
-use rota_kernels::Pointer;
+use rota_kernels::{Cost, Pointer};
 use std::sync::Arc;
 
 /// A program bound to a session; void when that is lost.
@@ -26,6 +26,9 @@ pub struct Plan {
     fetched: PinnedMemory,
     /// Where among them the flag is: [`Program::flag`].
     flag: Option<usize>,
+    /// What its kernels move and compute, in how many launches.
+    pub cost: Cost,
+    pub launches: usize,
 }
 
 /// An output of a plan.
@@ -70,7 +73,9 @@ impl Plan {
                 }
             });
         }
-        let graph = Graph::capture(&session.stream, || launch(session, program, &addresses));
+        // On a stream of its own: batches of other networks are given to the session's meanwhile.
+        let recorder = Stream::new(&session.context).map_err(|error| session.noted(error))?;
+        let graph = Graph::capture(&recorder, || launch(session, &recorder, program, &addresses));
         let graph = graph.map_err(|error| session.noted(error))?;
         let fetched = PinnedMemory::new(&session.context, program.output_bytes as usize);
         let fetched = fetched.map_err(|error| session.noted(error))?;
@@ -95,6 +100,8 @@ impl Plan {
             output_places,
             fetched,
             flag,
+            cost: program.cost(),
+            launches: program.steps.len(),
         })
     }
 
@@ -109,14 +116,16 @@ impl Plan {
 
     /// Runs the whole plan, by one call, and fetches its outputs; returns at once.
     pub fn launch(&self) -> Result<(), CudaError> {
-        let stream = &self.session.stream;
-        let (to, bytes) = (self.fetched.as_mut_ptr(), self.fetched.size());
-        let launched = self.graph.launch(stream).and_then(|()| match bytes {
+        self.run().and_then(|()| self.fetch()).map_err(|error| self.session.noted(error))
+    }
+
+    /// Fetches all outputs, and the flag, as the next work of the session's stream.
+    pub fn fetch(&self) -> Result<(), DriverError> {
+        match self.fetched.size() {
             0 => Ok(()),
             // SAFETY: both are `bytes` long and ours, and nobody looks at them before `wait`.
-            bytes => unsafe { stream.download(to, self.outputs.address(), bytes) },
-        });
-        launched.map_err(|error| self.session.noted(error))
+            bytes => unsafe { self.session.stream.download(self.fetched.as_mut_ptr(), self.outputs.address(), bytes) },
+        }
     }
 
     /// Runs the whole plan by one call, as the next work of the session's stream.
@@ -165,7 +174,7 @@ impl Plan {
 }
 
 /// Gives the stream all launches of a program, at these addresses of its buffers.
-fn launch(session: &Session, program: &Program, addresses: &[u64]) -> Result<(), DriverError> {
+fn launch(session: &Session, stream: &Stream, program: &Program, addresses: &[u64]) -> Result<(), DriverError> {
     for step in &program.steps {
         let mut launch = step.launch.clone();
         launch.relocate(|pointer| {
@@ -174,7 +183,7 @@ fn launch(session: &Session, program: &Program, addresses: &[u64]) -> Result<(),
         });
         let function = session.function(launch.kernel)?;
         // SAFETY: the catalogue made the parameters for this kernel, and every address among them is in a buffer that the plan keeps.
-        unsafe { session.stream.launch(function, launch.grid, launch.block, launch.shared_bytes, &launch.params)? };
+        unsafe { stream.launch(function, launch.grid, launch.block, launch.shared_bytes, &launch.params)? };
     }
     Ok(())
 }

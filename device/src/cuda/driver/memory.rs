@@ -67,6 +67,14 @@ impl PinnedMemory {
         Ok(PinnedMemory { address, bytes, context: Arc::clone(context) })
     }
 
+    /// A copy of `bytes`.
+    pub fn of(context: &Arc<Context>, bytes: &[u8]) -> Result<PinnedMemory, DriverError> {
+        let memory = PinnedMemory::new(context, bytes.len())?;
+        // SAFETY: as many bytes of our own, which nobody else knows yet.
+        unsafe { memory.address.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(memory)
+    }
+
     /// For the GPU to copy to.
     pub fn as_mut_ptr(&self) -> *mut u8 {
         self.address
