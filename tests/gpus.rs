@@ -132,6 +132,13 @@ fn serve_through_a_loss(gpus: u32) {
     let most = 2 * 4 * 3;
     assert!(failed <= most, "{failed} requests failed");
     assert_eq!(round(&mut client, &mut served, 20_000), 0, "the others go on\n{}", daemon.log());
+    let planned_for = |gpus: u32| {
+        move |status: &serde_json::Value| {
+            let plan = &status["plan"];
+            plan["cause"] == "devices" && plan["devices"].as_array().is_some_and(|list| list.len() == gpus as usize)
+        }
+    };
+    daemon.wait_until("a plan without the lost GPU", planned_for(gpus - 1));
     std::fs::remove_file(&faults).unwrap();
     for number in 500..700 {
         assert_eq!(round(&mut client, &mut served, number * 48), 0, "{}", daemon.log());
@@ -140,6 +147,7 @@ fn serve_through_a_loss(gpus: u32) {
         }
     }
     assert!(daemon.log().contains(" back "), "the GPU comes back\n{}", daemon.log());
+    daemon.wait_until("a plan with all GPUs", planned_for(gpus));
     assert_eq!(round(&mut client, &mut served, 50_000), 0, "{}", daemon.log());
     assert!(daemon.stop().success());
 }

@@ -150,7 +150,7 @@ impl Loader {
                 Job::Load { id, source } => Done::Loaded(self.load_source(id, &source)),
                 Job::Group { ready, ids } => Done::Grouped(self.group(&ready, ids)),
                 Job::Plan(asked) => {
-                    let planned = with_niceness(PLANNING, || planning::plan(&asked, self.devices.len()));
+                    let planned = with_niceness(PLANNING, || planning::plan(&asked));
                     Done::Planned(planned.expect("a planner that panics is caught, and makes no plan"))
                 }
             });

@@ -16,6 +16,8 @@ pub struct Asked {
     pub cause: Cause,
     pub sessions: Vec<SessionDemand>,
     pub queries: Vec<QueryDemand>,
+    /// The devices that are there: all but those that are lost, by their place in [`Model::profiles`].
+    pub devices: Vec<usize>,
 }
 
 /// Why a plan is made.
@@ -28,6 +30,8 @@ pub enum Cause {
     Unload,
     /// A session's rate is no longer the one that was planned for.
     Demand,
+    /// A device was lost, or is back.
+    Devices,
 }
 
 /// What one session asks for.
@@ -188,12 +192,12 @@ pub fn why_text(code: &str) -> &str {
     WHYS.iter().find(|(_, known, _)| *known == code).map_or(code, |(.., text)| text)
 }
 
-/// Plans for `devices` devices. A planner that fails, or even panics, leaves the daemon serving by what was promised before.
-pub fn plan(asked: &Asked, devices: usize) -> Planned {
+/// Plans. A planner that fails, or even panics, leaves the daemon serving by what was promised before.
+pub fn plan(asked: &Asked) -> Planned {
     let made = Instant::now();
     let splits = splits(&asked.queries);
     let sessions = divided(asked, &splits);
-    let demand = demand(&sessions, devices);
+    let demand = demand(&sessions, &asked.devices);
     let planned = catch_unwind(AssertUnwindSafe(|| rota_sched::plan::plan(&demand, Planner::Rota, STEPS)));
     let result = match planned {
         Ok(Ok(plan)) => Ok(plan),
@@ -206,7 +210,7 @@ pub fn plan(asked: &Asked, devices: usize) -> Planned {
         let same = asked.sessions.iter().find(|session| session.id == promise.session);
         promise.slo = same.map_or(promise.slo, |session| session.slo);
     }
-    let result = result.map(|plan| PlanReport::of(&plan, &sessions));
+    let result = result.map(|plan| PlanReport::of(&plan, &sessions, &asked.devices));
     Planned { cause: asked.cause, made, took: made.elapsed(), promises, splits, result }
 }
 
@@ -240,15 +244,15 @@ fn divided(asked: &Asked, splits: &[QuerySplit]) -> Vec<SessionDemand> {
 
 /// Devices on which every model takes the same time are of one kind. How much memory a device has is not known, and every device
 /// holds what it has a profile of.
-fn demand(sessions: &[SessionDemand], devices: usize) -> Demand {
+fn demand(sessions: &[SessionDemand], devices: &[usize]) -> Demand {
     let models: BTreeMap<ModelId, &Model> =
         sessions.iter().map(|session| (session.model.id, &*session.model)).collect();
     let on = |device: usize| -> Vec<Option<&Profile>> {
         models.values().map(|model| model.profiles.get(device).and_then(Option::as_ref)).collect()
     };
     let mut kinds: Vec<Vec<Option<&Profile>>> = Vec::new();
-    let mut fleet = Vec::with_capacity(devices);
-    for device in 0..devices {
+    let mut fleet = Vec::with_capacity(devices.len());
+    for &device in devices {
         let profiles = on(device);
         let kind = kinds.iter().position(|known| *known == profiles);
         fleet.push(kind.unwrap_or(kinds.len()));
@@ -299,7 +303,8 @@ fn promises(sessions: &[SessionDemand], plan: &Plan) -> Vec<Promise> {
 }
 
 impl PlanReport {
-    fn of(plan: &Plan, sessions: &[SessionDemand]) -> PlanReport {
+    /// `devices`: which the plan's are.
+    fn of(plan: &Plan, sessions: &[SessionDemand], devices: &[usize]) -> PlanReport {
         let name = |session: usize| SessionName::of(&sessions[session]);
         let share = |share: &rota_sched::plan::Share| ShareReport {
             session: name(share.session),
@@ -319,7 +324,7 @@ impl PlanReport {
             exec_ms: millis(slot.execution),
             sessions: slot.shares.iter().map(share).collect(),
         };
-        let device = |(device, timetable): (usize, &rota_sched::plan::Timetable)| TimetableReport {
+        let device = |(&device, timetable): (&usize, &rota_sched::plan::Timetable)| TimetableReport {
             device,
             period_ms: millis(timetable.period),
             phase_ms: millis(timetable.phase),
@@ -331,7 +336,7 @@ impl PlanReport {
             why: why_code(unplaced.why),
         };
         PlanReport {
-            devices: plan.devices.iter().enumerate().map(device).collect(),
+            devices: devices.iter().zip(&plan.devices).map(device).collect(),
             unplaced: plan.unplaced.iter().map(unplaced).collect(),
         }
     }
@@ -377,7 +382,15 @@ mod tests {
     }
 
     fn planned(sessions: Vec<SessionDemand>, devices: usize) -> Planned {
-        plan(&Asked { cause: Cause::Demand, sessions, queries: Vec::new() }, devices)
+        plan(&Asked { cause: Cause::Demand, sessions, queries: Vec::new(), devices: (0..devices).collect() })
+    }
+
+    #[test]
+    fn a_lost_device_is_not_planned_for_and_the_others_keep_their_numbers() {
+        let sessions = vec![session(0, 100, 20.0, 1.0, &[true; 3])];
+        let asked = Asked { cause: Cause::Devices, sessions, queries: Vec::new(), devices: vec![0, 2] };
+        let report = plan(&asked).result.unwrap();
+        assert_eq!(report.devices.iter().map(|device| device.device).collect::<Vec<_>>(), [0, 2]);
     }
 
     #[test]
@@ -422,9 +435,9 @@ mod tests {
             |rate| QueryDemand { bound: Arc::clone(&bound), sessions: sessions.clone(), rate, gammas: vec![1.0, 3.0] };
         let asked = |rate| {
             let sessions = [&plain, &stages[0], &stages[1]].map(Clone::clone).to_vec();
-            Asked { cause: Cause::Demand, sessions, queries: vec![demand(rate)] }
+            Asked { cause: Cause::Demand, sessions, queries: vec![demand(rate)], devices: (0..8).collect() }
         };
-        let planned = plan(&asked(50.0), 8);
+        let planned = plan(&asked(50.0));
         let split = &planned.splits[0].split;
         assert_eq!(split.rates, [50.0, 150.0]);
         let all = split.shares[0] + split.shares[1];
@@ -434,7 +447,7 @@ mod tests {
         let promised: Vec<_> = planned.promises.iter().map(|p| (p.session.0, p.slo, p.rate.round())).collect();
         let expected = [(0, ms(100), 10.0), (1, ms(40), 50.0), (2, ms(60), 150.0)];
         assert_eq!(promised, expected, "by the SLO by which the poller knows them");
-        let idle = plan(&asked(0.0), 8);
+        let idle = plan(&asked(0.0));
         assert!(idle.splits.is_empty(), "what is asked nothing stays as it is");
         assert_eq!(idle.promises[2].rate.round(), 20.0);
     }

@@ -367,6 +367,7 @@ impl Plan {
             "load" => "when a model was loaded",
             "unload" => "when a model was unloaded",
             "demand" => "because demand changed",
+            "devices" => "because a device was lost or came back",
             other => other,
         };
         format!("plan, made {} ago {why}", uptime(self.age_s))

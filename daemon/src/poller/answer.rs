@@ -4,6 +4,7 @@ use super::Poller;
 use super::admission::Refusal;
 use crate::clock::nanos;
 use crate::model::{Model, wire_dtype};
+use crate::planning::Cause;
 use rota_device::{Batch, Early, Outcome, Span, Written};
 use rota_ipc::server::Record;
 use rota_ipc::wire::{Completion, OutputRecord, RANK_MAX, Reason, Status, Submission};
@@ -41,11 +42,12 @@ impl Poller {
         }
         state.lost = lost;
         let id = DeviceId(device as u32);
-        self.dispatcher.handle(if lost { Event::Lost(id) } else { Event::Back(id) }, self.clock.now());
         match lost {
             true => tracing::error!(device, description = %state.device.describe(), "lost; the others go on"),
             false => tracing::warn!(device, description = %state.device.describe(), "back"),
         }
+        self.dispatcher.handle(if lost { Event::Lost(id) } else { Event::Back(id) }, self.clock.now());
+        self.ask_for_plan(Cause::Devices);
         true
     }
 

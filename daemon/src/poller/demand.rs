@@ -204,7 +204,9 @@ impl Poller {
         self.watch.planning = true;
         let sessions = std::mem::take(&mut self.watch.demand);
         let queries = std::mem::take(&mut self.watch.queries);
-        (self.notices)(Notice::Demand(Asked { cause, sessions, queries }));
+        let there = self.devices.iter().enumerate().filter(|(_, state)| !state.lost);
+        let devices = there.map(|(device, _)| device).collect();
+        (self.notices)(Notice::Demand(Asked { cause, sessions, queries, devices }));
     }
 
     /// Takes over what a plan gives the sessions. Whoever has left meanwhile, or asks for nothing, is not touched.
