@@ -17,6 +17,8 @@ mod cache;
 /// The driver compiles PTX for what has no machine code of its own in the image. The older one serves Turing; the newer has the
 /// tensor-core instructions that came with Ampere.
 const PTX: [&str; 2] = ["75", "80"];
+/// Compressed, the image is about a third as large; the driver unpacks what it loads.
+const FAT_FLAGS: [&str; 2] = ["-64", "-compress-all"];
 /// Where `make cuda` puts NVIDIA's compiler.
 const FETCHED: &str = "../third_party/cuda";
 const ARCHITECTURES_DEFAULT: &str = "80,90a";
@@ -108,7 +110,7 @@ struct Job {
 fn compile(root: &Path, home: &Path) -> Result<(PathBuf, String), String> {
     let sources = cache::files(root, "cu").map_err(|error| error.to_string())?;
     let folder = cache::folder("kernels-cuda").map_err(|error| format!("the cache folder: {error}"))?;
-    let common = common_hash(root, home).map_err(|error| format!("reading the kernels: {error}"))?;
+    let common = common_hash(home).map_err(|error| format!("nvcc: {error}"))?;
     let targets = Target::all();
     let jobs = targets
         .iter()
@@ -117,6 +119,9 @@ fn compile(root: &Path, home: &Path) -> Result<(PathBuf, String), String> {
     let groups: Vec<(&Target, &[PathBuf])> = targets.iter().zip(objects.chunks(sources.len())).collect();
 
     let mut hash = common.clone();
+    for flag in FAT_FLAGS {
+        hash.add(flag.as_bytes());
+    }
     for object in &objects {
         hash.add(object.as_os_str().as_encoded_bytes());
     }
@@ -153,8 +158,10 @@ fn all(jobs: Vec<Job>, work: impl Fn(&Job) -> Result<PathBuf, String> + Sync) ->
 
 /// PTX or a cubin of one source, with what was said about it in a log beside it.
 fn object(root: &Path, home: &Path, folder: &Path, common: &cache::Hash, job: &Job) -> Result<PathBuf, String> {
+    let inputs = [headers(root).map_err(|error| error.to_string())?, vec![job.source.clone()]].concat();
+    let before = cache::content(&inputs).map_err(|error| error.to_string())?;
     let mut hash = common.clone();
-    hash.add(&fs::read(&job.source).map_err(|error| format!("{}: {error}", job.source.display()))?);
+    hash.add(before.hex().as_bytes());
     let (target, kind) = (job.target.name(), job.target.extension());
     hash.add(target.as_bytes());
     let stem = job.source.file_stem().expect("a source has a name").to_string_lossy();
@@ -165,6 +172,9 @@ fn object(root: &Path, home: &Path, folder: &Path, common: &cache::Hash, job: &J
         command.arg(format!("-{kind}")).args(FLAGS).arg(format!("-arch={target}"));
         command.arg("-I").arg(root).arg(&job.source).arg("-o").arg(part);
         let said = run(command)?;
+        if cache::content(&inputs).map_err(|error| error.to_string())? != before {
+            return Err(format!("{}: {}", job.source.display(), cache::CHANGED));
+        }
         fs::write(path.with_extension("log"), format!("compiled {stem} {target}\n{said}")).map_err(broken)
     };
     cache::once(&path, compile, broken)?;
@@ -175,7 +185,7 @@ fn object(root: &Path, home: &Path, folder: &Path, common: &cache::Hash, job: &J
 fn link(home: &Path, image: &Path, groups: &[(&Target, &[PathBuf])]) -> Result<String, String> {
     let mut said = String::new();
     let mut fat = Command::new(home.join("bin/fatbinary"));
-    fat.arg("-64").arg(format!("--create={}", image.display()));
+    fat.args(FAT_FLAGS).arg(format!("--create={}", image.display()));
     let mut scratch = Vec::new();
     for (target, objects) in groups {
         let joined = image.with_extension(format!("{}.{}", target.name(), target.extension()));
@@ -225,14 +235,13 @@ fn join_ptx(paths: &[PathBuf]) -> Result<String, String> {
     Ok(joined)
 }
 
-/// What every object depends on besides its source and its architecture.
-fn common_hash(root: &Path, home: &Path) -> io::Result<cache::Hash> {
+fn headers(root: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok([cache::files(root, "cuh")?, cache::files(root, "h")?].concat())
+}
+
+/// What every object depends on besides sources and architecture.
+fn common_hash(home: &Path) -> io::Result<cache::Hash> {
     let mut hash = cache::Hash::new();
-    for extension in ["cuh", "h"] {
-        for header in cache::files(root, extension)? {
-            hash.add(&fs::read(header)?);
-        }
-    }
     for flag in FLAGS {
         hash.add(flag.as_bytes());
     }

@@ -13,8 +13,6 @@
 
 constexpr unsigned THREADS = 128, EACH = 4;
 
-// --- reading and writing elements of any type -------------------------------------------------------------------------------
-
 template <class V, class T>
 __device__ __forceinline__ V value_of(T x) { return static_cast<V>(x); }
 template <> __device__ __forceinline__ float value_of<float, f16>(f16 x) { return to_float(x); }
@@ -120,8 +118,6 @@ __device__ __forceinline__ void write_output(const ElementwiseParams& p, const P
     }
   });
 }
-
-// --- the steps --------------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ float quotient(float x, float y) { return x / y; }
 __device__ __forceinline__ int64_t quotient(int64_t x, int64_t y) { return y == 0 ? 0 : (y == -1 ? -x : x / y); }

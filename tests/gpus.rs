@@ -155,6 +155,40 @@ fn eight_gpus_serve_through_the_loss_of_one() {
 }
 
 #[test]
+fn models_are_loaded_while_others_serve() {
+    let folder = Folder::new("late");
+    let file = folder.write("repository/m0/1/model.onnx", model(100, 3));
+    folder.write("repository/m0/model.toml", "max_batch = 4\n");
+    let library = driver_library();
+    let environment: [(&str, &Path); 1] = [(driver::LIBRARY_VARIABLE, &library)];
+    let config = "repository = \"repository\"\nprefix = false\n[[device]]\nkind = \"cuda\"\n";
+    let mut daemon = Daemon::start_in(&folder, &folder.path().join("rota.sock"), config, &environment);
+    daemon.wait_until("the first model is loaded", |status| status["loading"] == false);
+    for head in 1..4u64 {
+        folder.write(&format!("repository/m{head}/1/model.onnx"), model(100 + head, 3 + head as usize));
+        folder.write(&format!("repository/m{head}/model.toml"), "max_batch = 4\n");
+    }
+    let mut client = daemon.client_with(ClientOptions { slots: 256, ..ClientOptions::default() });
+    let mut served = vec![Served::open(&mut client, "m0", &file)];
+    std::thread::scope(|scope| {
+        let loading = scope.spawn(|| {
+            for head in 1..4 {
+                let run = daemon.rota(&["load", &format!("m{head}")]);
+                assert!(run.status.success(), "{}", stderr(&run));
+            }
+        });
+        let mut number = 0;
+        while !loading.is_finished() || number < 480 {
+            let asked: Vec<Asked> = (number..number + 48).map(|number| ask(&mut client, &served, number)).collect();
+            assert!(asked.into_iter().all(|asked| take(&mut client, &mut served, asked)), "every answer is right");
+            number += 48;
+        }
+        loading.join().unwrap();
+    });
+    assert!(daemon.stop().success());
+}
+
+#[test]
 fn one_off_inference_on_a_gpu_gives_the_expected_digit() {
     let folder = Folder::new("infer");
     let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny");

@@ -11,7 +11,7 @@ use asked::{assert_refused, call, filled, serve};
 use rota_ipc::client::Error;
 use rota_ipc::control::{ErrorCode, QueryDeclaration, StageDeclaration};
 use rota_ipc::wire::{Reason, Status};
-use support::{Daemon, Folder, emulated, emulated_device};
+use support::{Daemon, Folder, emulated, emulated_device, stdout};
 
 fn declared(name: &str, stages: Vec<StageDeclaration>) -> QueryDeclaration {
     QueryDeclaration { name: name.into(), slo_ms: 5000.0, weight: None, stage: stages }
@@ -88,6 +88,8 @@ fn unloading_a_model_ends_the_runs_of_its_queries_and_loading_it_brings_them_bac
     let error = client.query("odd").unwrap_err().to_string();
     assert!(error.contains("query \"odd\": stage \"a\": there is no model \"gone\"; there are: "), "{error}");
     assert!(daemon.log().contains("a query can't be served"), "{}", daemon.log());
+    let text = stdout(&daemon.rota(&["status"]));
+    assert!(text.contains("query \"odd\": stage \"a\": there is no model \"gone\""), "{text}");
     let mixed = client.open_query("mixed").unwrap();
     let run = client.begin(&mixed).unwrap();
     assert!(call(&mut client, run, "a").is_answered());

@@ -5,6 +5,11 @@ use memmap2::MmapRaw;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// Memory that a client and its batches share.
+pub type Arena = Arc<MmapRaw>;
+/// The same for whoever must not keep it.
+pub type WeakArena = std::sync::Weak<MmapRaw>;
+
 /// Chosen by whoever makes the batch; unique among a device's outstanding batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BatchId(pub u64);
@@ -36,7 +41,7 @@ pub struct Request {
     /// Its elements of the batch axis.
     pub items: u32,
     /// The memory that its spans lie in. Another process may write there at any time: the bytes are only ever copied.
-    pub arena: Arc<MmapRaw>,
+    pub arena: Arena,
     pub outcome: Outcome,
 }
 

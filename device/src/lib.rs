@@ -22,7 +22,7 @@ mod strided;
 pub mod tensor;
 mod view;
 
-pub use batch::{Batch, BatchId, Early, Outcome, Request, ShapeClass, Span, Written};
+pub use batch::{Arena, Batch, BatchId, Early, Outcome, Request, ShapeClass, Span, WeakArena, Written};
 pub use cpu::{CpuDevice, CpuOptions};
 pub use emulated::{EmulatedDevice, EmulatedNetwork, EmulatedOptions, Pace, Timing};
 pub use engine::{CompileOptions, Engine, EngineChoice, EngineKind};

@@ -163,6 +163,21 @@ fn tensor_cores_answer_within_their_precision() {
     }
 }
 
+#[test]
+fn real_models_in_fp16_answer_within_a_hundredth() {
+    let file = models().join("fetched/repository/text-orientation/1/model.onnx");
+    if !file.exists() {
+        eprintln!("skipped text-orientation: `make models` fetches it");
+        return;
+    }
+    let options = CompileOptions { threads: 1, ..CompileOptions::default() };
+    let signature = reference().compile(&file, &options).unwrap().signature().clone();
+    let hints = Hints { sizes: [("x.2".to_owned(), 48), ("x.3".to_owned(), 64)].into(), ..Hints::default() };
+    for precision in [Precision::Tf32, Precision::Fp16] {
+        compare_in(precision, 1e-2, &file, &[1, 3].map(|items| inputs(&signature, items, &hints, 7)));
+    }
+}
+
 /// The demo's models and the small ones, with sizes for those that leave them open.
 fn all_models() -> Vec<(PathBuf, Hints)> {
     let sizes = |sizes: &[(&str, u32)]| Hints {
@@ -260,7 +275,7 @@ fn unloading_gives_the_memory_back() {
     assert_eq!(run(), run());
 }
 
-/// Takes minutes: `make test-full`.
+/// Takes a minute or two: `make test-full`.
 #[test]
 #[ignore = "whole pictures on a GPU that is none"]
 fn every_demo_model_in_full_equals_the_reference() {
@@ -272,6 +287,13 @@ fn every_demo_model_in_full_equals_the_reference() {
             compare(&file, &Hints { ranges, ..hints.clone() }, &[items]);
             println!("{}, {items} items: {:.1} s", file.display(), begin.elapsed().as_secs_f64());
         }
+    }
+    let file = models().join("fetched/repository/text-detection/1/model.onnx");
+    let page = models().join("fetched/inputs/text-detection/page.npy");
+    if file.exists() && page.exists() {
+        let begin = std::time::Instant::now();
+        compare_on(&file, &[vec![npy::read(&page).unwrap()]]);
+        println!("{}, a page: {:.1} s", file.display(), begin.elapsed().as_secs_f64());
     }
 }
 

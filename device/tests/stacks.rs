@@ -7,8 +7,10 @@ use rota_device::engine::{CompileOptions, Engine};
 use rota_device::sample::Hints;
 use rota_device::{HostTensor, Network};
 use rota_graph::examples::{self, Sketch, noise};
-use rota_graph::{Bytes, Graph, Limits, Stack, alike, stack};
-use std::path::PathBuf;
+use rota_graph::{Bytes, Graph, Index, Limits, Member, Outline, Stack, Worth, alike, split, stack};
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 struct Folder(PathBuf);
 
@@ -45,7 +47,7 @@ fn columns(found: &HostTensor, member: usize, stack: &Stack, output: usize, own:
     HostTensor::from_elements(own.shape.dims(), &values).expect("as many rows as the member's own")
 }
 
-/// The largest difference, as a part of the range of what is expected.
+/// Whether the stack's answers are within `tolerance` of what each member gives alone, as a part of the output's range.
 #[track_caller]
 fn check(folder: &Folder, engine: &dyn Engine, files: &[Vec<u8>], items: u32, tolerance: f64, what: &str) {
     let graphs: Vec<Graph> = files.iter().map(|file| read(file)).collect();
@@ -81,6 +83,45 @@ fn a_stack_of_random_suffixes_gives_what_each_gives_alone() {
             assert!(sets.iter().all(|set| set.len() >= 2), "{what}: {sets:?}");
             check(&folder, &*engine, &files, 1 + seed as u32 % 3, TOLERANCE, &what);
         }
+    }
+}
+
+/// The last parts of models with one trunk.
+fn own_parts(files: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let graphs: Vec<Graph> = files.iter().map(|file| read(file)).collect();
+    let mut index = Index::new(Worth::default());
+    graphs.iter().zip(0..).for_each(|(graph, number)| index.add(Member(number), Outline::of(graph)));
+    let groups = index.groups();
+    assert_eq!(groups[0].members.len(), files.len());
+    let own = |(graph, number): (&Graph, u32)| {
+        let outline = index.outline(Member(number)).unwrap();
+        split(graph, outline, &BTreeMap::new(), &[&groups[0].cut]).unwrap().remove(1).model.to_vec()
+    };
+    graphs.iter().zip(0..).map(own).collect()
+}
+
+/// The heads that `models/heads.py` puts on the fetched trunk: nine dense layers with a softmax, of 2 to 10 classes.
+#[test]
+fn the_nine_trained_heads_are_one_stack_and_the_trunks_own_of_a_thousand_classes_is_not_in_it() {
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/fetched");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(fetched.join("heads"))
+        .map(|entries| entries.flatten().map(|entry| entry.path().join("1/model.onnx")).collect())
+        .unwrap_or_default();
+    files.sort();
+    files.push(fetched.join("repository/photo/1/model.onnx"));
+    if files.len() < 2 || files.iter().any(|file| !file.exists()) {
+        // Past the test harness, which keeps what a passing test prints to itself.
+        let _ = writeln!(std::io::stderr(), "skipped the trained heads: run models/fetch.py and models/heads.py");
+        return;
+    }
+    let files: Vec<Vec<u8>> = files.iter().map(|file| std::fs::read(file).unwrap()).collect();
+    let mut heads = own_parts(&files);
+    let graphs: Vec<Graph> = heads.iter().map(|head| read(head)).collect();
+    assert_eq!(alike(&graphs.iter().collect::<Vec<_>>()), [(0..9).collect::<Vec<_>>()]);
+    heads.truncate(9);
+    let folder = Folder::new("trained");
+    for engine in engines() {
+        check(&folder, &*engine, &heads, 4, TOLERANCE, &engine.describe());
     }
 }
 

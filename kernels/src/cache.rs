@@ -49,8 +49,23 @@ pub fn files(place: &Path, extension: &str) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// The hash of these files' contents and names.
+pub fn content(paths: &[PathBuf]) -> io::Result<Hash> {
+    let mut hash = Hash::new();
+    for path in paths {
+        hash.add(path.file_name().unwrap_or_default().as_encoded_bytes());
+        hash.add(
+            &fs::read(path).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?,
+        );
+    }
+    Ok(hash)
+}
+
+/// What to say of a source that was edited under the compiler: what it made must not be kept under the hash of what was read before.
+pub const CHANGED: &str = "changed while it was compiled; build again";
+
 /// 128 bits of FNV-1a: names of files in a cache of our own, no defence against anybody.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Hash(u128);
 
 impl Hash {

@@ -76,11 +76,11 @@ pub struct Conv {
     pub dilations: [u32; 2],
     /// Above and to the left; below and to the right follows from the output's size.
     pub pads: [i32; 2],
-    /// [images, channels, height, width]
+    /// `[images, channels, height, width]`
     pub x: Pointer,
-    /// [filters, channels / groups, height, width] of kernels; transposed: [channels, filters / groups, …].
+    /// `[filters, channels / groups, height, width]` of kernels; transposed: `[channels, filters / groups, …]`.
     pub w: Pointer,
-    /// [images, filters, height, width]
+    /// `[images, filters, height, width]`
     pub y: Pointer,
     /// What happens to each sum; the bias is per filter, whatever its strides say.
     pub epilogue: Epilogue,

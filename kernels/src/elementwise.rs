@@ -234,7 +234,7 @@ pub enum Domain {
     I64,
 }
 
-/// output[i] = expression of inputs broadcast to the output's shape. The output may be one of the inputs that lies like it.
+/// `output[i]` = expression of inputs broadcast to the output's shape. The output may be one of the inputs that lies like it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Elementwise {
     /// In what it is evaluated.

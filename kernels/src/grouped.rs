@@ -64,7 +64,7 @@ impl Grouped {
 }
 
 impl Gemm {
-    /// This product as an entry of a grouped launch's table. Its addresses have to be real ones; its batches have to be [1, 1].
+    /// This product as an entry of a grouped launch's table. Its addresses have to be real ones; its batches have to be `[1, 1]`.
     pub fn problem(&self) -> Result<GroupedProblem, Unfit> {
         if self.batches != [1, 1] || self.c.column != 1 {
             let what = format!("a product of {:?} batches, or one whose output has gaps between columns", self.batches);

@@ -48,6 +48,12 @@ pub enum BuildError {
         /// Why.
         error: io::Error,
     },
+    /// A source was edited meanwhile.
+    #[error("{path}: {}", cache::CHANGED)]
+    Changed {
+        /// Which.
+        path: PathBuf,
+    },
     /// There is no compiler to start.
     #[error("{compiler} can't be started: {error}; install g++ or set CXX")]
     NoCompiler {
@@ -105,8 +111,7 @@ fn build(name: &str, sources: &[PathBuf], flags: &[String], kernel_flags: &[Stri
     cached(folder.join(name), |part| {
         let mut command = Command::new(&compiler);
         command.args(["-shared", "-pthread", &format!("-Wl,-soname,{name}"), "-Wl,-z,defs", "-o"]).arg(part);
-        command.args(&objects).args(flags).arg("-ldl");
-        command
+        run(command.args(&objects).args(flags).arg("-ldl"))
     })
 }
 
@@ -122,14 +127,30 @@ fn object(
     for flag in kernel_flags {
         hash.add(flag.as_bytes());
     }
-    hash.add(&read(source)?);
-    hash.add(source.file_name().unwrap_or_default().as_encoded_bytes());
-    cached(cache_folder()?.join(format!("{}.o", hash.hex())), |part| {
+    let inputs = [headers()?, vec![source.to_path_buf()]].concat();
+    let before = content(&inputs)?;
+    hash.add(before.hex().as_bytes());
+    let path = cache_folder()?.join(format!("{}.o", hash.hex()));
+    let compile = |part: &Path| {
         let mut command = Command::new(compiler);
         command.args(COMPILE_FLAGS).arg("-I").arg(folder()).args(flags).args(kernel_flags);
-        command.args(["-x", "c++", "-c"]).arg(source).arg("-o").arg(part);
-        command
-    })
+        run(command.args(["-x", "c++", "-c"]).arg(source).arg("-o").arg(part))?;
+        if content(&inputs)? == before { Ok(()) } else { Err(BuildError::Changed { path: source.to_path_buf() }) }
+    };
+    cached(path, compile)
+}
+
+fn headers() -> Result<Vec<PathBuf>, BuildError> {
+    let places = [("", "cuh"), ("", "h"), ("host", "h"), ("host/driver", "h")];
+    Ok(places
+        .iter()
+        .map(|(place, extension)| files(&folder().join(place), extension))
+        .collect::<Result<Vec<_>, _>>()?
+        .concat())
+}
+
+fn content(paths: &[PathBuf]) -> Result<Hash, BuildError> {
+    cache::content(paths).map_err(|error| BuildError::File { path: folder().to_path_buf(), error })
 }
 
 /// -march=native: the emulation is several times faster with vectors, and what is built stays on this machine.
@@ -149,20 +170,20 @@ const COMPILE_FLAGS: &[&str] = &[
     "-Wno-unknown-pragmas",
 ];
 
-/// Runs `command` for `path` unless it is there.
-fn cached(path: PathBuf, command: impl FnOnce(&Path) -> Command) -> Result<PathBuf, BuildError> {
-    let make = |part: &Path| {
-        let mut command = command(part);
-        let compiler = command.get_program().to_string_lossy().into_owned();
-        let output = command.output().map_err(|error| BuildError::NoCompiler { compiler, error })?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let output = String::from_utf8_lossy(&output.stderr).into_owned();
-        Err(BuildError::Refused { command: format!("{command:?}"), output })
-    };
+/// Has `make` make the file at `path` unless it is there.
+fn cached(path: PathBuf, make: impl FnOnce(&Path) -> Result<(), BuildError>) -> Result<PathBuf, BuildError> {
     cache::once(&path, make, |error| BuildError::File { path: path.clone(), error })?;
     Ok(path)
+}
+
+fn run(command: &mut Command) -> Result<(), BuildError> {
+    let compiler = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|error| BuildError::NoCompiler { compiler, error })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let output = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(BuildError::Refused { command: format!("{command:?}"), output })
 }
 
 /// What every object depends on besides its source.
@@ -181,20 +202,11 @@ fn common_hash(compiler: &str, flags: &[String]) -> Result<Hash, BuildError> {
     for flag in flags {
         hash.add(flag.as_bytes());
     }
-    for (place, extension) in [("", "cuh"), ("", "h"), ("host", "h"), ("host/driver", "h")] {
-        for header in files(&folder().join(place), extension)? {
-            hash.add(&read(&header)?);
-        }
-    }
     Ok(hash)
 }
 
 fn files(place: &Path, extension: &str) -> Result<Vec<PathBuf>, BuildError> {
     cache::files(place, extension).map_err(|error| BuildError::File { path: place.to_path_buf(), error })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, BuildError> {
-    fs::read(path).map_err(|error| BuildError::File { path: path.to_path_buf(), error })
 }
 
 fn cache_folder() -> Result<PathBuf, BuildError> {

@@ -145,3 +145,68 @@ pub(crate) fn spread(work: u32, threads: u32) -> [u32; 3] {
     const THREADS_MAX: u32 = 132 * 2048 * 8;
     [work.div_ceil(threads).clamp(1, THREADS_MAX / threads), 1, 1]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Conv, Epilogue, Math, Softmax};
+
+    #[test]
+    fn relocation_moves_every_address_but_absent_ones() {
+        let conv = Conv {
+            math: Math::F32,
+            images: 2,
+            channels: 3,
+            input: [5, 5],
+            filters: 4,
+            output: [5, 5],
+            groups: 1,
+            kernel: [3, 3],
+            strides: [1, 1],
+            dilations: [1, 1],
+            pads: [1, 1],
+            x: Pointer(16),
+            w: Pointer(32),
+            y: Pointer(48),
+            epilogue: Epilogue { residual: Pointer(64), ..Epilogue::default() },
+        };
+        let mut launch = conv.launch().unwrap();
+        launch.relocate(|Pointer(place)| Pointer(place + 0x7000_0000_0000));
+        let moved = [16, 32, 48, 0, 64].map(|place| Pointer(if place == 0 { 0 } else { place + 0x7000_0000_0000 }));
+        assert_eq!(launch.pointers().collect::<Vec<_>>(), moved);
+        // 2 x 3 x 25 inputs, 4 x 27 weights and as many residuals as outputs; a product and a sum per tap, a sum per residual.
+        let outputs = 2 * 4 * 25;
+        let expected =
+            Cost { bytes_read: 4 * (150 + 108 + outputs), bytes_written: 4 * outputs, flops: outputs * (2 * 27 + 1) };
+        assert_eq!(launch.cost, expected);
+    }
+
+    #[test]
+    fn the_roofline_is_the_longer_of_bytes_and_flops() {
+        let cost = Cost { bytes_read: 3_000, bytes_written: 1_000, flops: 10_000 };
+        assert_eq!(cost.roofline(1e9, 1e9), Duration::from_micros(10));
+        assert_eq!(cost.roofline(1e8, 1e9), Duration::from_micros(40));
+    }
+
+    #[test]
+    fn a_grid_has_a_thread_for_each_item_until_the_gpu_is_full() {
+        assert_eq!(spread(0, 128), [1, 1, 1]);
+        assert_eq!(spread(129, 128), [2, 1, 1]);
+        assert!(spread(u32::MAX, 256)[0] < 100_000);
+    }
+
+    #[test]
+    fn more_rows_than_a_kernel_counts_are_refused_with_the_figures() {
+        let softmax = Softmax {
+            dtype: crate::Float::F32,
+            outer: 1 << 20,
+            columns: 2,
+            inner: 1 << 12,
+            log: false,
+            x: Pointer(16),
+            y: Pointer(16),
+        };
+        let expected = "softmax: number of rows is 4294967296, at most 2147483647 is possible";
+        assert_eq!(softmax.launch().unwrap_err().to_string(), expected);
+    }
+}

@@ -34,7 +34,7 @@ pub(crate) static PAD: [Kernel; 4] =
 /// Bytes that one thread moves at most.
 const UNIT_MAX: u64 = 16;
 
-/// y[Σ index · y_stride] = x[Σ index · x_stride] for all indices below `dims`.
+/// `y[Σ index · y_stride]` = `x[Σ index · x_stride]` for all indices below `dims`.
 ///
 /// Slices, expansions, permutations, and each input of a concatenation. Strides are in elements and may be negative; `x` and `y` are where
 /// index 0 is.
@@ -210,13 +210,13 @@ pub(crate) fn join(dims: &[u32], strides: &[&[i64]]) -> (Vec<u32>, Vec<Vec<i64>>
 /// Which index an element of a gather takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Picks {
-    /// indices[j] for all o and i: whole rows.
+    /// `indices[j]` for all o and i: whole rows.
     Rows,
-    /// indices[o, j, i]: an index of its own for each element.
+    /// `indices[o, j, i]`: an index of its own for each element.
     Elements,
 }
 
-/// y[o, j, i] = x[o, index, i]. An index out of range is clamped, and the word of its item among `flags` set to 1.
+/// `y[o, j, i] = x[o, index, i]`. An index out of range is clamped, and the word of its item among `flags` set to 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gather {
     /// Size of an element: 1, 2, 4 or 8.
@@ -233,11 +233,11 @@ pub struct Gather {
     pub picks: Picks,
     /// [`Type::I32`] or [`Type::I64`]. Negative ones count from the end.
     pub index_type: Type,
-    /// x [outer, axis, inner].
+    /// x `[outer, axis, inner]`.
     pub x: Pointer,
-    /// [count], or [outer, count, inner].
+    /// `[count]`, or `[outer, count, inner]`.
     pub indices: Pointer,
-    /// y [outer, count, inner].
+    /// y `[outer, count, inner]`.
     pub y: Pointer,
     /// A u32 per item, or [`Pointer::NONE`]: for indices that are the model's own.
     pub flags: Pointer,

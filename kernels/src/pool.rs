@@ -40,7 +40,7 @@ pub enum Window {
     AverageWithPadding([u32; 2]),
 }
 
-/// y[plane, oy, ox] from a window of x. Of one dimension: heights of 1.
+/// `y[plane, oy, ox]` from a window of x. Of one dimension: heights of 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pool {
     /// Element type of both tensors.
@@ -141,7 +141,7 @@ pub enum Reduction {
     ArgMin = 11,
 }
 
-/// y[o, i] = reduction of x[o, :, i].
+/// `y[o, i]` = reduction of `x[o, :, i]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Reduce {
     /// F32, F16, I32 or I64: of the input, and of the output unless that is a place.

@@ -15,21 +15,21 @@ pub(crate) static RNN: Kernel = Kernel::new::<RecurrentParams>("rota_rnn", BLOCK
 pub enum Cell {
     /// Gates i, o, f, c.
     Lstm {
-        /// [batch, hidden], or [`Pointer::NONE`] for zeros.
+        /// `[batch, hidden]`, or [`Pointer::NONE`] for zeros.
         cell_in: Pointer,
-        /// [batch, hidden]
+        /// `[batch, hidden]`
         cell_out: Pointer,
-        /// [3 * hidden] for i, o and f, or [`Pointer::NONE`].
+        /// `[3 * hidden]` for i, o and f, or [`Pointer::NONE`].
         peepholes: Pointer,
     },
     /// Gates z, r, h; ONNX's linear_before_reset = 1.
     GruLinearBeforeReset {
-        /// The recurrent bias of h, [hidden], or [`Pointer::NONE`]. Those of z and r are part of `gates`.
+        /// The recurrent bias of h, `[hidden]`, or [`Pointer::NONE`]. Those of z and r are part of `gates`.
         bias: Pointer,
     },
     /// Gates z, r, h; ONNX's linear_before_reset = 0: two launches.
     Gru {
-        /// [batch, hidden] each, for the update gate and for what the reset gate left of the state.
+        /// `[batch, hidden]` each, for the update gate and for what the reset gate left of the state.
         scratch: [Pointer; 2],
     },
     /// One gate, tanh.
@@ -58,19 +58,19 @@ pub struct RecurrentStep {
     pub hidden: u32,
     /// Number of this step, for `lengths`.
     pub step: u32,
-    /// [batch, gates * hidden]
+    /// `[batch, gates * hidden]`
     pub gates: Pointer,
     /// Elements between two items of `gates`.
     pub gates_row: u32,
-    /// [gates * hidden, hidden]
+    /// `[gates * hidden, hidden]`
     pub weights: Pointer,
-    /// [batch, hidden], or [`Pointer::NONE`] for zeros.
+    /// `[batch, hidden]`, or [`Pointer::NONE`] for zeros.
     pub hidden_in: Pointer,
-    /// [batch, hidden]; not `hidden_in`, which all units still read.
+    /// `[batch, hidden]`; not `hidden_in`, which all units still read.
     pub hidden_out: Pointer,
-    /// i32 [batch]: from its length on, an item keeps its state. [`Pointer::NONE`] when all are as long as the sequence.
+    /// i32 `[batch]`: from its length on, an item keeps its state. [`Pointer::NONE`] when all are as long as the sequence.
     pub lengths: Pointer,
-    /// [batch, hidden]: `hidden_out` again, but zeros past an item's length. [`Pointer::NONE`] for none.
+    /// `[batch, hidden]`: `hidden_out` again, but zeros past an item's length. [`Pointer::NONE`] for none.
     pub output: Pointer,
 }
 

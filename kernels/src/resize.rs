@@ -58,9 +58,9 @@ pub enum Filter {
 pub struct Table {
     /// Entries per output.
     pub taps: u32,
-    /// [output, taps]
+    /// `[output, taps]`
     pub places: Vec<u32>,
-    /// [output, taps]
+    /// `[output, taps]`
     pub weights: Vec<f32>,
 }
 
@@ -148,7 +148,7 @@ fn cubic(x: f32, a: f32) -> [f32; 4] {
     [far(x + 1.0), near(x), near(1.0 - x), far(2.0 - x)]
 }
 
-/// y[plane, oy, ox] from the places that two tables name; the tables lie in device memory.
+/// `y[plane, oy, ox]` from the places that two tables name; the tables lie in device memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Resize {
     /// Element type of both tensors.

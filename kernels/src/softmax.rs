@@ -8,7 +8,7 @@ const BLOCKS: &[u32] = &[32, 64, 128, 256];
 pub(crate) static F32: Kernel = Kernel::new::<SoftmaxParams>("rota_softmax_f32", BLOCKS);
 pub(crate) static F16: Kernel = Kernel::new::<SoftmaxParams>("rota_softmax_f16", BLOCKS);
 
-/// y[o, c, i] = exp(x[o, c, i]) / its sum over c, or the logarithm of that.
+/// `y[o, c, i]` = exp(`x[o, c, i]`) / its sum over c, or the logarithm of that.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Softmax {
     /// Element type of both tensors.

@@ -39,7 +39,10 @@ impl Asker {
             Ask::One => sessions.chunks(1).collect(),
             Ask::All => vec![&sessions],
         };
-        let each = IN_FLIGHT / groups.len();
+        let item_bytes = one_item(&sessions[0])?.iter().map(|&dim| u64::from(dim)).product::<u64>() * 4;
+        // Outputs and gaps take a part of the arena too.
+        let fit = usize::try_from(ARENA_BYTES / 2 / item_bytes.max(1)).unwrap_or(IN_FLIGHT);
+        let each = IN_FLIGHT.min(fit) / groups.len();
         let mut idle = Vec::with_capacity(groups.len());
         for group in &groups {
             let dims = one_item(&group[0])?;
@@ -131,7 +134,7 @@ const CLOSE_ENOUGH: f64 = 0.02;
 const RATE_LEAST: f64 = 0.5;
 /// Not counted.
 const WARMUP: Duration = Duration::from_millis(500);
-/// Requests in flight, of all kinds together.
+/// Requests in flight, of all kinds together, where the arena holds as many.
 const IN_FLIGHT: usize = 1024;
 /// Of a tag, for what was asked; the rest is when, in nanoseconds.
 const GROUP_BITS: u32 = 4;

@@ -45,6 +45,7 @@ struct Status {
     requests_in_flight: u32,
     sessions: Vec<Session>,
     queries: Vec<Query>,
+    query_problems: Vec<String>,
     devices: Vec<Device>,
     plan: Option<Plan>,
     models: Vec<Model>,
@@ -217,6 +218,9 @@ impl Status {
         }
         if let Some(error) = plan.and_then(|plan| plan.error.as_ref()) {
             let _ = writeln!(text, "\nno newer plan could be made: {}", output::one_line(error));
+        }
+        for problem in &self.query_problems {
+            let _ = writeln!(text, "\n{}", output::one_line(problem));
         }
         for model in &self.models {
             if let Some(error) = &model.error {

@@ -28,6 +28,8 @@ struct Entry {
     declared: Option<Declared>,
     /// While all its models are served.
     bound: Option<Arc<Bound>>,
+    /// What stands against serving it, since it was last tried.
+    problem: Option<String>,
 }
 
 struct Declared {
@@ -50,7 +52,7 @@ impl Queries {
     pub fn new(specs: Vec<Spec>, most: u32, per_user: u32) -> Queries {
         let mut entries = Slab::new();
         for spec in specs {
-            entries.insert(Entry { spec: Arc::new(spec), declared: None, bound: None });
+            entries.insert(Entry { spec: Arc::new(spec), declared: None, bound: None, problem: None });
         }
         Queries { entries, ids: (0..most).rev().map(QueryId).collect(), per_user: per_user as usize }
     }
@@ -126,7 +128,7 @@ impl Control {
                     return Some(error(ErrorCode::Limit, message));
                 }
                 let declared = Some(Declared { uid, holders: 0 });
-                self.queries.entries.insert(Entry { spec: Arc::new(spec), declared, bound: None })
+                self.queries.entries.insert(Entry { spec: Arc::new(spec), declared, bound: None, problem: None })
             }
         };
         self.hold(key, entry);
@@ -208,14 +210,26 @@ impl Control {
         Ok(bound)
     }
 
-    /// Takes into service what queries of the settings can be; what stands against others is said once, in the log.
+    /// Takes into service what queries can be; what stands against others is logged when it is new, and shown in the status.
     pub(super) fn bind_queries(&mut self) {
         let keys: Vec<usize> = self.queries.entries.iter().map(|(key, _)| key).collect();
         for key in keys {
-            if let Err(Unbound::Refused { message, .. }) = self.bind(key) {
+            let problem = match self.bind(key) {
+                Err(Unbound::Refused { message, .. }) => Some(message),
+                Ok(_) | Err(Unbound::Loading) => None,
+            };
+            let known = &mut self.queries.entries[key].problem;
+            if let Some(message) = problem.as_ref().filter(|_| *known != problem) {
                 tracing::error!(reason = %message, "a query can't be served");
             }
+            *known = problem;
         }
+    }
+
+    /// Why queries are not served.
+    pub(super) fn query_problems(&self) -> Vec<&str> {
+        let unserved = self.queries.entries.iter().filter(|(_, entry)| entry.bound.is_none());
+        unserved.filter_map(|(_, entry)| entry.problem.as_deref()).collect()
     }
 
     fn open_bound(&mut self, key: usize, bound: Arc<Bound>) -> Option<Reply> {

@@ -80,8 +80,10 @@ pub(super) fn build(
         let all = Costs { tree, times: &times, stacks: &in_use };
         profiles.push(Some(all.profile(max_batch)?));
         shared_time = all.shared_time();
-        for stack in in_use.into_iter().filter(|stack| !stacked.contains(&stack.members)).collect::<Vec<_>>() {
-            stacked.push(stack.members);
+        for stack in in_use {
+            if !stacked.contains(&stack.members) {
+                stacked.push(stack.members);
+            }
         }
         networks.push(Some(network));
     }

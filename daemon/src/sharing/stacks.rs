@@ -24,28 +24,34 @@ pub(super) struct InUse {
     pub time: Profile,
 }
 
+/// Suffixes that go on from the same, by member.
+struct Class {
+    feeds: Vec<Feed>,
+    suffixes: Vec<(usize, Graph)>,
+}
+
 /// Past this a head's time is its weights' way from memory, of which one run saves nothing; and they would be held twice.
 const WEIGHT_BYTES_MAX: u64 = 8 << 20;
 
 /// Stacks of members' own parts, by member: the part and, where it is small enough to be a head, its model. Parts are alike only
 /// where they go on from the same.
 pub(super) fn find(own: &[(&Part, Option<Bytes>)], folder: &Folder) -> Result<Vec<StackPart>, String> {
-    let mut classes: Vec<(&[Feed], Vec<(usize, Graph)>)> = Vec::new();
+    let mut classes: Vec<Class> = Vec::new();
     for (member, (part, model)) in own.iter().enumerate() {
         let Some(graph) = model.as_ref().and_then(|model| Graph::read(model.clone(), &Limits::default()).ok()) else {
             continue;
         };
-        match classes.iter_mut().find(|(feeds, _)| **feeds == part.feeds[..]) {
-            Some((_, graphs)) => graphs.push((member, graph)),
-            None => classes.push((&part.feeds, vec![(member, graph)])),
+        match classes.iter_mut().find(|class| class.feeds == part.feeds) {
+            Some(class) => class.suffixes.push((member, graph)),
+            None => classes.push(Class { feeds: part.feeds.clone(), suffixes: vec![(member, graph)] }),
         }
     }
     let mut stacks = Vec::new();
-    for (feeds, graphs) in classes {
-        let all: Vec<&Graph> = graphs.iter().map(|(_, graph)| graph).collect();
+    for Class { feeds, suffixes } in classes {
+        let all: Vec<&Graph> = suffixes.iter().map(|(_, graph)| graph).collect();
         for set in alike(&all) {
             let some: Vec<&Graph> = set.iter().map(|&at| all[at]).collect();
-            let members: Vec<usize> = set.iter().map(|&at| graphs[at].0).collect();
+            let members: Vec<usize> = set.iter().map(|&at| suffixes[at].0).collect();
             let made = match stack(&some) {
                 Ok(made) if made.weight_bytes <= WEIGHT_BYTES_MAX => made,
                 Ok(made) => {
@@ -59,7 +65,7 @@ pub(super) fn find(own: &[(&Part, Option<Bytes>)], folder: &Folder) -> Result<Ve
             };
             let file = folder.write(&format!("stack{}.onnx", stacks.len()), &made.model)?;
             let outputs = made.outputs.iter().map(columns).collect();
-            stacks.push(StackPart { file, members, feeds: feeds.to_vec(), outputs });
+            stacks.push(StackPart { file, members, feeds: feeds.clone(), outputs });
         }
     }
     Ok(stacks)

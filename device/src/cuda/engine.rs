@@ -5,7 +5,7 @@ use super::model::Model;
 use super::runner::CudaRunner;
 use super::workbench::Workbench;
 use super::{CudaError, Precision, driver};
-use crate::{CompileOptions, Engine, EngineKind, engine};
+use crate::{Arena, CompileOptions, Engine, EngineKind, engine};
 use rota_kernels::dtype::Math;
 use std::path::Path;
 use std::sync::Arc;
@@ -66,6 +66,13 @@ impl Engine for CudaEngine {
 
     fn kind(&self) -> EngineKind {
         EngineKind::Cuda
+    }
+
+    /// Registers it with the driver. A lost GPU does that when it is back, at the client's first batch.
+    fn adopt(&self, arena: &Arena) {
+        if let Ok(session) = self.gpu.session() {
+            session.register(arena);
+        }
     }
 
     fn load(&self, file: &Path, options: &CompileOptions) -> Result<engine::Loaded, engine::LoadError> {

@@ -16,6 +16,7 @@ use crate::parts::{Feed, Row};
 use crate::strided::Strided;
 use crate::view::{Inputs, View};
 use crate::{Batch, BatchId, Outcome, Shape, Span, Written};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -78,8 +79,8 @@ pub(crate) fn stage<R: Runner>(network: &mut Batched<R>, batch: &Batch) {
     if !all_sound {
         return;
     }
-    // What goes wrong here is found again, and told, on the other way.
-    if let Ok(Some(flight)) = prepare(network, batch) {
+    // What goes wrong here, a panic over a strange model included, is found again, and told, on the other way.
+    if let Ok(Ok(Some(flight))) = catch_unwind(AssertUnwindSafe(|| prepare(network, batch))) {
         network.last_slot = flight.slot;
         network.flights.push(flight);
     }

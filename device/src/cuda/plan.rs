@@ -73,7 +73,9 @@ impl Plan {
                 }
             });
         }
-        let graph = Graph::capture(&session.stream, || launch(session, program, &addresses));
+        // On a stream of its own: batches of other networks are given to the session's meanwhile.
+        let recorder = Stream::new(&session.context).map_err(|error| session.noted(error))?;
+        let graph = Graph::capture(&recorder, || launch(session, &recorder, program, &addresses));
         let graph = graph.map_err(|error| session.noted(error))?;
         let fetched = PinnedMemory::new(&session.context, program.output_bytes as usize);
         let fetched = fetched.map_err(|error| session.noted(error))?;
@@ -172,7 +174,7 @@ impl Plan {
 }
 
 /// Gives the stream all launches of a program, at these addresses of its buffers.
-fn launch(session: &Session, program: &Program, addresses: &[u64]) -> Result<(), DriverError> {
+fn launch(session: &Session, stream: &Stream, program: &Program, addresses: &[u64]) -> Result<(), DriverError> {
     for step in &program.steps {
         let mut launch = step.launch.clone();
         launch.relocate(|pointer| {
@@ -181,7 +183,7 @@ fn launch(session: &Session, program: &Program, addresses: &[u64]) -> Result<(),
         });
         let function = session.function(launch.kernel)?;
         // SAFETY: the catalogue made the parameters for this kernel, and every address among them is in a buffer that the plan keeps.
-        unsafe { session.stream.launch(function, launch.grid, launch.block, launch.shared_bytes, &launch.params)? };
+        unsafe { stream.launch(function, launch.grid, launch.block, launch.shared_bytes, &launch.params)? };
     }
     Ok(())
 }

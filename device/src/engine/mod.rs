@@ -12,7 +12,7 @@ mod wire_check;
 pub(crate) use signature::{Declared, signature as declared_signature};
 
 use crate::batched::{Batched, Runner};
-use crate::{Network, Signature};
+use crate::{Arena, Network, Signature};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +24,8 @@ pub trait Engine: Send + Sync {
     fn kind(&self) -> EngineKind;
     /// Loads the ONNX model in `file`, whole or part of one. Slow (seconds for large models): not for a thread that serves.
     fn load(&self, file: &Path, options: &CompileOptions) -> Result<Loaded, LoadError>;
+    /// A client has come with this memory: whatever makes copies from and to it faster may be done now. Slow: not for a thread that serves.
+    fn adopt(&self, _arena: &Arena) {}
     /// Loads a model as a network of its own.
     fn compile(&self, file: &Path, options: &CompileOptions) -> Result<Box<dyn Network>, LoadError> {
         let Loaded { signature, memory_bytes, runner } = self.load(file, options)?;

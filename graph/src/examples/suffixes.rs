@@ -83,7 +83,7 @@ fn step(dice: &mut Dice, shapes: &[Shape], members: usize) -> (Step, Shape) {
         6 => (Step::Clip { of }, shape),
         7 => (Step::Soft { of, operator: "Softmax" }, Shape { logarithm: false, ..shape }),
         8 => (Step::Soft { of, operator: "LogSoftmax" }, Shape { logarithm: true, ..shape }),
-        9 if shape.middle.is_empty() && !shape.is_ragged() && shape.widths[0] % 2 == 0 => {
+        9 if shape.middle.is_empty() && !shape.is_ragged() && shape.widths[0].is_multiple_of(2) => {
             let tail = [2, shape.widths[0] / 2];
             (Step::Folded { of, tail }, Shape { middle: vec![2], widths: vec![tail[1]; members], ..shape })
         }
@@ -96,7 +96,7 @@ fn step(dice: &mut Dice, shapes: &[Shape], members: usize) -> (Step, Shape) {
                 let (a, b) = (&shapes[*other], &shape);
                 (&a.middle, &a.widths) == (&b.middle, &b.widths)
             };
-            let and = (0..shapes.len()).filter(same).next().unwrap_or(of);
+            let and = (0..shapes.len()).find(same).unwrap_or(of);
             let logarithm = shape.logarithm || shapes[and].logarithm;
             (Step::Sum { of, and }, Shape { logarithm, ..shape })
         }

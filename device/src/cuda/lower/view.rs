@@ -84,6 +84,9 @@ impl View {
 
     fn slice(&mut self, axis: usize, start: i64, end: i64, step: i64) {
         let length = self.dims[axis] as i64;
+        if length == 0 {
+            return;
+        }
         let from_end = |at: i64| if at < 0 { at.saturating_add(length) } else { at };
         let (first, count) = if step > 0 {
             let (start, end) = (from_end(start).clamp(0, length), from_end(end).clamp(0, length));
@@ -177,6 +180,13 @@ mod tests {
         assert_eq!(turned.reshaped(&[6]), None);
         assert_eq!(turned.reshaped(&[3, 1, 2]).unwrap().strides, [1, 0, 3]);
         assert_eq!(View::dense(&[2, 3]).reshaped(&[3, 2]), Some(View::dense(&[3, 2])));
+    }
+
+    #[test]
+    fn a_slice_of_nothing_is_nothing() {
+        let mut view = View::dense(&[0, 2]);
+        view.slice(0, -1, i64::MIN, -1);
+        assert_eq!(view.elements(), 0);
     }
 
     #[test]

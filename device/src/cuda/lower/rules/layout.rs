@@ -68,6 +68,7 @@ pub fn tile(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Resu
 
 /// Blocks of channels become pixels, or the other way round.
 pub fn depth_space(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Result<(), LowerError> {
+    let output = site.output_dims(0)?;
     let x = b.input(site, 0)?;
     let size = site.node.int("blocksize").and_then(|size| u64::try_from(size).ok()).filter(|&size| size > 0);
     let size = size.ok_or_else(|| site.refuse("lacks its blocksize"))?;
@@ -86,7 +87,7 @@ pub fn depth_space(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) 
     let (dims, strides) = order.iter().map(|&axis| (view.dims[axis], view.strides[axis])).unzip();
     let turned = Operand { view: View { offset: view.offset, dims, strides }, ..x };
     let mut made = dense(b, &turned)?;
-    made.view = View::dense(&site.output_dims(0)?);
+    made.view = View::dense(&output);
     b.set(site.output(0)?, made);
     Ok(())
 }
@@ -102,6 +103,9 @@ pub fn gather(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Re
     let product = |dims: &[u64]| dims.iter().product::<u64>();
     let (outer, length, inner) = (product(&data.dims()[..axis]), data.dims()[axis], product(&data.dims()[axis + 1..]));
     let elements = site.node.operator == "GatherElements";
+    if elements && indices.dims().len() != data.dims().len() {
+        return Err(site.refuse("has indices of another rank than its data"));
+    }
     let picked = match elements {
         // Each outer step has its own block of indices, so the other axes have to be whole.
         true if (0..data.dims().len()).any(|at| at != axis && data.dims()[at] != indices.dims()[at]) => {

@@ -46,6 +46,8 @@ pub fn gemm(b: &mut Builder, site: &Site, finish: Option<(&Finish, ValueId)>) ->
 
 /// Products of the last two axes, for every index of those before them.
 pub fn mat_mul(b: &mut Builder, site: &Site, finish: Option<(&Finish, ValueId)>) -> Result<(), LowerError> {
+    // Where that is known, both operands have at least an axis.
+    site.output_dims(0)?;
     let left = b.operand(site.input(0)?)?;
     let right = b.operand(site.input(1)?)?;
     let (mut left, mut right) = (b.floats_of(&left)?, b.floats_of(&right)?);

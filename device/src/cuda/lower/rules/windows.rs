@@ -206,6 +206,9 @@ pub fn pool(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Resu
 pub fn global_pool(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Result<(), LowerError> {
     let x = b.operand(site.input(0)?)?;
     let x = b.floats_of(&x)?;
+    if x.dims().len() < 2 {
+        return Err(site.refuse("takes no picture"));
+    }
     let (planes, pixels) = (x.dims()[..2].iter().product(), x.dims()[2..].iter().product());
     let reduction = if site.node.operator == "GlobalMaxPool" { Reduction::Max } else { Reduction::Mean };
     let y = b.output(site, 0)?;
