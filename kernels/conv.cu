@@ -9,4 +9,4 @@
 
 ROTA_KERNEL(rota_conv_f32_128x64, ConvParams, 256, 2) { conv<SimtTile<128, 64, 16, 8, 4>>(p); }
 ROTA_KERNEL(rota_conv_f32_64x64, ConvParams, 256, 2) { conv<SimtTile<64, 64, 16, 4, 4>>(p); }
-ROTA_KERNEL(rota_conv_f32_16x64, ConvParams, 128, 5) { conv<SimtTile<16, 64, 32, 2, 4>>(p); }
+ROTA_KERNEL(rota_conv_f32_16x64, ConvParams, 128, 4) { conv<SimtTile<16, 64, 32, 4, 4, 2>>(p); }

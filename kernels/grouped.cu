@@ -31,7 +31,7 @@ __device__ __forceinline__ void grouped(const GroupedParams& p) {
 }
 
 ROTA_KERNEL(rota_grouped_f32_64x64, GroupedParams, 256, 2) { grouped<SimtTile<64, 64, 16, 4, 4>>(p); }
-ROTA_KERNEL(rota_grouped_f32_16x64, GroupedParams, 128, 3) { grouped<SimtTile<16, 64, 32, 2, 4>>(p); }
+ROTA_KERNEL(rota_grouped_f32_16x64, GroupedParams, 128, 2) { grouped<SimtTile<16, 64, 32, 4, 4, 2>>(p); }
 ROTA_KERNEL(rota_grouped_tf32_64x64, GroupedParams, 128, 3) { grouped<MmaTile<Tf32, 2, 2>>(p); }
 ROTA_KERNEL(rota_grouped_tf32_32x64, GroupedParams, 64, 6) { grouped<MmaTile<Tf32, 1, 2>>(p); }
 ROTA_KERNEL(rota_grouped_f16_64x64, GroupedParams, 128, 3) { grouped<MmaTile<HalfPairs, 2, 2>>(p); }

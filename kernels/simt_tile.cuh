@@ -11,11 +11,15 @@
 // Of each file its own: one tile in two files would be one place in shared memory for the kernels of both, and room lost around it.
 namespace {
 
-// Rows x columns of the tile, its depth, and the rows x columns that each thread accumulates.
-template <unsigned ROWS_, unsigned COLUMNS_, unsigned DEPTH, unsigned ROWS_EACH, unsigned COLUMNS_EACH>
+// Rows x columns of the tile, its depth, the rows x columns that each thread accumulates, and the slices.
+//
+// Slices are for flat tiles, whose few sums would leave each thread too few to reuse what it reads: each slice of threads has all of the tile,
+// takes its part of every step's depth, and the slices are added up at the end.
+template <unsigned ROWS_, unsigned COLUMNS_, unsigned DEPTH, unsigned ROWS_EACH, unsigned COLUMNS_EACH, unsigned SLICES = 1>
 struct SimtTile {
   static constexpr unsigned ROWS = ROWS_, COLUMNS = COLUMNS_, PAD = 4;
-  static constexpr unsigned THREADS_X = COLUMNS / COLUMNS_EACH, THREADS_Y = ROWS / ROWS_EACH, THREADS = THREADS_X * THREADS_Y;
+  static constexpr unsigned THREADS_X = COLUMNS / COLUMNS_EACH, THREADS_Y = ROWS / ROWS_EACH;
+  static constexpr unsigned SLICE = THREADS_X * THREADS_Y, THREADS = SLICE * SLICES;
   using Sums = float[ROWS_EACH][COLUMNS_EACH];
   using Element = float;
 
@@ -65,7 +69,8 @@ struct SimtTile {
     using TileB = float[2][DEPTH][COLUMNS + PAD];
     ROTA_SHARED(TileA, tile_a);
     ROTA_SHARED(TileB, tile_b);
-    const unsigned row = threadIdx.x / THREADS_X * ROWS_EACH, column = threadIdx.x % THREADS_X * COLUMNS_EACH;
+    const unsigned within = threadIdx.x % SLICE, first_depth = threadIdx.x / SLICE * (DEPTH / SLICES);
+    const unsigned row = within / THREADS_X * ROWS_EACH, column = within % THREADS_X * COLUMNS_EACH;
 
     Share<ROWS> share_a;
     Share<COLUMNS> share_b;
@@ -84,7 +89,8 @@ struct SimtTile {
       }
       // Unrolled further, the fragments of several depths at once no longer fit the registers.
 #pragma unroll 4
-      for (unsigned d = 0; d < DEPTH; d++) {
+      for (unsigned i = 0; i < DEPTH / SLICES; i++) {
+        const unsigned d = first_depth + i;
         float left[ROWS_EACH], right[COLUMNS_EACH];
 #pragma unroll
         for (unsigned r = 0; r < ROWS_EACH; r++) left[r] = tile_a[now][d][row + r];
@@ -109,18 +115,22 @@ struct SimtTile {
   // a warp stores neighbouring columns, and what `keep` does is compiled once per band and not once per sum.
   template <class Keep>
   static __device__ __forceinline__ void store(const Sums& sums, const Keep& keep) {
-    using Band = float[THREADS_Y][COLUMNS + PAD];
+    using Band = float[SLICES][THREADS_Y][COLUMNS + PAD];
     ROTA_SHARED(Band, band);
-    const unsigned column = threadIdx.x % THREADS_X * COLUMNS_EACH;
+    const unsigned slice = threadIdx.x / SLICE, within = threadIdx.x % SLICE;
+    const unsigned line = within / THREADS_X, column = within % THREADS_X * COLUMNS_EACH;
 #pragma unroll
     for (unsigned r = 0; r < ROWS_EACH; r++) {
 #pragma unroll
-      for (unsigned c = 0; c < COLUMNS_EACH; c++) band[threadIdx.x / THREADS_X][column + c] = sums[r][c];
+      for (unsigned c = 0; c < COLUMNS_EACH; c++) band[slice][line][column + c] = sums[r][c];
       __syncthreads();
 #pragma unroll 1
       for (unsigned place = threadIdx.x; place < THREADS_Y * COLUMNS; place += THREADS) {
         const unsigned y = place / COLUMNS, x = place % COLUMNS;
-        keep(y * ROWS_EACH + r, x, band[y][x]);
+        float sum = band[0][y][x];
+#pragma unroll
+        for (unsigned other = 1; other < SLICES; other++) sum += band[other][y][x];
+        keep(y * ROWS_EACH + r, x, sum);
       }
       __syncthreads();
     }

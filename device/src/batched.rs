@@ -158,7 +158,7 @@ impl<R: Runner> Batched<R> {
             let ran = self.run_part(index).and_then(|()| self.scatter_part(batch, index));
             self.parts[index].runner.release();
             match ran {
-                Ok(()) => self.close(batch, index, done),
+                Ok(()) => self.close(batch, index, &[], done),
                 Err(text) => {
                     self.parts[index].rows.clear();
                     result = Err(text);
@@ -198,9 +198,12 @@ impl<R: Runner> Batched<R> {
     }
 
     /// A last part has given its outputs: tells of the requests that wait for no other, unless the batch ends here anyway.
-    fn close(&mut self, batch: &mut Batch, index: usize, done: Done<'_>) {
+    ///
+    /// What others have `ended` at the same time is told by them.
+    fn close(&mut self, batch: &mut Batch, index: usize, ended: &[usize], done: Done<'_>) {
         let mut rows = std::mem::take(&mut self.parts[index].rows);
-        let ends = self.parts.iter().all(|part| !part.is_last() || part.rows.is_empty());
+        let over = |(index, part): (usize, &Part<R>)| !part.is_last() || part.rows.is_empty() || ended.contains(&index);
+        let ends = self.parts.iter().enumerate().all(over);
         for row in &rows {
             self.open[row.request] -= 1;
             let waits = self.open[row.request] > 0;

@@ -119,12 +119,16 @@ impl<R: Runner> Batched<R> {
         let ran = run_part(parts, &mut stack.part, &self.gathered, &self.signature.inputs, &self.rows);
         let ran = ran.and_then(|()| self.scatter_stack(batch, index));
         self.stacks[index].part.runner.release();
-        for place in 0..self.stacks[index].members.len() {
-            let member = self.stacks[index].members[place];
-            if ran.is_ok() && !self.parts[member].rows.is_empty() {
-                self.close(batch, member, done);
+        if ran.is_err() {
+            return;
+        }
+        let members = std::mem::take(&mut self.stacks[index].members);
+        for &member in &members {
+            if !self.parts[member].rows.is_empty() {
+                self.close(batch, member, &members, done);
             }
         }
+        self.stacks[index].members = members;
     }
 
     fn scatter_stack(&self, batch: &mut Batch, index: usize) -> Result<(), String> {

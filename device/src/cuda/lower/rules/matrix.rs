@@ -100,16 +100,15 @@ pub fn mat_mul(b: &mut Builder, site: &Site, finish: Option<(&Finish, ValueId)>)
         if shifted.residual.is_some() {
             shifted.residual.0 += step;
         }
-        let matrix = |pointer, width| Matrix::row_major(pointer, width);
         let gemm = Gemm {
             math: b.math(),
             rows,
             columns,
             depth,
             batches: [count(site, first.size)?, count(site, second.size)?],
-            a: matrix(at(&left, from_left), depth).batched([first.left as u64, second.left as u64]),
-            b: matrix(at(&right, from_right), columns).batched([first.right as u64, second.right as u64]),
-            c: matrix(Pointer(output.pointer().0 + step), columns).batched([each * second.size, each]),
+            a: Matrix::row_major(at(&left, from_left), depth).batched([first.left as u64, second.left as u64]),
+            b: Matrix::row_major(at(&right, from_right), columns).batched([first.right as u64, second.right as u64]),
+            c: Matrix::row_major(Pointer(output.pointer().0 + step), columns).batched([each * second.size, each]),
             epilogue: shifted,
         };
         b.push(gemm.launch())?;

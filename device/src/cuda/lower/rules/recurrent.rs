@@ -90,11 +90,7 @@ fn run(
     last_cell: &Operand,
 ) -> Result<(), LowerError> {
     let Layer { steps, batch, inputs, hidden, gates, directions } = *layer;
-    let backwards = match site.node.string("direction").unwrap_or("forward") {
-        "reverse" => true,
-        "bidirectional" => direction == 1,
-        _ => false,
-    };
+    let backwards = runs_backwards(site, direction);
     let (weights, recurrence) = (b.operand(site.input(1)?)?, b.operand(site.input(2)?)?);
     let (weights, recurrence) = (b.converted(&weights, DType::F32)?, b.converted(&recurrence, DType::F32)?);
     let linear = site.flag("linear_before_reset");
@@ -152,6 +148,14 @@ fn run(
         state = [hidden_out, cell_out];
     }
     Ok(())
+}
+
+fn runs_backwards(site: &Site, direction: u64) -> bool {
+    match site.node.string("direction").unwrap_or("forward") {
+        "reverse" => true,
+        "bidirectional" => direction == 1,
+        _ => false,
+    }
 }
 
 fn at(operand: &Operand, elements: u64) -> Pointer {
