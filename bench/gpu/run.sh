@@ -38,7 +38,7 @@ part() {
 }
 
 part kernels "$kernels_s" "$bench" gpu kernels ${small:+--small} --output "$out/kernels.jsonl"
-part models "$models_s" "$bench" gpu models ${small:+--precision} ${small:+fp32,fp16} ${small:+--batch-max} ${small:+3} ${small:+--samples} ${small:+2} \
+part models "$models_s" "$bench" gpu models ${small:+--samples} ${small:+1} \
     --repository "$here/models" --references "$here/references" --output "$out/models.jsonl"
 if [ -d "$here/heads" ]; then heads=$here/heads; else heads=; fi
 part daemon "$daemon_s" "$bench" gpu daemon ${small:+--length-ms} ${small:+1000} ${small:+--slo-factor} ${small:+50} --rota "$here/bin/rota" \

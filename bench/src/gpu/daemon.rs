@@ -43,6 +43,8 @@ const SLO_CLOSED: Duration = Duration::from_secs(60);
 const READY_MAX: Duration = Duration::from_secs(300);
 /// Offered load as a share of what the models reach one by one, divided among them. The device is shared, so 1 is all of it.
 const SHARES: [f64; 6] = [0.5, 0.7, 0.8, 0.9, 1.0, 1.1];
+/// A batch's times are taken to grow with its size no further than this from one that was measured.
+const NEAR: std::ops::RangeInclusive<f64> = 0.67..=1.5;
 /// What is offered counts as served up to this share of bad requests.
 const BAD_MAX: f64 = 0.01;
 
@@ -123,6 +125,9 @@ fn overlap(settings: &Settings, reference: &Reference, items_per_s: f64, batch: 
     let distance = |row: &&lines::Model| (f64::from(row.batch) - batch).abs();
     let Some(row) = rows.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))) else { return Ok(Vec::new()) };
     let scale = batch / f64::from(row.batch);
+    if !NEAR.contains(&scale) {
+        return Ok(Vec::new());
+    }
     let [copies, execute] = [row.copy_in_us + row.copy_out_us, row.execute_us].map(|us| us * scale);
     let period = batch / items_per_s * 1e6;
     let Some(hidden) = hidden_share(copies, execute, period) else { return Ok(Vec::new()) };
