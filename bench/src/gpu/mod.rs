@@ -1,6 +1,6 @@
 //! What a GPU has to show: kernels, models and the daemon, correct and timed, on the host that has it.
 //!
-//! Each part writes a file of lines ([`Line`]) as it goes, so that one that is cut off loses only what it had not done;
+//! Each part writes a file of lines ([`lines::Line`]) as it goes, so that one that is cut off loses only what it had not done;
 //! [`report`] makes one JSON object and one table of all. `bench/gpu/run.sh` runs the parts one after the other.
 
 pub mod case;
