@@ -267,7 +267,7 @@ impl Client {
         self.in_flight.len() - self.free_slots.len()
     }
 
-    /// Prepares for sleep on the descriptor of [`Client::as_fd`], which turns readable when an answer comes or the daemon dies.
+    /// Prepares for sleep on the descriptor of [`as_fd`](std::os::fd::AsFd::as_fd), which turns readable when an answer comes or the daemon dies.
     /// False: do not sleep, [`Client::poll`] has something. The next `poll` or `wait` ends the preparation.
     pub fn arm(&mut self) -> Result<bool, Error> {
         self.look_for_peer()?;

@@ -1,7 +1,7 @@
 //! The cuda device: a model's graph lowered to our own kernels, launched through NVIDIA's driver.
 //!
-//! [`lower`] is pure: from a graph and sizes to launches over a memory plan. [`driver`] has the driver's calls. Between them [`gpu`]
-//! holds what networks on a GPU share, [`plan`] a program as it lies there, captured, and [`runner`] finds the plan for what comes.
+//! [`lower`] is pure: from a graph and sizes to launches over a memory plan. [`driver`] has the driver's calls. Between them `gpu`
+//! holds what networks on a GPU share, `plan` a program as it lies there, captured, and `runner` finds the plan for what comes.
 //! [`CudaEngine`] loads models like any other engine, so whatever runs on engines runs on GPUs: whole models and parts of a
 //! prefix group, checks, profiles.
 
