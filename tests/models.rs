@@ -4,6 +4,7 @@
 mod support;
 
 use rota::repository::Settings;
+use rota_device::cuda::{driver, standin};
 use rota_device::engine::{self, CompileOptions, Engine, EngineChoice};
 use rota_device::{HostTensor, Network, check};
 use rota_ipc::client::{Answer, Control, Error, Open, Request, Session};
@@ -21,6 +22,16 @@ use support::{Daemon, Folder, PATIENCE, PATIENT, model_file};
 fn serve(folder: &Folder, engine: &str) -> Daemon {
     let device = format!("[[device]]\nkind = \"cpu\"\nengine = \"{engine}\"\nthreads = 1\n");
     Daemon::start(folder, &format!("repository = \"repository\"\n{device}"))
+}
+
+/// So many GPUs of the stand-in driver, and the folder's repository.
+fn serve_on_gpus(folder: &Folder, gpus: &str) -> Daemon {
+    let library = standin::library().unwrap_or_else(|error| panic!("{error}"));
+    let environment = [(driver::LIBRARY_VARIABLE, &*library), ("ROTA_STANDIN_GPUS", Path::new(gpus))];
+    let config = "repository = \"repository\"\n[[device]]\nkind = \"cuda\"\n";
+    let mut daemon = Daemon::start_in(folder, &folder.path().join("rota.sock"), config, &environment);
+    daemon.wait_until("models are loaded", |status| status["loading"] == false);
+    daemon
 }
 
 fn client(daemon: &Daemon) -> Client {
@@ -45,9 +56,21 @@ fn engines() -> Vec<(&'static str, Arc<dyn Engine>)> {
 /// The engine's own answers, without a daemon.
 struct Reference {
     network: Box<dyn Network>,
+    allowed: Allowed,
+}
+
+/// How far answers may be from the engine's own.
+#[derive(Clone, Copy)]
+struct Allowed {
     /// By how much of an output's range an answer from a batch may differ: kernels of other sizes round otherwise, and where the
     /// check on load found that they do so unusually, by more.
-    tolerance: f32,
+    apart: f32,
+    /// The daemon's device runs the very same code: an answer to a request that ran alone is the same to the bit.
+    is_same: bool,
+}
+
+impl Allowed {
+    const USUAL: Allowed = Allowed { apart: 1e-3, is_same: true };
 }
 
 impl Reference {
@@ -58,7 +81,8 @@ impl Reference {
             CompileOptions { threads: 1, batch_symbol: settings.batch_symbol.clone(), ..CompileOptions::default() };
         let mut network = engine.compile(file, &options).unwrap();
         let checked = check::check_batching(&mut *network, &rota::background::hints(&settings)).unwrap();
-        Reference { network, tolerance: if checked.remark.is_some() { 2e-2 } else { 1e-3 } }
+        let apart = if checked.remark.is_some() { 2e-2 } else { Allowed::USUAL.apart };
+        Reference { network, allowed: Allowed { apart, ..Allowed::USUAL } }
     }
 
     fn answer(&mut self, inputs: &[HostTensor]) -> Vec<HostTensor> {
@@ -103,7 +127,7 @@ impl Case {
             for (stream, (ticket, expected)) in asked.into_iter().enumerate() {
                 let answer = client.wait_for(ticket, PATIENCE).unwrap().expect("an answer");
                 let what = format!("{}, stream {stream}, step {step}", self.name);
-                assert_equal(&answer, &expected, reference.tolerance, &what);
+                assert_equal(&answer, &expected, reference.allowed, &what);
                 sizes.insert(answer.timing.batch);
                 if let Some((_, output)) = self.feedback {
                     let view = answer.output::<f32>(output).unwrap();
@@ -127,7 +151,7 @@ impl Case {
         };
         let whole: Vec<HostTensor> = expected[0].iter().zip(&expected[1]).map(|(a, b)| join(a, b)).collect();
         let answer = client.infer(request(client, session, &[join(parts[0], parts[1])], &whole)).unwrap();
-        assert_equal(&answer, &whole, reference.tolerance, self.name);
+        assert_equal(&answer, &whole, reference.allowed, self.name);
         answer.timing.batch
     }
 }
@@ -150,38 +174,43 @@ fn request(client: &Client, session: &Session, inputs: &[HostTensor], expected: 
     request
 }
 
-/// To the bit when the request ran alone, otherwise within the reference's tolerance.
+/// To the bit when the same code ran the request alone, otherwise within what is allowed.
 #[track_caller]
-fn assert_equal(answer: &Answer, expected: &[HostTensor], tolerance: f32, what: &str) {
+fn assert_equal(answer: &Answer, expected: &[HostTensor], allowed: Allowed, what: &str) {
     assert_eq!(answer.status, Status::Ok, "{what}: {}", answer.message());
     for (index, expected) in expected.iter().enumerate() {
         let found = answer.output::<f32>(index).unwrap();
         let wanted = expected.bytes.elements::<f32>();
         assert_eq!(found.dims, expected.shape.dims(), "{what}, output {index}");
-        if answer.timing.batch == 1 {
+        if answer.timing.batch == 1 && allowed.is_same {
             assert_eq!(found.data, wanted, "{what}, output {index}, alone");
         }
         let (low, high) = wanted.iter().fold((0f32, 0f32), |(low, high), &v| (low.min(v), high.max(v)));
         let worst = found.data.iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         let batch = answer.timing.batch;
         assert!(
-            worst <= tolerance * (high - low),
+            worst <= allowed.apart * (high - low),
             "{what}, output {index}: {worst} of {low}..{high} in a batch of {batch}"
         );
     }
 }
 
-/// Serves the cases and asks until batches of more than one size have formed.
+/// Serves the cases on a cpu device.
 fn check_all(name: &str, engine: &dyn Engine, cases: &[Case]) {
     let folder = Folder::new("models");
     cases.iter().for_each(|case| case.add_to(&folder));
-    let daemon = serve(&folder, name);
+    check_served(&serve(&folder, name), name, (engine, true), cases);
+}
+
+/// Asks a daemon that serves the cases until batches of more than one size have formed. `is_same`: as in [`Allowed`].
+fn check_served(daemon: &Daemon, name: &str, (engine, is_same): (&dyn Engine, bool), cases: &[Case]) {
     for case in cases {
-        let mut client = client(&daemon);
+        let mut client = client(daemon);
         let session = client
             .open(case.name, PATIENT)
             .unwrap_or_else(|error| panic!("{} on {name}: {error}\n{}", case.name, daemon.log()));
         let mut reference = Reference::new(engine, &case.file, &case.settings);
+        reference.allowed.is_same = is_same;
         // One alone, then all at once, then two in one request: a model that gains nothing from batches is given none.
         let alone = Case {
             name: case.name,
@@ -237,6 +266,23 @@ fn models(folder: &str) -> PathBuf {
 
 #[test]
 fn the_tiny_models_answer_as_the_engine_alone_does() {
+    let cases = tiny_cases();
+    for (name, engine) in engines() {
+        check_all(name, &*engine, &cases);
+    }
+}
+
+#[test]
+fn the_tiny_models_answer_on_gpus_as_an_engine_does() {
+    let (engine, cases) = (engine::open(&EngineChoice::Auto).unwrap().engine, tiny_cases());
+    for gpus in ["2", "8"] {
+        let folder = Folder::new("gpus");
+        cases.iter().for_each(|case| case.add_to(&folder));
+        check_served(&serve_on_gpus(&folder, gpus), &format!("{gpus} GPUs"), (&*engine, false), &cases);
+    }
+}
+
+fn tiny_cases() -> Vec<Case> {
     let root = models("tiny");
     let case = |name: &'static str, streams, feedback| Case {
         name,
@@ -252,14 +298,11 @@ fn the_tiny_models_answer_as_the_engine_alone_does() {
     // A digit is eight rows, and the state goes from one to the next.
     let (pixels, state) = (root.join("inputs/digits-gru.npy"), tensor(&root.join("inputs/digits-gru-state.npy")));
     let digit = |digit: usize| (0..8).map(|line| vec![row(&pixels, digit * 8 + line), state.clone()]).collect();
-    let cases = [
+    vec![
         case("digits-mlp", rows("digits-mlp"), None),
         case("digits-conv", rows("digits-conv"), None),
         case("digits-gru", (0..20).map(digit).collect(), Some((1, 1))),
-    ];
-    for (name, engine) in engines() {
-        check_all(name, &*engine, &cases);
-    }
+    ]
 }
 
 /// The published models, where they were fetched. `ROTA_REQUIRE_MODELS=1` makes their absence a failure.
@@ -372,7 +415,7 @@ fn a_request_that_makes_the_engine_fail_fails_alone_in_its_batch() {
                     assert!(!answer.message().is_empty() && answer.output::<f32>(0).is_err(), "{name}");
                     shared |= answer.timing.batch > 1;
                 } else {
-                    assert_equal(&answer, &expected, 1e-3, name);
+                    assert_equal(&answer, &expected, Allowed::USUAL, name);
                 }
             }
             if shared {
@@ -464,7 +507,7 @@ fn versions_of_one_model_are_served_beside_each_other() {
         assert_eq!(session.model().version, version.unwrap_or(10));
         let expected = Reference::new(&*engine, file, "").answer(&inputs);
         let answer = client.infer(request(&client, &session, &inputs, &expected)).unwrap();
-        assert_equal(&answer, &expected, 1e-3, &format!("version {version:?}"));
+        assert_equal(&answer, &expected, Allowed::USUAL, &format!("version {version:?}"));
         answers.push(answer.output::<f32>(0).unwrap().data.to_vec());
     }
     assert_ne!(answers[0], answers[1], "the versions are different models");
@@ -505,7 +548,7 @@ fn models_whose_requests_cannot_share_a_batch_are_served_one_by_one() {
                 .collect();
             for (ticket, expected) in asked {
                 let answer = client.wait_for(ticket, PATIENCE).unwrap().expect("an answer");
-                assert_equal(&answer, &expected, 1e-3, &format!("{model} on {name}"));
+                assert_equal(&answer, &expected, Allowed::USUAL, &format!("{model} on {name}"));
                 assert_eq!(answer.timing.batch, 1);
             }
         }
@@ -515,7 +558,7 @@ fn models_whose_requests_cannot_share_a_batch_are_served_one_by_one() {
         let inputs = [HostTensor::from_elements(&[20_000, 4], &values).unwrap()];
         let expected = Reference::new(&*engine, &model_file("mixing"), "").answer(&inputs);
         let answer = client.infer(request(&client, &session, &inputs, &expected)).unwrap();
-        assert_equal(&answer, &expected, 1e-3, name);
+        assert_equal(&answer, &expected, Allowed::USUAL, name);
     }
 }
 
@@ -544,7 +587,7 @@ fn requests_that_differ_in_an_input_without_batch_axis_do_not_share_a_batch() {
                 .collect();
             for (ticket, expected) in asked {
                 let answer = client.wait_for(ticket, PATIENCE).unwrap().expect("an answer");
-                assert_equal(&answer, &expected, 1e-3, name);
+                assert_equal(&answer, &expected, Allowed::USUAL, name);
                 sizes.insert(answer.timing.batch);
             }
             if sizes.len() > 1 {
