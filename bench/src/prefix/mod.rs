@@ -101,6 +101,10 @@ pub fn run(
     }
     comparisons.extend(compare(&[("answers, every model asked about every input", "1/s")], rounds, &mut contenders)?);
     drop(contenders);
+    progress("memory");
+    throughput("", &[("one model", &one)], &names[..1], Ask::One, 1, length)?;
+    let daemons = [("no model", &empty), ("one model", &one), ("each model whole", &whole), ("together", &together)];
+    let memory = memory(&daemons)?;
     progress("goodput");
     // So long that batches of eight whole models can follow each other.
     let slo = Duration::from_secs_f64(SLO_BATCHES / comparisons[0].rows[0].median * count as f64);
@@ -113,10 +117,6 @@ pub fn run(
         let what = format!("goodput under an SLO of {:.0} ms, {what}", slo.as_secs_f64() * 1e3);
         comparisons.extend(compare(&[(&what, "1/s")], rounds, &mut contenders)?);
     }
-    progress("memory");
-    throughput("", &[("one model", &one)], &names[..1], Ask::One, 1, length)?;
-    let daemons = [("no model", &empty), ("one model", &one), ("each model whole", &whole), ("together", &together)];
-    let memory = memory(&daemons)?;
     Ok(Measured { models: names, memory, comparisons })
 }
 
