@@ -71,6 +71,33 @@ pub struct Level {
 }
 
 impl Model {
+    /// The model that stands for a group. `profiled` and `profiles` are as in [`Model`]; ℓ(b) is of that class alone where it
+    /// `scales`.
+    pub fn of_group(
+        id: ModelId,
+        group: Group,
+        (signature, memory_bytes): (Signature, u64),
+        (profiled, profiles, scales): (Vec<Shape>, Vec<Option<Profile>>, bool),
+    ) -> Model {
+        let models = || group.members.iter().map(|member| &member.model);
+        let names: Vec<String> = models().map(|model| model.label()).collect();
+        Model {
+            id,
+            name: names.join("+"),
+            version: 1,
+            digest: String::new(),
+            signature,
+            max_batch: models().map(|model| model.max_batch).max().unwrap_or(1),
+            default_slo: models().map(|model| model.default_slo).min().unwrap_or_default(),
+            weight: 1.0,
+            memory_bytes,
+            profiled,
+            profile_scales: scales,
+            profiles,
+            group: Some(group),
+        }
+    }
+
     pub fn network(&self) -> NetworkId {
         NetworkId(self.id.0)
     }

@@ -33,6 +33,14 @@ pub struct Batch {
     pub took: Duration,
 }
 
+impl Batch {
+    /// A request's spans of outputs; the network has `inputs` inputs.
+    pub fn output_spans(&self, request: usize, inputs: usize) -> &[Span] {
+        let stride = self.spans.len() / self.requests.len();
+        &self.spans[request * stride..(request + 1) * stride][inputs..]
+    }
+}
+
 /// One request of a batch.
 #[derive(Debug)]
 pub struct Request {

@@ -6,6 +6,7 @@
 //! nothing of ours.
 
 mod answer;
+mod check;
 pub(crate) mod stack;
 
 use crate::cuda::flight::{self, Flight};
@@ -13,8 +14,10 @@ use crate::cuda::runner::CudaRunner;
 use crate::parts::{Feed, Part, Row, run_part};
 use crate::strided::Strided;
 use crate::view::{Inputs, View};
-use crate::{Batch, DType, Dim, HostTensor, Network, Outcome, RunError, Shape, Signature, Span, TensorSpec, Written};
+use crate::{Batch, DType, Dim, HostTensor, Network, Outcome, RunError, Signature, Span, Written};
 use answer::Answer;
+use check::check_inputs;
+pub(crate) use check::{check_output, input_layout};
 use stack::Stack;
 use std::ops::Range;
 use std::time::Instant;
@@ -177,14 +180,12 @@ impl<R: Runner> Batched<R> {
 
     /// Finds who runs for whom in this batch.
     fn choose(&mut self, batch: &Batch) {
-        let (inputs, outputs) = (self.signature.inputs.len(), self.signature.outputs.len());
+        let inputs = self.signature.inputs.len();
         self.open.clear();
         self.open.resize(batch.requests.len(), 0);
         for part in &mut self.parts {
-            let (runs_for_all, own) = (part.outputs.len() == outputs, part.outputs.clone());
-            let wanted = |row: &&Row| {
-                runs_for_all || wants(&batch.spans[row.request * (inputs + outputs) + inputs..][..outputs], &own)
-            };
+            let own = part.outputs.clone();
+            let wanted = |row: &&Row| wants(batch.output_spans(row.request, inputs), &own);
             part.choose(self.rows.iter().filter(wanted).map(|row| (row.request, row.items)));
             for row in part.rows.iter().filter(|_| part.ports.is_empty()) {
                 self.open[row.request] += 1;
@@ -336,63 +337,14 @@ impl<R: Runner> Batched<R> {
     /// Orders requests so that those that want the same lie side by side.
     pub(crate) fn sort(&self, batch: &Batch, requests: &mut [usize]) {
         let inputs = self.signature.inputs.len();
-        let wanted = |request: usize| {
-            let outputs = &batch.spans[request * self.stride() + inputs..][..self.signature.outputs.len()];
-            outputs.iter().map(|span| span.offset == Span::UNWANTED)
-        };
+        let wanted =
+            |request: usize| batch.output_spans(request, inputs).iter().map(|span| span.offset == Span::UNWANTED);
         requests.sort_unstable_by(|&a, &b| wanted(a).cmp(wanted(b)).then(a.cmp(&b)));
     }
 
     /// Spans per request.
     pub(crate) fn stride(&self) -> usize {
         self.signature.inputs.len() + self.signature.outputs.len()
-    }
-
-    /// What is wrong with the batch itself, if anything: a mistake of its maker.
-    pub(crate) fn check_batch(&self, batch: &Batch) -> Result<(), String> {
-        let (inputs, spans) = (self.signature.inputs.len(), batch.requests.len() * self.stride());
-        if batch.spans.len() != spans {
-            return Err(format!("the batch has {} spans, its requests need {spans}", batch.spans.len()));
-        }
-        if batch.class.inputs.len() != inputs || batch.class.constants.len() != inputs {
-            return Err(format!("the shape class has {} inputs, the network {inputs}", batch.class.inputs.len()));
-        }
-        Ok(())
-    }
-
-    /// What is wrong with one request, if anything. After this its spans may be copied from and to.
-    pub(crate) fn check(&self, batch: &Batch, request: usize) -> Result<(), String> {
-        let entry = &batch.requests[request];
-        if entry.items == 0 || (entry.items > 1 && !self.signature.batches()) {
-            return Err(format!("{} items in a request; this network takes {}", entry.items, self.items_text()));
-        }
-        let spans = &batch.spans[request * self.stride()..][..self.stride()];
-        let (inputs, outputs) = spans.split_at(self.signature.inputs.len());
-        let inside = |span: &Span| span.offset.checked_add(span.bytes).is_some_and(|end| end <= entry.arena.len());
-        for (index, (spec, span)) in self.signature.inputs.iter().zip(inputs).enumerate() {
-            if spec.batch_axis.is_none() && batch.class.constants[index].is_some() {
-                continue;
-            }
-            let items = if spec.batch_axis.is_some() { entry.items as usize } else { 1 };
-            let needed = input_layout(batch, spec, index)?.bytes(items);
-            if needed != Some(span.bytes) {
-                let needed = needed.map_or("more than memory holds".into(), |n| n.to_string());
-                return Err(format!("input '{}' has {} bytes, its shape needs {needed}", spec.name, span.bytes));
-            }
-            if !inside(span) {
-                return Err(format!("input '{}' lies outside its arena", spec.name));
-            }
-        }
-        for (spec, span) in self.signature.outputs.iter().zip(outputs) {
-            if span.offset != Span::UNWANTED && !inside(span) {
-                return Err(format!("output '{}' lies outside its arena", spec.name));
-            }
-        }
-        Ok(())
-    }
-
-    fn items_text(&self) -> &'static str {
-        if self.signature.batches() { "at least 1" } else { "1: its batch is fixed" }
     }
 
     /// Whether the requests of the batch can run together: there is an axis to share, and what has none is known to be equal.
@@ -529,50 +481,11 @@ impl<R: Runner> Network for Batched<R> {
     }
 }
 
-/// Whether a request, of which `spans` are those of its outputs, wants one of `outputs`.
-fn wants(spans: &[Span], outputs: &Range<usize>) -> bool {
-    spans[outputs.clone()].iter().any(|span| span.offset != Span::UNWANTED)
-}
-
-pub(crate) fn input_layout(batch: &Batch, spec: &TensorSpec, index: usize) -> Result<Strided, String> {
-    Strided::new(batch.class.inputs[index].dims(), spec.batch_axis, spec.dtype)
-        .ok_or_else(|| format!("input '{}' can't have shape {}", spec.name, batch.class.inputs[index]))
-}
-
-/// What is wrong with an output of `total` items that came as this, if anything.
-pub(crate) fn check_output(spec: &TensorSpec, dtype: DType, shape: Shape, total: usize) -> Result<(), String> {
-    if dtype != spec.dtype {
-        return Err(format!("output '{}' came as {dtype}, the network declares {}", spec.name, spec.dtype));
-    }
-    if let Some(axis) = spec.batch_axis {
-        let length = shape.dims().get(axis).map(|&d| d as usize);
-        if length != Some(total) {
-            return Err(format!(
-                "output '{}' came with shape {shape}; its batch axis {axis} should have {total} items",
-                spec.name
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn check_inputs(signature: &Signature, inputs: &[HostTensor]) -> Result<(), RunError> {
-    if inputs.len() != signature.inputs.len() {
-        return Err(RunError::Inputs(format!("{} inputs, the network takes {}", inputs.len(), signature.inputs.len())));
-    }
-    for (spec, input) in signature.inputs.iter().zip(inputs) {
-        if input.dtype != spec.dtype {
-            return Err(RunError::Inputs(format!("input '{}' is {}, not {}", spec.name, spec.dtype, input.dtype)));
-        }
-        if !spec.takes(&input.shape) {
-            return Err(RunError::Inputs(format!("input '{}' can't have shape {}", spec.name, input.shape)));
-        }
-        if input.shape.elements().and_then(|n| n.checked_mul(input.dtype.bytes())) != Some(input.bytes.len()) {
-            let bytes = input.bytes.len();
-            return Err(RunError::Inputs(format!("input '{}' of shape {} has {bytes} bytes", spec.name, input.shape)));
-        }
-    }
-    Ok(())
+/// Whether a part that `outputs` come of runs for a request, of which `spans` are those of its outputs: one that all come of
+/// runs for every request.
+pub(crate) fn wants(spans: &[Span], outputs: &Range<usize>) -> bool {
+    let is_wanted = |own: &[Span]| own.iter().any(|span| span.offset != Span::UNWANTED);
+    outputs.len() == spans.len() || spans.get(outputs.clone()).is_some_and(is_wanted)
 }
 
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
@@ -583,6 +496,7 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::TensorSpec;
     use crate::sample;
     use crate::{NetworkId, Shape};
 

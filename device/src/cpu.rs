@@ -348,7 +348,7 @@ pub(crate) fn earlies(
     took: Duration,
 ) -> impl Iterator<Item = Early> + Clone {
     let (spans, outputs) = (batch.spans.len() / batch.requests.len(), batch.written.len() / batch.requests.len());
-    let wanted = &batch.spans[(request + 1) * spans - outputs..(request + 1) * spans];
+    let wanted = batch.output_spans(request, spans - outputs);
     let is_wanted = |output: &usize| wanted[*output].offset != Span::UNWANTED;
     let last = (0..outputs).rev().find(is_wanted);
     let items = batch.requests.iter().map(|request| request.items).sum();

@@ -1,7 +1,9 @@
 //! Devices that random queries take, by how their SLOs are split: as the planner packs them, and Σ R·min ℓ(b)/b of the shares
 //! (what takes them is of one size, and nothing is lost to packing).
 //!
-//! `cargo run --release -p rota-sched --example query_devices -- [QUERIES [SEEDS [TRIES [FIRST_SEED]]]]`
+//! `cargo run --release -p rota-sched --example query_devices -- [QUERIES [SEEDS [TRIES [FIRST_SEED [LEAST]]]]]`
+//!
+//! LEAST: the shortest share that an even split may leave a stage, in percent of ℓ(1).
 
 #[path = "../tests/workload/random.rs"]
 mod random;
@@ -21,10 +23,12 @@ fn main() {
     let seeds = u64::from(arguments.next().unwrap_or(20));
     let tries = Tries(arguments.next().unwrap_or(24));
     let first = u64::from(arguments.next().unwrap_or(1));
+    let least = f64::from(arguments.next().unwrap_or(100)) / 100.0;
+    assert!(least >= 1.0, "a stage with less than ℓ(1) can't be planned");
     println!("{queries} queries, seeds {first} to {}, {tries:?}; devices (and Σ R·min ℓ(b)/b)", first + seeds - 1);
     let (mut devices, mut fluid) = ([0.0; 4], [0.0; 4]);
     for seed in first..first + seeds {
-        let (demand, drawn) = drawn(&mut Random(seed), queries as usize);
+        let (demand, drawn) = drawn(&mut Random(seed), queries as usize, least);
         let splits = [Method::Even, Method::ByLatency, Method::Dp].map(Split::Alone);
         let splits = splits.into_iter().chain([Split::Joint(tries)]);
         let (mut counts, mut fluids, begun) = ([0.0; 4], [0.0; 4], Instant::now());
@@ -50,8 +54,8 @@ fn main() {
 
 /// Queries of 2 to 5 stages in any tree: ℓ(b) = αb + β with α 0.05–3 ms and β 1–20 ms, γ 0.1–10, an SLO of 2.5–4 times what
 /// batches of one take, and a rate that keeps 0.1–30 devices busy in batches of eight; all of these log-uniform. Those are drawn
-/// again of which `even` could not plan a stage, because its share is shorter than ℓ(1).
-fn drawn(random: &mut Random, queries: usize) -> (Demand, Vec<Query>) {
+/// again of which `even` could not plan a stage, because its share is shorter than `least` ℓ(1).
+fn drawn(random: &mut Random, queries: usize, least: f64) -> (Demand, Vec<Query>) {
     let (mut models, mut all) = (BTreeMap::new(), Vec::new());
     while all.len() < queries {
         let count = 2 + (random.unit() * 4.0) as usize;
@@ -71,7 +75,7 @@ fn drawn(random: &mut Random, queries: usize) -> (Demand, Vec<Query>) {
         let query = Query::new(Duration::from_nanos(slo as u64), rate, stages).expect("a tree");
         let borrowed: Vec<&Profile> = profiles.iter().collect();
         let even = query::split(&query, &borrowed, Method::Even).expect("it always splits");
-        if even.iter().zip(&firsts).any(|(share, &first)| (share.as_nanos() as u64) < first) {
+        if even.iter().zip(&firsts).any(|(share, &first)| (share.as_nanos() as f64) < least * first as f64) {
             continue;
         }
         for profile in profiles {

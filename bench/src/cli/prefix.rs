@@ -1,11 +1,11 @@
 //! `rota-bench prefix`
 
 use super::Failure;
+use super::scheduler::read;
 use crate::prefix::emulated::{self, Emulated};
 use crate::rounds::Comparison;
 use crate::table::{Table, figure};
 use crate::{prefix, process};
-use rota_sim::workload::Workload;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -71,13 +71,7 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
 }
 
 fn run_emulated(rota: &Path, file: &Path, arguments: &Arguments) -> Result<(), Failure> {
-    let name = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
-    let text = std::fs::read_to_string(file).map_err(|error| name(&error))?;
-    let beside = |path: &str| {
-        let path = file.parent().unwrap_or(Path::new("")).join(path);
-        std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
-    };
-    let workload = Workload::parse(&text, &beside).map_err(|error| name(&error))?;
+    let workload = read(file, 1.0, None)?;
     let slo = Duration::from_millis(arguments.slo_ms);
     let emulated = Emulated { variants: arguments.models as usize, suffix: arguments.suffix, slo };
     let (rounds, length) = (arguments.rounds, Duration::from_millis(arguments.round_ms));

@@ -1,11 +1,11 @@
 //! The greatest load that a daemon holds: nearly every request is answered within its SLO, in an open loop of Poisson arrivals.
 
-use super::{ANSWER_MAX, ARENA_BYTES, Ask, one_item};
+use super::{ANSWER_MAX, Ask, connect};
 use crate::numbers::Numbers;
 use crate::process::Daemon;
 use crate::rounds::{Contender, Failure};
-use rota_ipc::client::{Open, Request, Session};
-use rota_ipc::{Client, ClientOptions};
+use rota_ipc::Client;
+use rota_ipc::client::Request;
 use std::time::{Duration, Instant};
 
 /// A connection that asks models at a rate.
@@ -31,31 +31,8 @@ pub struct Search {
 impl Asker {
     /// Asks each of the models `names`, or all with every request, under one SLO.
     pub fn new(daemon: &Daemon, names: &[String], ask: Ask, slo: Duration) -> Result<Asker, Failure> {
-        let options = ClientOptions { slots: 2048, arena_bytes: ARENA_BYTES, ..ClientOptions::default() };
-        let mut client = Client::connect(daemon.socket(), options)?;
-        let open = Open { version: None, slo: Some(slo) };
-        let sessions = names.iter().map(|name| client.open(name, open)).collect::<Result<Vec<Session>, _>>()?;
-        let groups: Vec<&[Session]> = match ask {
-            Ask::One => sessions.chunks(1).collect(),
-            Ask::All => vec![&sessions],
-        };
-        let item_bytes = one_item(&sessions[0])?.iter().map(|&dim| u64::from(dim)).product::<u64>() * 4;
-        // Outputs and gaps take a part of the arena too.
-        let fit = usize::try_from(ARENA_BYTES / 2 / item_bytes.max(1)).unwrap_or(IN_FLIGHT);
-        let each = IN_FLIGHT.min(fit) / groups.len();
-        let mut idle = Vec::with_capacity(groups.len());
-        for group in &groups {
-            let dims = one_item(&group[0])?;
-            let request = |number: usize| -> Result<Request, Failure> {
-                let mut request = client.request_of(group)?;
-                for (at, value) in request.input::<f32>(0, &dims)?.iter_mut().enumerate() {
-                    *value = ((at + number * 17) as f32 * 0.37).sin();
-                }
-                Ok(request)
-            };
-            idle.push((0..each).map(request).collect::<Result<Vec<Request>, Failure>>()?);
-        }
-        let asked = groups[0].len();
+        let (client, idle) = connect(daemon, names, ask, slo, IN_FLIGHT)?;
+        let asked = if matches!(ask, Ask::All) { names.len() } else { 1 };
         Ok(Asker { client, idle, slo, asked })
     }
 

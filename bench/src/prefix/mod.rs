@@ -42,6 +42,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(60);
 /// The SLO of goodputs: what so many rounds of one item for each model take, each served whole.
 const SLO_BATCHES: f64 = 8.0;
 const ARENA_BYTES: u64 = 256 << 20;
+const SLOTS: u32 = 2048;
 
 /// Measures with the first `count` models of `repository`, each with one input whose first axis is the batch. The daemons have
 /// the last core to themselves, the client the first.
@@ -208,26 +209,9 @@ fn contender<'a>(
     ask: Ask,
     length: Duration,
 ) -> Result<Contender<'a>, Failure> {
-    let options = ClientOptions { slots: 128, arena_bytes: ARENA_BYTES, ..ClientOptions::default() };
-    let mut client = Client::connect(daemon.socket(), options)?;
     // Long enough that a host that is busy with other things drops nothing.
-    let open = Open { version: None, slo: Some(Duration::from_secs(60)) };
-    let sessions = names.iter().map(|name| client.open(name, open)).collect::<Result<Vec<Session>, _>>()?;
-    let asked: Vec<&[Session]> = match ask {
-        Ask::One => sessions.chunks(1).collect(),
-        Ask::All => vec![&sessions],
-    };
-    let mut idle: Vec<Request> = Vec::new();
-    for sessions in asked {
-        for _ in 0..DEPTH {
-            let mut request = client.request_of(sessions)?;
-            let number = idle.len() as f32;
-            for (at, value) in request.input::<f32>(0, &one_item(&sessions[0])?)?.iter_mut().enumerate() {
-                *value = ((at as f32 + number * 17.0) * 0.37).sin();
-            }
-            idle.push(request);
-        }
-    }
+    let (mut client, requests) = connect(daemon, names, ask, Duration::from_secs(60), DEPTH * names.len())?;
+    let mut idle: Vec<Request> = requests.into_iter().flat_map(|own| own.into_iter().take(DEPTH)).collect();
     Ok(Contender::new(name, move || {
         let (begin, mut answers) = (Instant::now(), 0);
         while begin.elapsed() < length || client.in_flight_count() > 0 {
@@ -244,6 +228,42 @@ fn contender<'a>(
         }
         Ok(vec![answers as f64 / begin.elapsed().as_secs_f64()])
     }))
+}
+
+/// Opens the models under one SLO; requests of one item by what is asked, about `most` in all, or as many as fit.
+fn connect(
+    daemon: &Daemon,
+    names: &[String],
+    ask: Ask,
+    slo: Duration,
+    most: usize,
+) -> Result<(Client, Vec<Vec<Request>>), Failure> {
+    let options = ClientOptions { slots: SLOTS, arena_bytes: ARENA_BYTES, ..ClientOptions::default() };
+    let mut client = Client::connect(daemon.socket(), options)?;
+    let open = Open { version: None, slo: Some(slo) };
+    let sessions = names.iter().map(|name| client.open(name, open)).collect::<Result<Vec<Session>, _>>()?;
+    let groups: Vec<&[Session]> = match ask {
+        Ask::One => sessions.chunks(1).collect(),
+        Ask::All => vec![&sessions],
+    };
+    let dims = one_item(&sessions[0])?;
+    let item_bytes = dims.iter().map(|&dim| u64::from(dim)).product::<u64>() * 4;
+    // Outputs and gaps take a part of the arena too.
+    let fit = usize::try_from(ARENA_BYTES / 2 / item_bytes.max(1)).unwrap_or(most);
+    let each = most.min(fit) / groups.len();
+    let request = |group: &[Session], number: usize| -> Result<Request, Failure> {
+        let mut request = client.request_of(group)?;
+        for (at, value) in request.input::<f32>(0, &dims)?.iter_mut().enumerate() {
+            *value = ((at + number * 17) as f32 * 0.37).sin();
+        }
+        Ok(request)
+    };
+    let requests = groups.iter().enumerate().map(|(at, group)| {
+        let numbers = at * each..(at + 1) * each;
+        numbers.map(|number| request(group, number)).collect::<Result<Vec<Request>, Failure>>()
+    });
+    let requests = requests.collect::<Result<Vec<_>, Failure>>()?;
+    Ok((client, requests))
 }
 
 /// The dimensions of one item of the model's input.

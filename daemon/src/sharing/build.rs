@@ -89,22 +89,8 @@ pub(super) fn build(
     }
     let memory_bytes = networks.iter().flatten().map(|network| network.memory_bytes()).max().unwrap_or(0);
     let group = cuts.group(tree, &members, shared_time, stacked);
-    let names: Vec<String> = members.iter().map(|member| member.model.label()).collect();
-    let model = Model {
-        id,
-        name: names.join("+"),
-        version: 1,
-        digest: String::new(),
-        signature: cuts.signature.clone(),
-        max_batch,
-        default_slo: members.iter().map(|member| member.model.default_slo).min().unwrap_or_default(),
-        weight: 1.0,
-        memory_bytes,
-        profiled: cuts.profiled(&members[0].checked.hints),
-        profile_scales: true,
-        profiles,
-        group: Some(group),
-    };
+    let profiled = cuts.profiled(&members[0].checked.hints);
+    let model = Model::of_group(id, group, (cuts.signature, memory_bytes), (profiled, profiles, true));
     Ok((Arc::new(model), networks))
 }
 

@@ -79,22 +79,10 @@ pub(super) fn build(
         return Err("no device emulates all of them".to_string().into());
     };
     let (signature, memory_bytes) = (first.signature().clone(), first.memory_bytes());
-    let names: Vec<String> = members.iter().map(|member| member.model.label()).collect();
-    let model = Model {
-        id,
-        name: names.join("+"),
-        version: 1,
-        digest: String::new(),
-        max_batch,
-        default_slo: members.iter().map(|member| member.model.default_slo).min().unwrap_or_default(),
-        weight: 1.0,
-        memory_bytes,
-        profiled: members[0].model.profiled.clone(),
-        profile_scales: false,
-        profiles: networks.iter().map(|network| network.as_ref().map(|_| pace.clone())).collect(),
-        group: Some(group(prefix, members, &signature, costs.shared_time())),
-        signature,
-    };
+    let group = group(prefix, members, &signature, costs.shared_time());
+    let profiled = members[0].model.profiled.clone();
+    let profiles = networks.iter().map(|network| network.as_ref().map(|_| pace.clone())).collect();
+    let model = Model::of_group(id, group, (signature, memory_bytes), (profiled, profiles, false));
     Ok((Arc::new(model), networks))
 }
 

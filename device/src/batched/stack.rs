@@ -105,11 +105,11 @@ impl<R: Runner> Stack<R> {
 impl<R: Runner> Batched<R> {
     /// Runs a stack instead of its members, if that is faster for this batch. Where it does not run, they do.
     pub(super) fn run_stack(&mut self, batch: &mut Batch, index: usize, done: Done<'_>) {
-        let (inputs, stride) = (self.signature.inputs.len(), self.stride());
+        let inputs = self.signature.inputs.len();
         let (parts, stack) = (&self.parts, &mut self.stacks[index]);
         let Some(one_by_one) = stack.one_by_one(parts) else { return };
         let wanted = |row: &&Row| {
-            let spans = &batch.spans[row.request * stride + inputs..(row.request + 1) * stride];
+            let spans = batch.output_spans(row.request, inputs);
             stack.members.iter().any(|&member| wants(spans, &parts[member].outputs))
         };
         stack.part.choose(self.rows.iter().filter(wanted).map(|row| (row.request, row.items)));

@@ -11,7 +11,7 @@ use super::CudaError;
 use super::driver::{DriverError, Event, Stream};
 use super::gpu::Session;
 use super::plan::Plan;
-use crate::batched::{Batched, Runner, check_output, input_layout};
+use crate::batched::{Batched, Runner, check_output, input_layout, wants};
 use crate::parts::{Feed, Row};
 use crate::strided::Strided;
 use crate::view::{Inputs, View};
@@ -99,13 +99,10 @@ fn prepare<R: Runner>(network: &mut Batched<R>, batch: &Batch) -> Result<Option<
     let all = rows(order.iter().map(|&request| (request, batch.requests[request].items as usize)));
     let mut legs: Vec<Leg> = Vec::new();
     for part in 0..network.parts.len() {
-        let (first, range) = (network.signature.inputs.len(), network.parts[part].outputs.clone());
-        let runs_for_all = range.len() == network.signature.outputs.len();
-        let wants = |row: &&Row| {
-            let spans = &batch.spans[row.request * network.stride() + first..][range.clone()];
-            runs_for_all || spans.iter().any(|span| span.offset != Span::UNWANTED)
+        let wanted = |row: &&Row| {
+            wants(batch.output_spans(row.request, network.signature.inputs.len()), &network.parts[part].outputs)
         };
-        let own = rows(all.iter().filter(wants).map(|row| (row.request, row.items)));
+        let own = rows(all.iter().filter(wanted).map(|row| (row.request, row.items)));
         if own.is_empty() {
             continue;
         }
@@ -209,7 +206,7 @@ fn fits<R: Runner>(network: &Batched<R>, batch: &Batch, leg: &Leg) -> bool {
 }
 
 fn output_span<R: Runner>(network: &Batched<R>, batch: &Batch, row: &Row, output: usize) -> Span {
-    batch.spans[row.request * network.stride() + network.signature.inputs.len() + output]
+    batch.output_spans(row.request, network.signature.inputs.len())[output]
 }
 
 /// Gives the GPU the copies of the network's inputs.

@@ -364,7 +364,7 @@ impl TimeKeeper {
             if due > begin {
                 batch.took = due - begin;
             }
-            if let Some(timing) = network.timing().filter(|timing| timing.has_parts()) {
+            if let Some(timing) = network.timing().filter(|timing| timing.part_count() > 1) {
                 self.file_early(device, begin, &mut batch, timing);
             }
             drop(network);
@@ -376,13 +376,17 @@ impl TimeKeeper {
 
     /// Files what is to be told of requests that are done before their batch.
     fn file_early(&mut self, device: usize, begin: Instant, batch: &mut Batch, timing: &Timing) {
-        for request in 0..batch.requests.len() {
-            let until = timing.until(batch, request);
-            if batch.requests[request].outcome == Outcome::Done && until < batch.took {
-                for early in earlies(batch, request, begin, until) {
-                    self.file(device, begin + until, Due::Early(early));
+        let mut until = Duration::ZERO;
+        for part in 0..timing.part_count() {
+            until += timing.of_part(part, batch);
+            for request in 0..batch.requests.len() {
+                let is_done = until < batch.took && batch.requests[request].outcome == Outcome::Done;
+                if is_done && timing.last_part(batch, request) == part {
+                    for early in earlies(batch, request, begin, until) {
+                        self.file(device, begin + until, Due::Early(early));
+                    }
+                    batch.requests[request].outcome = Outcome::Told;
                 }
-                batch.requests[request].outcome = Outcome::Told;
             }
         }
     }

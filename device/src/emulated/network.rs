@@ -1,11 +1,11 @@
 //! A network that computes nothing: it takes as long as its table says and gives back what it was given.
 
-use crate::batched::{Batched, Runner};
+use crate::batched::{Batched, Runner, wants};
 use crate::emulated::{EmulatedPrefix, EmulatedProfile};
 use crate::parts::{Feed, Part};
 use crate::strided::Strided;
 use crate::view::{Inputs, View};
-use crate::{Batch, Dim, HostTensor, Network, RunError, Shape, Signature, Span};
+use crate::{Batch, Dim, HostTensor, Network, RunError, Shape, Signature};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
@@ -86,13 +86,12 @@ impl Timing {
 
     /// From a batch's start until it has ended.
     pub fn of(&self, batch: &Batch) -> Duration {
-        self.parts.iter().map(|part| self.part(part, batch)).sum()
+        (0..self.parts.len()).map(|part| self.of_part(part, batch)).sum()
     }
 
-    /// From a batch's start until everything is there that `request` wants of it.
-    pub(super) fn until(&self, batch: &Batch, request: usize) -> Duration {
-        let last = self.parts.iter().rposition(|part| self.serves(part, batch, request)).unwrap_or(0);
-        self.parts[..=last].iter().map(|part| self.part(part, batch)).sum()
+    /// The part behind which everything is there that `request` wants of the batch.
+    pub(super) fn last_part(&self, batch: &Batch, request: usize) -> usize {
+        self.parts.iter().rposition(|part| self.serves(part, batch, request)).unwrap_or(0)
     }
 
     /// Whether every batch takes no time at all.
@@ -100,12 +99,14 @@ impl Timing {
         self.parts.iter().all(|part| part.pace.is_zero())
     }
 
-    /// Whether requests can be done before their batch is.
-    pub(super) fn has_parts(&self) -> bool {
-        self.parts.len() > 1
+    /// With more than one, requests can be done before their batch is.
+    pub(super) fn part_count(&self) -> usize {
+        self.parts.len()
     }
 
-    fn part(&self, part: &TimedPart, batch: &Batch) -> Duration {
+    /// What one part takes.
+    pub(super) fn of_part(&self, part: usize, batch: &Batch) -> Duration {
+        let part = &self.parts[part];
         let served = batch.requests.iter().enumerate().filter(|(request, _)| self.serves(part, batch, *request));
         match served.fold(0, |items: u32, (_, request)| items.saturating_add(request.items)) {
             0 => Duration::ZERO,
@@ -114,10 +115,7 @@ impl Timing {
     }
 
     fn serves(&self, part: &TimedPart, batch: &Batch, request: usize) -> bool {
-        let Some(own) = &part.outputs else { return true };
-        let stride = batch.spans.len() / batch.requests.len();
-        let wanted = batch.spans[request * stride + self.inputs..].get(own.clone());
-        wanted.is_some_and(|spans| spans.iter().any(|span| span.offset != Span::UNWANTED))
+        part.outputs.as_ref().is_none_or(|own| wants(batch.output_spans(request, self.inputs), own))
     }
 }
 
@@ -166,7 +164,7 @@ impl Network for EmulatedNetwork {
     /// # Panics
     /// For a group: what it answers is what its members' profiles say.
     fn set_signature(&mut self, signature: Signature) {
-        assert!(!self.timing.has_parts(), "the signature of a group of emulated models is given");
+        assert!(self.timing.part_count() == 1, "the signature of a group of emulated models is given");
         self.batched.runner_mut().signature = signature.clone();
         self.batched.set_signature(signature);
     }
