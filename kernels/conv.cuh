@@ -26,7 +26,7 @@ __device__ __forceinline__ void conv(const ConvParams& p) {
       const unsigned filter = group * p.group_filters + row;
       const unsigned image = divide(column, p.by_out_pixels), pixel = column - image * pixels;
       const size_t place = (static_cast<size_t>(image) * p.filters + filter) * pixels + pixel;
-      const T* bias = p.bias ? at<const T>(p.bias) + filter : nullptr;
+      const float* bias = p.bias ? at<const float>(p.bias) + filter : nullptr;
       const T* residual = p.residual ? at<const T>(p.residual) + place : nullptr;
       at<T>(p.y)[place] = from_float<T>(finish(p.epilogue, sum, bias, residual));
     });

@@ -27,7 +27,7 @@ enum RotaActivation {
 // y = activation(scale * sum + bias_scale * bias + residual), or, with `residual_last`, the residual added after the activation.
 typedef struct Epilogue {
   float scale;
-  float bias_scale;
+  float bias_scale;  // the bias is f32, whatever the elements are
   uint32_t activation;  // RotaActivation
   float a;
   float b;
@@ -220,7 +220,7 @@ typedef struct ConvParams {
   uint64_t x;
   uint64_t w;
   uint64_t y;
-  uint64_t bias;      // per filter
+  uint64_t bias;      // per filter, f32
   uint64_t residual;  // laid out like y
   uint32_t images;
   uint32_t channels;  // of all groups together

@@ -78,7 +78,7 @@ pub struct Conv {
     pub pads: [i32; 2],
     /// `[images, channels, height, width]`
     pub x: Pointer,
-    /// `[filters, channels / groups, height, width]` of kernels; transposed: `[channels, filters / groups, …]`.
+    /// `[filters, channels / groups, height, width]` of kernels; f32 where [`Conv::is_depthwise`]. Transposed: `[channels, filters / groups, …]`.
     pub w: Pointer,
     /// `[images, filters, height, width]`
     pub y: Pointer,
@@ -90,7 +90,7 @@ impl Conv {
     /// The launch of the kernel that suits the shapes.
     pub fn launch(&self) -> Result<Launch, Unfit> {
         self.check()?;
-        if self.groups > 1 && self.groups == self.channels {
+        if self.is_depthwise() {
             return self.depthwise(self.depthwise_kernel(), 128);
         }
         if let Some(gemm) = self.as_gemm() {
@@ -104,13 +104,14 @@ impl Conv {
     pub fn launches(&self) -> Result<Vec<Launch>, Unfit> {
         self.check()?;
         let mut all = Vec::new();
-        if self.groups > 1 && self.groups == self.channels {
+        if self.is_depthwise() {
             let kernels = &DEPTHWISE[self.element()];
             for kernel in [self.depthwise_kernel(), &kernels[kernels.len() - 1]] {
                 for &threads in kernel.blocks {
                     all.push(self.depthwise(kernel, threads)?);
                 }
             }
+            return Ok(all);
         }
         if let Some(gemm) = self.as_gemm() {
             all.extend(gemm.launches()?);
@@ -119,6 +120,11 @@ impl Conv {
             all.push(self.implicit(tile)?);
         }
         Ok(all)
+    }
+
+    /// Whether each filter sees one channel. Such a convolution, unless it is transposed, multiplies in f32, by weights in f32.
+    pub fn is_depthwise(&self) -> bool {
+        self.groups > 1 && self.groups == self.channels
     }
 
     /// The launch of the transposed convolution.
@@ -137,7 +143,7 @@ impl Conv {
         let elements = u64::from(self.images) * u64::from(self.channels) * self.input_pixels();
         let taps = u64::from(self.filters / self.groups) * u64::from(self.kernel[0] * self.kernel[1]);
         let weights = u64::from(self.channels) * taps;
-        let cost = self.cost(weights, 2 * elements * taps);
+        let cost = self.cost(self.bytes() * weights, 2 * elements * taps);
         Ok(Launch::new(&TRANSPOSE[self.element()], spread(work, threads), threads, params, cost))
     }
 
@@ -297,17 +303,18 @@ impl Conv {
     fn forward_cost(&self) -> Cost {
         let taps = u64::from(self.channels / self.groups) * u64::from(self.kernel[0] * self.kernel[1]);
         let outputs = u64::from(self.images) * u64::from(self.filters) * u64::from(self.output_pixels());
-        self.cost(u64::from(self.filters) * taps, 2 * outputs * taps)
+        let weight = if self.is_depthwise() { 4 } else { self.bytes() };
+        self.cost(weight * u64::from(self.filters) * taps, 2 * outputs * taps)
     }
 
-    fn cost(&self, weights: u64, flops: u64) -> Cost {
+    fn cost(&self, weight_bytes: u64, flops: u64) -> Cost {
         let columns = u64::from(self.images) * u64::from(self.output_pixels());
         let outputs = u64::from(self.filters) * columns;
         let inputs = u64::from(self.images) * u64::from(self.channels) * self.input_pixels();
         let epilogue = Epilogue { bias_row: 1, bias_column: 0, ..self.epilogue };
-        let (elements, operations) = epilogue.cost(1, u64::from(self.filters), columns);
+        let (more, operations) = epilogue.cost(self.bytes(), 1, u64::from(self.filters), columns);
         Cost {
-            bytes_read: self.bytes() * (inputs + weights + elements),
+            bytes_read: self.bytes() * inputs + weight_bytes + more,
             bytes_written: self.bytes() * outputs,
             flops: flops + operations,
         }

@@ -231,10 +231,10 @@ impl Gemm {
         let copies = |matrix: &Matrix| -> u64 {
             (0..2).map(|axis| if matrix.batch[axis] == 0 { 1 } else { u64::from(self.batches[axis]) }).product()
         };
-        let (elements, operations) = self.epilogue.cost(batches, rows, columns);
         let bytes = self.math.storage().bytes();
+        let (more, operations) = self.epilogue.cost(bytes, batches, rows, columns);
         Cost {
-            bytes_read: bytes * (copies(&self.a) * rows * depth + copies(&self.b) * depth * columns + elements),
+            bytes_read: bytes * (copies(&self.a) * rows * depth + copies(&self.b) * depth * columns) + more,
             bytes_written: bytes * batches * rows * columns,
             flops: 2 * batches * rows * columns * depth + operations,
         }

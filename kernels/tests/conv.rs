@@ -91,10 +91,23 @@ fn float(math: Math) -> Float {
     if math == Math::F16 { Float::F16 } else { Float::F32 }
 }
 
+/// Element types of the input, the weights, the bias and the residual.
+fn types(shape: &Shape, transposed: bool, math: Math) -> [Float; 4] {
+    let depthwise = shape.groups > 1 && shape.group_channels == 1 && !transposed;
+    [float(math), if depthwise { Float::F32 } else { float(math) }, Float::F32, float(math)]
+}
+
 /// The description with tensors in `memory`, the activation HardSwish and a residual behind it.
-fn conv(shape: &Shape, output: [u32; 2], math: Math, memory: &mut Memory, tensors: &[Tensor; 4]) -> Conv {
-    let dtype = float(math);
-    let [x, w, bias, residual] = tensors.each_ref().map(|tensor| tensor.upload(dtype, memory));
+fn conv(
+    shape: &Shape,
+    output: [u32; 2],
+    math: Math,
+    types: [Float; 4],
+    memory: &mut Memory,
+    tensors: &[Tensor; 4],
+) -> Conv {
+    let place = |at: usize, memory: &mut Memory| tensors[at].upload(types[at], memory);
+    let [x, w, bias, residual] = [0, 1, 2, 3].map(|at| place(at, memory));
     Conv {
         math,
         images: shape.images,
@@ -109,7 +122,7 @@ fn conv(shape: &Shape, output: [u32; 2], math: Math, memory: &mut Memory, tensor
         pads: shape.pads,
         x,
         w,
-        y: memory.alloc(tensors[3].len() * dtype.bytes() as usize),
+        y: memory.alloc(tensors[3].len() * float(math).bytes() as usize),
         epilogue: Epilogue {
             bias,
             residual,
@@ -124,18 +137,19 @@ fn check(shape: &Shape, transposed: bool, math: Math) {
     let dtype = float(math);
     let Some(output) = (if transposed { shape.output_transposed() } else { shape.output() }) else { return };
     let mut numbers = Numbers::new(u64::from(shape.input[0] * 31 + shape.kernel[1]));
-    let mut tensor = |count: u32| Tensor::random(&mut numbers, count as usize, dtype);
+    let types = types(shape, transposed, math);
+    let mut tensor = |count: u32, at: usize| Tensor::random(&mut numbers, count as usize, types[at]);
     let (channels, filters) = (shape.groups * shape.group_channels, shape.groups * shape.group_filters);
     let (pixels_in, pixels_out) = (shape.input[0] * shape.input[1], output[0] * output[1]);
     let area = shape.kernel[0] * shape.kernel[1];
     let tensors = [
-        tensor(shape.images * channels * pixels_in),
-        tensor(filters * shape.group_channels * area),
-        tensor(filters),
-        tensor(shape.images * filters * pixels_out),
+        tensor(shape.images * channels * pixels_in, 0),
+        tensor(filters * shape.group_channels * area, 1),
+        tensor(filters, 2),
+        tensor(shape.images * filters * pixels_out, 3),
     ];
     let mut memory = Memory::default();
-    let conv = conv(shape, output, math, &mut memory, &tensors);
+    let conv = conv(shape, output, math, types, &mut memory, &tensors);
 
     let [x, w, bias, residual] = tensors.each_ref().map(|tensor| tensor.values());
     let mut expected = vec![0.0_f32; residual.len()];
@@ -224,7 +238,7 @@ fn a_convolution_of_pixels_becomes_a_product() {
     check(&shape, false, Math::F32);
     let mut memory = Memory::default();
     let tensors = [1, 1, 1, 1].map(|count| Tensor::random(&mut Numbers::new(1), count, Float::F32));
-    let launch = conv(&shape, shape.input, Math::F32, &mut memory, &tensors).launch().unwrap();
+    let launch = conv(&shape, shape.input, Math::F32, [Float::F32; 4], &mut memory, &tensors).launch().unwrap();
     assert!(launch.kernel.name.starts_with("rota_gemm"));
 }
 
@@ -265,7 +279,8 @@ fn groups_that_do_not_divide_are_refused() {
         pads: [0; 2],
         pads_behind: [0; 2],
     };
-    let conv = Conv { groups: 2, y: Pointer(16), ..conv(&shape, [3, 3], Math::F32, &mut memory, &tensors) };
+    let conv =
+        Conv { groups: 2, y: Pointer(16), ..conv(&shape, [3, 3], Math::F32, [Float::F32; 4], &mut memory, &tensors) };
     assert_eq!(conv.launch().unwrap_err().to_string(), "conv: 5 channels and 4 filters can't be split into 2 groups");
     assert!(Host::load().is_ok());
 }

@@ -25,7 +25,7 @@ fn every_tile_equals_one_product_after_the_other_to_the_bit() {
         for (rows, columns) in HEADS {
             let a = upload(&numbers.take((rows * DEPTH) as usize), math, &mut memory);
             let b = upload(&numbers.take((columns * DEPTH) as usize), math, &mut memory);
-            let bias = upload(&numbers.take(columns as usize), math, &mut memory);
+            let bias = memory.upload(&numbers.take(columns as usize));
             let c = memory.upload(&vec![0_u32; (rows * columns) as usize]);
             gemms.push(Gemm {
                 math,

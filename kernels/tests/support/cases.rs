@@ -81,7 +81,7 @@ fn gemm(math: Math) -> Case {
         b: Matrix::row_major(b.input(dtype, depth * columns), columns),
         c: Matrix::row_major(b.output(dtype, 2 * rows * columns), columns).batched([0, u64::from(rows * columns)]),
         epilogue: Epilogue {
-            bias: b.input(dtype, columns),
+            bias: b.input(Type::F32, columns),
             bias_column: 1,
             residual: b.input(dtype, 2 * rows * columns),
             activation: Activation::Gelu,
@@ -126,7 +126,7 @@ fn conv_of(b: &mut Builder, math: Math, groups: u32, kernel: u32, stride: u32, t
     } else {
         input.map(|size| (size + 2 - kernel) / stride + 1)
     };
-    let dtype = math.storage();
+    let (dtype, depthwise) = (math.storage(), groups == channels && !transposed);
     let outputs = images * filters * output[0] * output[1];
     Conv {
         math,
@@ -141,9 +141,9 @@ fn conv_of(b: &mut Builder, math: Math, groups: u32, kernel: u32, stride: u32, t
         dilations: [1; 2],
         pads: [1; 2],
         x: b.input(dtype, images * channels * input[0] * input[1]),
-        w: b.input(dtype, channels * filters * kernel * kernel),
+        w: b.input(if depthwise { Type::F32 } else { dtype }, channels * filters * kernel * kernel),
         y: b.output(dtype, outputs),
-        epilogue: Epilogue { bias: b.input(dtype, filters), activation: Activation::Relu, ..Epilogue::default() },
+        epilogue: Epilogue { bias: b.input(Type::F32, filters), activation: Activation::Relu, ..Epilogue::default() },
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{FLOATS, name, sum_tolerance};
 use crate::gpu::Failure;
 use crate::gpu::case::{Case, Maker, Planned, Scale, Tensor, Tolerance, Variant};
-use rota_kernels::{Activation, Conv, Epilogue, Math, Pointer};
+use rota_kernels::{Activation, Conv, Epilogue, Math, Pointer, Type};
 use serde_json::{Value, json};
 
 /// A square kernel with half of it as padding; `filters` per group times groups in all.
@@ -61,8 +61,12 @@ fn make(maker: &mut Maker, math: Math, sizes: Sizes, output: [u32; 2], pad: u32)
     let (dtype, product) = (math.storage(), |numbers: &[u32]| numbers.iter().map(|&n| u64::from(n)).product::<u64>());
     let tensors = [
         maker.operand(product(&[images, channels, input[0], input[1]]), math)?,
-        maker.operand(product(&[filters, channels / groups, kernel, kernel]), math)?,
-        maker.tensor(u64::from(filters), dtype)?,
+        // Depthwise ones multiply in f32, by weights in f32.
+        maker.operand(
+            product(&[filters, channels / groups, kernel, kernel]),
+            if groups > 1 { Math::F32 } else { math },
+        )?,
+        maker.tensor(u64::from(filters), Type::F32)?,
     ];
     let result = maker.output(product(&[images, filters, output[0], output[1]]), dtype)?;
     let [x, w, bias] = tensors.each_ref().map(|tensor| tensor.pointer);
@@ -91,10 +95,8 @@ fn conv(maker: &mut Maker, math: Math, sizes: Sizes) -> Result<Case, Failure> {
     let pad = sizes.kernel / 2;
     let output = sizes.input.map(|side| (side + 2 * pad - sizes.kernel) / sizes.stride + 1);
     let Made { conv, tensors: [x, w, bias], output } = make(maker, math, sizes, output, pad)?;
-    let depthwise = sizes.groups > 1;
-    let mut launches = conv.launches()?;
-    // Single channels as products waste nearly all of a tile: nobody would take them.
-    launches.retain(|launch| !depthwise || launch.kernel.name.starts_with("rota_depthwise"));
+    let depthwise = conv.is_depthwise();
+    let launches = conv.launches()?;
     let terms = u64::from(sizes.channels / sizes.groups) * u64::from(sizes.kernel).pow(2);
     let expected = move |index: usize| {
         let [oh, ow] = conv.output.map(|side| side as usize);

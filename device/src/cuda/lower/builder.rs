@@ -199,7 +199,19 @@ impl<'a> Builder<'a> {
         self.constant(&Tensor::f32s(dims.to_vec(), values))
     }
 
-    /// The same in f32, for kernels that take nothing else.
+    /// A value in f32, densely, whatever floats are kept as: a weight before it was rounded.
+    pub fn exactly(&mut self, id: ValueId) -> Result<Operand, LowerError> {
+        let Source::Constant(tensor) = &self.flat.graph.value(id).source else {
+            let operand = self.operand(id)?;
+            return self.converted(&operand, DType::F32);
+        };
+        let node = self.label.clone();
+        let dtype = tensor.dtype.name().to_owned();
+        let tensor = evaluate::cast(tensor, DType::F32).ok_or(LowerError::Constant { dtype, node })?;
+        Ok(self.add(DType::F32, &tensor.dims.clone(), Place::Constant(tensor)))
+    }
+
+    /// Numbers that were computed here in f32, for kernels that take nothing else.
     pub fn exact(&mut self, dims: &[u64], values: &[f32]) -> Operand {
         self.add(DType::F32, dims, Place::Constant(Tensor::f32s(dims.to_vec(), values)))
     }

@@ -111,6 +111,7 @@ fn convolve(
     let filters = count(site, output[1])?;
     // Factors by channel are multiplied into the weights here, once.
     let scaled = finish_of.scale.iter().any(|&scale| scale != 1.0);
+    let depthwise = groups > 1 && u64::from(groups) == x.dims()[1] && !transposed;
     let weights = match site.constant(1).filter(|_| scaled).and_then(floats) {
         Some(mut weights) => {
             let each = weights.len() / filters.max(1) as usize;
@@ -118,8 +119,9 @@ fn convolve(
                 let scale = finish_of.scale[filter % finish_of.scale.len()];
                 weights.iter_mut().for_each(|weight| *weight *= scale);
             }
-            b.floats(&w, &weights)?
+            if depthwise { b.exact(&w, &weights) } else { b.floats(&w, &weights)? }
         }
+        None if depthwise => b.exactly(site.input(1)?)?,
         None => {
             let weights = b.operand(site.input(1)?)?;
             b.floats_of(&weights)?
@@ -132,10 +134,9 @@ fn convolve(
         let own = site.constant(2).and_then(floats).unwrap_or_else(|| vec![0.0; filters as usize]);
         let of = |all: &[f32], at: usize| all[at % all.len()];
         let bias = own.iter().enumerate().map(|(at, own)| own * of(&finish_of.scale, at) + of(&finish_of.shift, at));
-        epilogue.bias = b.floats(&[u64::from(filters)], &bias.collect::<Vec<_>>())?.pointer();
+        epilogue.bias = b.exact(&[u64::from(filters)], &bias.collect::<Vec<_>>()).pointer();
     } else if site.node.input(2).is_some() {
-        let bias = b.operand(site.input(2)?)?;
-        epilogue.bias = b.floats_of(&bias)?.pointer();
+        epilogue.bias = b.exactly(site.input(2)?)?.pointer();
     }
     epilogue.bias_row = 1;
     if let Some(residual) = finish_of.residual {
