@@ -4,7 +4,7 @@ mod support;
 
 use proptest::prelude::*;
 use rota_kernels::host::{Host, Memory};
-use rota_kernels::{Activation, Conv, Epilogue, Float, Math, Pointer};
+use rota_kernels::{Activation, Conv, Epilogue, Float, Layout, Math, Pointer};
 use support::{Numbers, Tensor, assert_close, run_all};
 
 /// Sizes of a convolution, without its tensors.
@@ -67,7 +67,7 @@ impl Shape {
 fn shapes() -> impl Strategy<Value = Shape> {
     let pair = |range: std::ops::Range<u32>| prop::array::uniform2(range);
     let pads = prop::array::uniform2(0..3_i32);
-    let groups = prop_oneof![Just((1, 1..20_u32, 1..20_u32)), Just((3, 1..5, 1..5)), Just((8, 1..2, 1..3))];
+    let groups = prop_oneof![Just((1, 1..20_u32, 1..20_u32)), Just((3, 1..9, 1..5)), Just((8, 1..2, 1..3))];
     let channels = groups.prop_flat_map(|(groups, channels, filters)| (Just(groups), channels, filters));
     (1..3_u32, channels, pair(1..12), pair(1..6), pair(1..4), pair(1..3), pads, pair(0..3)).prop_map(
         |(images, (groups, group_channels, group_filters), input, kernel, strides, dilations, pads, pads_behind)| {
@@ -120,6 +120,8 @@ fn conv(
         strides: shape.strides,
         dilations: shape.dilations,
         pads: shape.pads,
+        layout: Layout::Nchw,
+        x_layout: Layout::Nchw,
         x,
         w,
         y: memory.alloc(tensors[3].len() * float(math).bytes() as usize),
@@ -130,6 +132,48 @@ fn conv(
             activation: Activation::HardSwish { a: 1.0 / 6.0, b: 0.5 },
             ..Epilogue::default()
         },
+    }
+}
+
+/// `[outer, channels, pixels]` as `[outer, pixels, channels]`.
+fn last(values: &[f32], channels: u32, pixels: u32) -> Vec<f32> {
+    let (channels, pixels) = (channels as usize, pixels as usize);
+    let block = |block: &[f32]| -> Vec<f32> { (0..block.len()).map(|at| block[at % channels * pixels + at / channels]).collect() };
+    values.chunks(channels * pixels).flat_map(block).collect()
+}
+
+/// The same convolution into NHWC, from either layout, by every kernel and block that has it.
+fn check_nhwc(shape: &Shape, conv: &Conv, types: [Float; 4], tensors: &[Tensor; 4], expected: &[f32], tolerance: f32) {
+    let pixels = conv.output[0] * conv.output[1];
+    let area = shape.kernel[0] * shape.kernel[1];
+    let weights = match conv.is_depthwise() {
+        true => last(tensors[1].values(), conv.filters, area),
+        false => last(tensors[1].values(), shape.group_channels, area),
+    };
+    let expected = last(expected, conv.filters, pixels);
+    for x_layout in [Layout::Nchw, Layout::Nhwc] {
+        let mut memory = Memory::default();
+        let mut place = |values: &[f32], at: usize| Tensor::new(values, types[at]).upload(types[at], &mut memory);
+        let x = match x_layout {
+            Layout::Nchw => place(tensors[0].values(), 0),
+            Layout::Nhwc => place(&last(tensors[0].values(), conv.channels, shape.input[0] * shape.input[1]), 0),
+        };
+        let (w, bias) = (place(&weights, 1), place(tensors[2].values(), 2));
+        let residual = place(&last(tensors[3].values(), conv.filters, pixels), 3);
+        let y = memory.alloc(expected.len() * types[3].bytes() as usize);
+        let epilogue = Epilogue { bias, residual, ..conv.epilogue };
+        let conv = Conv { layout: Layout::Nhwc, x_layout, x, w, y, epilogue, ..*conv };
+        let has = !conv.is_depthwise() || conv.channels == conv.filters && conv.channels % 4 == 0 && x_layout == Layout::Nhwc;
+        assert_eq!(conv.launch().is_ok(), has, "{conv:?}");
+        if !has {
+            continue;
+        }
+        let mut launches = conv.launches().unwrap();
+        launches.extend(conv.launch());
+        run_all(&launches, &mut memory, |memory, launch| {
+            let what = format!("{} from {x_layout:?} {shape:?}", launch.kernel.name);
+            assert_close(&Tensor::download(types[3], memory, y, expected.len()), &expected, tolerance, &what);
+        });
     }
 }
 
@@ -180,6 +224,9 @@ fn check(shape: &Shape, transposed: bool, math: Math) {
         let what = format!("{} {shape:?}", launch.kernel.name);
         assert_close(&Tensor::download(dtype, memory, conv.y, expected.len()), &expected, tolerance, &what);
     });
+    if !transposed {
+        check_nhwc(shape, &conv, types, &tensors, &expected, tolerance);
+    }
 }
 
 proptest! {
@@ -202,10 +249,11 @@ proptest! {
 #[test]
 fn depthwise_kernels_of_known_size_equal_direct_sums_in_both_types() {
     for (kernel, stride) in [(3, 1), (3, 2), (5, 1), (5, 2)] {
-        for (input, pad, behind) in [([1, 1], 2, 2), ([7, 9], 1, 1), ([12, 6], kernel as i32 / 2, 0)] {
+        let pictures = [([1, 1], 2, 2), ([7, 9], 1, 1), ([12, 6], kernel as i32 / 2, 0)];
+        for ((input, pad, behind), groups) in pictures.into_iter().flat_map(|picture| [(picture, 5), (picture, 12)]) {
             let shape = Shape {
                 images: 2,
-                groups: 5,
+                groups,
                 group_channels: 1,
                 group_filters: 1,
                 input,

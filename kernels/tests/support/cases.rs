@@ -140,6 +140,8 @@ fn conv_of(b: &mut Builder, math: Math, groups: u32, kernel: u32, stride: u32, t
         strides: [stride; 2],
         dilations: [1; 2],
         pads: [1; 2],
+        layout: Layout::Nchw,
+        x_layout: Layout::Nchw,
         x: b.input(dtype, images * channels * input[0] * input[1]),
         w: b.input(if depthwise { Type::F32 } else { dtype }, channels * filters * kernel * kernel),
         y: b.output(dtype, outputs),
@@ -151,7 +153,11 @@ fn conv(math: Math) -> Case {
     let mut b = Builder::new("conv");
     let mut launches = Vec::new();
     for groups in [1, 2] {
-        launches.extend(conv_of(&mut b, math, groups, 3, 2, false).launches().unwrap());
+        let conv = conv_of(&mut b, math, groups, 3, 2, false);
+        launches.extend(conv.launches().unwrap());
+        for x_layout in [Layout::Nchw, Layout::Nhwc] {
+            launches.extend(Conv { layout: Layout::Nhwc, x_layout, ..conv }.launches().unwrap());
+        }
     }
     b.done(launches)
 }
@@ -161,7 +167,9 @@ fn depthwise(dtype: Float) -> Case {
     let math = if dtype == Float::F16 { Math::F16 } else { Math::F32 };
     let mut launches = Vec::new();
     for (kernel, stride) in [(3, 1), (3, 2), (5, 1), (5, 2), (2, 1)] {
-        launches.push(conv_of(&mut b, math, 4, kernel, stride, false).launch().unwrap());
+        let conv = conv_of(&mut b, math, 4, kernel, stride, false);
+        launches.push(conv.launch().unwrap());
+        launches.push(Conv { layout: Layout::Nhwc, x_layout: Layout::Nhwc, ..conv }.launch().unwrap());
     }
     b.done(launches)
 }
@@ -180,6 +188,7 @@ fn pool(dtype: Float) -> Case {
         let pool = Pool {
             dtype,
             planes: 3,
+            inner: 1,
             input: [6, 9],
             output: [4, 5],
             kernel: [3, 2],
@@ -232,6 +241,7 @@ fn resize(dtype: Float) -> Case {
     let resize = Resize {
         dtype,
         planes: 3,
+        inner: 1,
         input: [4, 5],
         output: [7, 9],
         taps: [2, 2],
@@ -276,7 +286,7 @@ fn reductions() -> Case {
             let (outer, count) = (9, 40);
             let x = b.input(dtype, outer * count * inner);
             let y = b.output(Type::I64, outer * inner);
-            launches.push(Reduce { dtype, reduction, last: false, outer, count, inner, x, y }.launch().unwrap());
+            launches.push(Reduce { dtype, reduction, last: false, wide: false, outer, count, inner, x, y }.launch().unwrap());
         }
     }
     b.done(launches)

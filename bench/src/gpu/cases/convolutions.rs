@@ -3,7 +3,7 @@
 use super::{FLOATS, name, sum_tolerance};
 use crate::gpu::Failure;
 use crate::gpu::case::{Case, Maker, Planned, Scale, Tensor, Tolerance, Variant};
-use rota_kernels::{Activation, Conv, Epilogue, Math, Pointer, Type};
+use rota_kernels::{Activation, Conv, Epilogue, Layout, Math, Pointer, Type};
 use serde_json::{Value, json};
 
 /// A square kernel with half of it as padding; `filters` per group times groups in all.
@@ -83,6 +83,8 @@ fn make(maker: &mut Maker, math: Math, sizes: Sizes, output: [u32; 2], pad: u32)
         strides: [stride; 2],
         dilations: [1, 1],
         pads: [pad as i32; 2],
+        layout: Layout::Nchw,
+        x_layout: Layout::Nchw,
         x,
         w,
         y: result.pointer,
