@@ -7,7 +7,7 @@ use crate::background::{compile_options, hints};
 use crate::config::PrecisionName;
 use crate::repository;
 use rota_device::cuda::Model;
-use rota_device::cuda::lower::Program;
+use rota_device::cuda::lower::{Layout, Layouts, Options, Program};
 use rota_device::cuda::roofline::{GPUS, GpuLimits};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -28,12 +28,32 @@ pub struct Arguments {
     /// In what numbers products are computed
     #[arg(long, value_enum, default_value = "fp32")]
     precision: PrecisionName,
+    /// How pictures lie between launches: as the compiler chooses, or one way throughout, to compare
+    #[arg(long, value_enum, default_value = "auto")]
+    layout: LayoutName,
     /// Size of a dynamic dimension, by its name or by "input:axis"
     #[arg(long = "shape", value_name = "NAME=SIZE", value_parser = parse_size)]
     shapes: Vec<(String, u32)>,
     /// For programs
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum LayoutName {
+    Auto,
+    Nchw,
+    Nhwc,
+}
+
+impl From<LayoutName> for Layouts {
+    fn from(name: LayoutName) -> Layouts {
+        match name {
+            LayoutName::Auto => Layouts::Auto,
+            LayoutName::Nchw => Layouts::Nchw,
+            LayoutName::Nhwc => Layouts::Nhwc,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -57,6 +77,8 @@ struct Report {
 struct Launch {
     node: String,
     kernel: &'static str,
+    /// How what it writes lies.
+    layout: &'static str,
     bytes: u64,
     flops: u64,
     roofline_us: f64,
@@ -92,7 +114,8 @@ pub fn run(arguments: Arguments) -> Outcome {
     let model = Model::read(&arguments.model, &compile_options(&settings, &[], 1))?;
     let gpu = GPUS.iter().find(|gpu| gpu.name == arguments.device).ok_or("no such GPU")?;
     let lower = |fuse: bool| -> Result<Program, Failure> {
-        let program = model.program(arguments.batch, &hints(&settings), arguments.precision.into(), fuse);
+        let options = Options { fuse, precision: arguments.precision.into(), layout: arguments.layout.into() };
+        let program = model.program(arguments.batch, &hints(&settings), options);
         program.map_err(|error| format!("{}: {error}", arguments.model.display()).into())
     };
     let (program, unfused) = (lower(true)?, lower(false)?);
@@ -102,6 +125,7 @@ pub fn run(arguments: Arguments) -> Outcome {
         Launch {
             node: step.label.clone(),
             kernel: step.launch.kernel.name,
+            layout: if step.layout == Layout::Nhwc { "nhwc" } else { "nchw" },
             bytes: cost.bytes_read + cost.bytes_written,
             flops: cost.flops,
             roofline_us: us,
@@ -134,7 +158,7 @@ const NODE_CHARS_MAX: usize = 48;
 
 impl Report {
     fn text(&self) -> String {
-        let mut table = Table::new(&["launch", "kernel", "MB", "Mflop", "us", "share"]);
+        let mut table = Table::new(&["launch", "kernel", "layout", "MB", "Mflop", "us", "share"]);
         for launch in &self.launches {
             let node: String = launch.node.chars().take(NODE_CHARS_MAX).collect();
             let kernel = launch.kernel.trim_start_matches("rota_").to_owned();
@@ -143,6 +167,7 @@ impl Report {
             table.row(vec![
                 node,
                 kernel,
+                launch.layout.to_owned(),
                 significant(bytes),
                 significant(flops),
                 significant(launch.roofline_us),

@@ -1,6 +1,7 @@
 //! Loads models for one GPU.
 
 use super::gpu::Gpu;
+use super::lower::{self, Layouts};
 use super::model::Model;
 use super::runner::CudaRunner;
 use super::workbench::Workbench;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 pub struct CudaEngine {
     gpu: Arc<Gpu>,
     precision: Precision,
+    layout: Layouts,
 }
 
 impl CudaEngine {
@@ -33,9 +35,14 @@ impl CudaEngine {
             Precision::Fp16 => Math::F16,
         };
         match capability >= needed.capability() {
-            true => Ok(CudaEngine { gpu, precision }),
+            true => Ok(CudaEngine { gpu, precision, layout: Layouts::Auto }),
             false => Err(CudaError::Capability { gpu: name, capability, needed: needed.capability() }),
         }
+    }
+
+    /// With pictures lying as `layout` says instead of as the compiler chooses, to compare.
+    pub fn with_layout(self, layout: Layouts) -> CudaEngine {
+        CudaEngine { layout, ..self }
     }
 
     /// The GPU, for trying launches on it.
@@ -86,6 +93,7 @@ impl CudaEngine {
     /// What runs the model.
     pub(super) fn runner(&self, model: Model) -> CudaRunner {
         let settled = model.settled();
-        CudaRunner::new(Arc::clone(&self.gpu), Arc::new(model.graph), self.precision, settled)
+        let options = lower::Options { precision: self.precision, layout: self.layout, fuse: true };
+        CudaRunner::new(Arc::clone(&self.gpu), Arc::new(model.graph), options, settled)
     }
 }

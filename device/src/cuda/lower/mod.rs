@@ -9,6 +9,7 @@
 pub mod builder;
 mod catalogue;
 mod code;
+mod cost;
 pub mod elementwise;
 pub mod epilogue;
 pub mod evaluate;
@@ -25,6 +26,7 @@ pub mod view;
 pub use catalogue::{operators, unsupported};
 pub use flat::{Flat, Given, flatten};
 pub use program::Program;
+pub use rota_kernels::Layout;
 pub use site::Site;
 
 use super::Precision;
@@ -36,11 +38,26 @@ pub struct Options {
     /// Off: every node is a launch of its own; what fusion is compared with.
     pub fuse: bool,
     pub precision: Precision,
+    pub layout: Layouts,
+}
+
+/// How pictures lie between launches; answers are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Layouts {
+    /// As ONNX has them.
+    Nchw,
+    /// Channels last from the first convolution that has a kernel for it to the last; transposed in front of what has none.
+    Nhwc,
+    /// Whichever of the two takes less by [`cost`]'s estimate, of all launches together: so transposes are weighed against what they buy.
+    /// That is NHWC for most pictures on tensor cores and NCHW for most others. Weights lie as the layout wants them, so where two batch
+    /// sizes of a model were to choose differently, both ways would be kept.
+    #[default]
+    Auto,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { fuse: true, precision: Precision::default() }
+        Options { fuse: true, precision: Precision::default(), layout: Layouts::default() }
     }
 }
 
@@ -63,5 +80,14 @@ pub enum LowerError {
 pub fn lower(model: &Graph, given: &[Given], options: Options) -> Result<Program, LowerError> {
     let flat = flatten(model, given)?;
     let groups = groups::find(&flat, options.fuse)?;
-    builder::Builder::new(&flat, options).run(&groups)
+    let build = |layout| builder::Builder::new(&flat, Options { layout, ..options }).run(&groups);
+    let convolves = flat.graph.nodes.iter().any(|node| node.operator == "Conv");
+    match options.layout {
+        Layouts::Auto if convolves => {
+            let (first, last) = (build(Layouts::Nchw)?, build(Layouts::Nhwc)?);
+            Ok(if cost::estimate(&last) < cost::estimate(&first) { last } else { first })
+        }
+        Layouts::Auto => build(Layouts::Nchw),
+        layout => build(layout),
+    }
 }
