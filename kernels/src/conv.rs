@@ -188,7 +188,9 @@ impl Conv {
         let depth = u64::from(self.channels / self.groups.max(1)) * area;
         let plain = self.as_gemm().is_some();
         match self.layout {
-            Layout::Nchw if plain => images * tiles(filters) * tiles(pixels) * SIDE * depth / if pixels.is_multiple_of(4) { 4 } else { 1 },
+            Layout::Nchw if plain => {
+                images * tiles(filters) * tiles(pixels) * SIDE * depth / if pixels.is_multiple_of(4) { 4 } else { 1 }
+            }
             Layout::Nchw => u64::from(self.groups) * tiles(filters) * tiles(images * pixels) * SIDE * depth,
             Layout::Nhwc => {
                 let fours = self.x_layout == Layout::Nhwc && (self.channels / self.groups.max(1)).is_multiple_of(4);
@@ -239,7 +241,9 @@ impl Conv {
         }
         let fours = channels == filters && channels.is_multiple_of(4) && self.x_layout == self.layout;
         if self.layout == Layout::Nhwc && self.is_depthwise() && !fours {
-            return unfit(format!("in NHWC, {channels} channels and {filters} filters of one channel each have no kernel"));
+            return unfit(format!(
+                "in NHWC, {channels} channels and {filters} filters of one channel each have no kernel"
+            ));
         }
         Ok(())
     }

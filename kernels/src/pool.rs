@@ -77,8 +77,10 @@ impl Pool {
 
     /// The launch with a block of `threads`.
     pub fn launch_with(&self, threads: u32) -> Result<Launch, Unfit> {
-        let outputs = u64::from(self.planes) * u64::from(self.inner) * u64::from(self.output[0]) * u64::from(self.output[1]);
-        let inputs = u64::from(self.planes) * u64::from(self.inner) * u64::from(self.input[0]) * u64::from(self.input[1]);
+        let outputs =
+            u64::from(self.planes) * u64::from(self.inner) * u64::from(self.output[0]) * u64::from(self.output[1]);
+        let inputs =
+            u64::from(self.planes) * u64::from(self.inner) * u64::from(self.input[0]) * u64::from(self.input[1]);
         let count = fit("pool", "number of outputs", outputs)?;
         let behind = if let Window::AverageWithPadding(pads) = self.window { pads } else { [0, 0] };
         let padded = |axis: usize| self.input[axis] + self.pads[axis].max(0) as u32 + behind[axis];

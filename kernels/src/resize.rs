@@ -181,9 +181,8 @@ impl Resize {
 
     /// The launch with a block of `threads`.
     pub fn launch_with(&self, threads: u32) -> Result<Launch, Unfit> {
-        let elements = |size: [u32; 2]| {
-            [self.planes, self.inner, size[0], size[1]].map(u64::from).iter().product::<u64>()
-        };
+        let elements =
+            |size: [u32; 2]| [self.planes, self.inner, size[0], size[1]].map(u64::from).iter().product::<u64>();
         let count = fit("resize", "number of outputs", elements(self.output))?;
         let params = ResizeParams {
             x: self.x,

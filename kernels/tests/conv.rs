@@ -138,7 +138,9 @@ fn conv(
 /// `[outer, channels, pixels]` as `[outer, pixels, channels]`.
 fn last(values: &[f32], channels: u32, pixels: u32) -> Vec<f32> {
     let (channels, pixels) = (channels as usize, pixels as usize);
-    let block = |block: &[f32]| -> Vec<f32> { (0..block.len()).map(|at| block[at % channels * pixels + at / channels]).collect() };
+    let block = |block: &[f32]| -> Vec<f32> {
+        (0..block.len()).map(|at| block[at % channels * pixels + at / channels]).collect()
+    };
     values.chunks(channels * pixels).flat_map(block).collect()
 }
 
@@ -163,7 +165,8 @@ fn check_nhwc(shape: &Shape, conv: &Conv, types: [Float; 4], tensors: &[Tensor; 
         let y = memory.alloc(expected.len() * types[3].bytes() as usize);
         let epilogue = Epilogue { bias, residual, ..conv.epilogue };
         let conv = Conv { layout: Layout::Nhwc, x_layout, x, w, y, epilogue, ..*conv };
-        let has = !conv.is_depthwise() || conv.channels == conv.filters && conv.channels % 4 == 0 && x_layout == Layout::Nhwc;
+        let has =
+            !conv.is_depthwise() || conv.channels == conv.filters && conv.channels % 4 == 0 && x_layout == Layout::Nhwc;
         assert_eq!(conv.launch().is_ok(), has, "{conv:?}");
         if !has {
             continue;

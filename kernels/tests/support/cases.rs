@@ -286,7 +286,9 @@ fn reductions() -> Case {
             let (outer, count) = (9, 40);
             let x = b.input(dtype, outer * count * inner);
             let y = b.output(Type::I64, outer * inner);
-            launches.push(Reduce { dtype, reduction, last: false, wide: false, outer, count, inner, x, y }.launch().unwrap());
+            launches.push(
+                Reduce { dtype, reduction, last: false, wide: false, outer, count, inner, x, y }.launch().unwrap(),
+            );
         }
     }
     b.done(launches)
