@@ -341,6 +341,7 @@ pub fn compile_options(settings: &Settings, cores: &[usize], threads: usize) -> 
         max_batch: Some(settings.max_batch.unwrap_or(MAX_BATCH_DEFAULT)),
         batch_symbol: settings.batch_symbol.clone(),
         batch_axes: settings.batch_axis.iter().map(|(name, &a)| (name.clone(), axis(a))).collect(),
+        stack_members: 0,
     }
 }
 

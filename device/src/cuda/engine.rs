@@ -4,7 +4,7 @@ use super::gpu::Gpu;
 use super::model::Model;
 use super::runner::CudaRunner;
 use super::workbench::Workbench;
-use super::{CudaError, Precision, driver};
+use super::{CudaError, Precision, driver, lower};
 use crate::{Arena, CompileOptions, Engine, EngineKind, engine};
 use rota_kernels::dtype::Math;
 use std::path::Path;
@@ -78,14 +78,16 @@ impl Engine for CudaEngine {
     fn load(&self, file: &Path, options: &CompileOptions) -> Result<engine::Loaded, engine::LoadError> {
         let model = Model::read(file, options)?;
         let (signature, memory_bytes) = (model.signature.clone(), model.graph.weight_bytes());
-        Ok(engine::Loaded { signature, memory_bytes, runner: Box::new(self.runner(model)) })
+        let runner = self.runner(model, options.stack_members);
+        Ok(engine::Loaded { signature, memory_bytes, runner: Box::new(runner) })
     }
 }
 
 impl CudaEngine {
-    /// What runs the model.
-    pub(super) fn runner(&self, model: Model) -> CudaRunner {
+    /// What runs the model; `members` as in [`CompileOptions::stack_members`].
+    pub(super) fn runner(&self, model: Model, members: u32) -> CudaRunner {
         let settled = model.settled();
-        CudaRunner::new(Arc::clone(&self.gpu), Arc::new(model.graph), self.precision, settled)
+        let options = lower::Options { precision: self.precision, members, ..lower::Options::default() };
+        CudaRunner::new(Arc::clone(&self.gpu), Arc::new(model.graph), options, settled)
     }
 }

@@ -5,6 +5,7 @@
 
 use super::CudaError;
 use super::driver::{Context, DeviceMemory, Driver, DriverError, Function, GpuInfo, Module, Registration, Stream};
+use super::flight::Kit;
 use memmap2::MmapRaw;
 use rota_graph::Tensor;
 use rota_kernels::Kernel;
@@ -49,6 +50,8 @@ pub struct Session {
     uploads: Mutex<Stream>,
     weights: Mutex<HashMap<[u8; 32], Weak<DeviceMemory>>>,
     arena: Mutex<Option<Arc<DeviceMemory>>>,
+    /// Of batches that have ended.
+    kits: Mutex<Vec<Kit>>,
     lost: AtomicBool,
 }
 
@@ -112,6 +115,7 @@ impl Session {
             functions: Mutex::default(),
             weights: Mutex::default(),
             arena: Mutex::default(),
+            kits: Mutex::default(),
             lost: AtomicBool::new(false),
             context,
         }))
@@ -160,19 +164,32 @@ impl Session {
         Ok(memory)
     }
 
-    /// Makes a client's arena known to the driver, so that copies from and to it need no step in between.
-    pub fn register(&self, memory: &Arc<MmapRaw>) {
+    /// Events and a table for a batch.
+    pub fn kit(&self) -> Result<Kit, DriverError> {
+        let kept = self.kits.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        kept.map_or_else(|| Kit::new(&self.context), Ok)
+    }
+
+    /// Takes them back.
+    pub fn keep(&self, kit: Kit) {
+        self.kits.lock().unwrap_or_else(PoisonError::into_inner).push(kit);
+    }
+
+    /// Makes a client's arena known to the driver, so that copies from and to it need no step in between. Where kernels find it.
+    pub fn register(&self, memory: &Arc<MmapRaw>) -> Option<u64> {
         let mut arenas = self.arenas.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = memory.as_ptr() as usize;
         if arenas.get(&begin).is_some_and(|arena| Arc::ptr_eq(&arena.memory, memory)) {
-            return;
+            return Some(begin as u64);
         }
         // What clients left behind goes when one comes: seldom, and never per batch.
         arenas.retain(|_, arena| Arc::strong_count(&arena.memory) > 1);
         // SAFETY: the arena stays mapped while `memory` lives, which is kept beside the registration and dropped after it.
         let registration = unsafe { Registration::new(&self.context, memory.as_mut_ptr(), memory.len()) };
         let arena = Arena { _registration: registration.ok(), memory: Arc::clone(memory) };
+        let reach = arena._registration.is_some().then_some(begin as u64);
         arenas.insert(begin, arena);
+        reach
     }
 
     /// Fills memory that nobody uses yet with zeros.

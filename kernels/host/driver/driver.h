@@ -105,7 +105,7 @@ bool fails_now(const char* what);
 bool is_lost(int ordinal);
 void complain(const std::string& what);
 
-// What was asked for so far, for tests: "graph launch", "upload", "staged upload", "download", "staged download", "copy".
+// What was asked for so far, for tests: "graph launch", "launch" (of one kernel), "upload", "staged upload", "download", "staged download", "copy".
 void count(const char* what);
 const char* setting(const char* name, const char* otherwise);
 
