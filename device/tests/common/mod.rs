@@ -1,6 +1,9 @@
 //! What the tests share: the engines of this host and the models beside them.
 
-use rota_device::cuda::{CudaEngine, Precision, driver, standin};
+#[allow(dead_code, reason = "not every test asks the driver")]
+pub mod standin;
+
+use rota_device::cuda::{CudaEngine, Precision};
 use rota_device::engine::{self, CompileOptions, Engine, EngineChoice};
 use rota_device::sample::{self, Hints, Numbers};
 use rota_device::{HostTensor, Network, Outcome, Signature};
@@ -23,8 +26,7 @@ pub fn engines() -> Vec<Arc<dyn Engine>> {
 /// The same, and our kernels on the stand-in driver's GPU.
 #[allow(dead_code, reason = "not every test compares engines")]
 pub fn engines_and_gpu() -> Vec<Arc<dyn Engine>> {
-    let library = standin::library().unwrap_or_else(|error| panic!("{error}"));
-    driver::open_library(Some(&library)).unwrap();
+    standin::Standin::load(&[]);
     let mut engines = engines();
     engines.push(Arc::new(CudaEngine::open(0, Precision::Fp32).unwrap()));
     engines

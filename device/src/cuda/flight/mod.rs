@@ -13,7 +13,7 @@ mod moves;
 mod tests;
 
 use super::CudaError;
-use super::driver::{Context, DriverError, Event, Stream};
+use super::driver::{Context, DriverError, Event};
 use super::gpu::Session;
 use crate::batched::{Batched, Runner, input_layout};
 use crate::parts::{Feed, Row};
@@ -150,8 +150,7 @@ fn prepare<R: Runner>(network: &mut Batched<R>, batch: &Batch, at: usize, slot: 
     let ready = kit.reserve(slot.legs.len(), &session.context);
     slot.equipment = Some((Arc::clone(&session), kit));
     ready.map_err(|error| session.noted(error))?;
-    slot.reach.clear();
-    slot.reach.extend(batch.requests.iter().map(|request| session.register(&request.arena)));
+    batch.requests.iter().for_each(|request| session.register(&request.arena));
     slot.state = State::Staged;
     slot.upload(network, batch).map_err(|error| session.noted(error))?;
     Ok(true)
@@ -165,6 +164,8 @@ impl Slot {
     /// Gives the GPU the copies of the network's inputs.
     fn upload<R: Runner>(&mut self, network: &Batched<R>, batch: &Batch) -> Result<(), DriverError> {
         let Some((session, kit)) = &mut self.equipment else { return Ok(()) };
+        let _giving = session.giving();
+        look_up(batch, session, &mut self.reach);
         let (stream, moves) = (&session.copies_in, &mut self.moves);
         for leg in &self.legs {
             for (at, feed) in leg.of.part(network).feeds.iter().enumerate() {
@@ -197,6 +198,8 @@ impl Slot {
     fn launch<R: Runner>(&mut self, network: &Batched<R>, batch: &Batch) -> Result<(), DriverError> {
         let Some((session, kit)) = &mut self.equipment else { return Ok(()) };
         session.context.enter()?;
+        let _giving = session.giving();
+        look_up(batch, session, &mut self.reach);
         session.stream.wait(&kit.staged)?;
         kit.started.record(&session.stream)?;
         for (leg, marks) in self.legs.iter().zip(&kit.marks) {
@@ -228,9 +231,8 @@ impl Slot {
     /// Whoever gives up a batch may drop the clients' memory: nothing of it may touch that any more. In a context that is lost nothing does.
     fn abandon(&mut self) {
         if let (Some((session, _)), true) = (&self.equipment, self.state != State::Free) {
-            let streams = [&session.copies_in, &session.stream, &session.copies_out];
             // A failure is the context's end.
-            let _ = streams.into_iter().try_for_each(Stream::synchronize);
+            let _ = session.finish();
         }
         self.free();
     }
@@ -240,6 +242,12 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.abandon();
     }
+}
+
+/// Where kernels find the requests' arenas, for as long as the caller holds [`Session::giving`].
+fn look_up(batch: &Batch, session: &Session, reach: &mut Vec<Option<u64>>) {
+    reach.clear();
+    reach.extend(batch.requests.iter().map(|request| session.device_address(&request.arena)));
 }
 
 /// A part's items from where the part above left them, inside the GPU.
