@@ -1,5 +1,7 @@
 //! What the tests share: the engines of this host and the models beside them.
 
+pub mod standin;
+
 use rota_device::engine::{self, CompileOptions, Engine, EngineChoice};
 use rota_device::sample::{self, Hints, Numbers};
 use rota_device::{HostTensor, Network, Outcome, Signature};

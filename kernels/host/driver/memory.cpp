@@ -108,11 +108,12 @@ ROTA_DRIVER_CALL cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t b
   void* target = reinterpret_cast<void*>(to);
   count(is_pinned(from, bytes) ? "upload" : "staged upload");
   if (is_pinned(from, bytes)) {
-    stream->push([=] { return memcpy(target, from, bytes), CUDA_SUCCESS; });
+    stream->push({Kind::COPY_IN, "copy in", bytes, copy_time(bytes), [=] { return memcpy(target, from, bytes), CUDA_SUCCESS; }});
   } else {
     const char* first = static_cast<const char*>(from);
     auto staged = std::make_shared<std::vector<char>>(first, first + bytes);
-    stream->push([=] { return memcpy(target, staged->data(), bytes), CUDA_SUCCESS; });
+    const auto work = [=] { return memcpy(target, staged->data(), bytes), CUDA_SUCCESS; };
+    stream->push({Kind::COPY_IN, "staged copy in", bytes, copy_time(bytes), work});
   }
   return CUDA_SUCCESS;
 }
@@ -126,7 +127,7 @@ ROTA_DRIVER_CALL cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, 
   if (!to || !device->owns(from, bytes)) return CUDA_ERROR_INVALID_VALUE;
   const void* source = reinterpret_cast<const void*>(from);
   count(is_pinned(to, bytes) ? "download" : "staged download");
-  stream->push([=] { return memcpy(to, source, bytes), CUDA_SUCCESS; });
+  stream->push({Kind::COPY_OUT, "copy out", bytes, copy_time(bytes), [=] { return memcpy(to, source, bytes), CUDA_SUCCESS; }});
   if (!is_pinned(to, bytes)) stream->wait();
   return device->error;
 }
@@ -137,10 +138,10 @@ ROTA_DRIVER_CALL cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t b
   auto stream = device->find<Stream>(handle);
   if (!stream) return CUDA_ERROR_INVALID_HANDLE;
   if (!device->owns(to, bytes) || !device->owns(from, bytes)) return CUDA_ERROR_INVALID_VALUE;
-  stream->push([=] {
-    memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
-    return CUDA_SUCCESS;
-  });
+  void* target = reinterpret_cast<void*>(to);
+  const void* source = reinterpret_cast<const void*>(from);
+  const auto work = [=] { return memcpy(target, source, bytes), CUDA_SUCCESS; };
+  stream->push({Kind::INSIDE, "copy inside", bytes, inside_time(2 * bytes), work});
   return CUDA_SUCCESS;
 }
 
@@ -150,6 +151,7 @@ ROTA_DRIVER_CALL cuMemsetD8Async(CUdeviceptr at, unsigned char value, size_t byt
   auto stream = device->find<Stream>(handle);
   if (!stream) return CUDA_ERROR_INVALID_HANDLE;
   if (!device->owns(at, bytes)) return CUDA_ERROR_INVALID_VALUE;
-  stream->push([=] { return memset(reinterpret_cast<void*>(at), value, bytes), CUDA_SUCCESS; });
+  const auto work = [=] { return memset(reinterpret_cast<void*>(at), value, bytes), CUDA_SUCCESS; };
+  stream->push({Kind::INSIDE, "fill", bytes, inside_time(bytes), work});
   return CUDA_SUCCESS;
 }
