@@ -1,10 +1,10 @@
 //! The stand-in driver's virtual time: what it says that work takes on a named GPU, and when.
 
 mod common {
-    pub mod standin;
+    pub mod timed;
 }
 
-use common::standin::{Engine, Scratch, has_settings, open, trace};
+use common::timed::{Engine, Scratch, has_settings, open, trace};
 use rota_device::cuda::driver::{Context, DeviceMemory, Event, Graph, Module, PinnedMemory, Stream};
 use rota_device::cuda::{roofline, standin};
 use rota_kernels::{Float, Launch, Pointer, Softmax};

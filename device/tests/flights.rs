@@ -3,37 +3,17 @@
 
 mod common;
 
+use common::standin::Standin;
 use common::{execute, inputs};
-use rota_device::cuda::{CudaEngine, Precision, driver, standin};
+use rota_device::cuda::{CudaEngine, Precision};
 use rota_device::engine::{CompileOptions, Engine};
 use rota_device::sample::Hints;
 use rota_device::{HostTensor, Network, Outcome};
-use std::ffi::{CStr, c_char};
+use std::ffi::CStr;
 use std::path::Path;
 
-/// How often the driver was asked for something.
-struct Counter(libloading::Library);
-
-impl Counter {
-    fn count(&self, what: &CStr) -> u64 {
-        // SAFETY: the stand-in declares the function so; it reads the C string and returns a number.
-        unsafe {
-            let count = self.0.get::<unsafe extern "C" fn(*const c_char) -> u64>(b"rota_standin_count\0").unwrap();
-            count(what.as_ptr())
-        }
-    }
-
-    /// What a batch asks for: launches, copies of inputs, those through memory of the driver's, and copies of outputs likewise.
-    fn of_batch(&self, run: impl FnOnce()) -> [u64; 5] {
-        let all = || {
-            [c"graph launch", c"upload", c"staged upload", c"download", c"staged download"].map(|what| self.count(what))
-        };
-        let before = all();
-        run();
-        let after = all();
-        std::array::from_fn(|at| after[at] - before[at])
-    }
-}
+/// What a batch asks for: launches, copies of inputs, those through memory of the driver's, and copies of outputs likewise.
+const OF_A_BATCH: [&CStr; 5] = [c"graph launch", c"upload", c"staged upload", c"download", c"staged download"];
 
 fn compile(engine: &CudaEngine, file: &str) -> Box<dyn Network> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
@@ -64,10 +44,7 @@ fn assert_as_alone(results: &[(Outcome, Vec<Option<HostTensor>>)], alone: &[Vec<
 
 #[test]
 fn a_batch_is_one_launch_and_one_copy_of_each_input_and_output() {
-    let library = standin::library().unwrap_or_else(|error| panic!("{error}"));
-    driver::open_library(Some(&library)).unwrap();
-    // SAFETY: the library that was just loaded as the driver.
-    let counter = Counter(unsafe { libloading::Library::new(&library) }.unwrap());
+    let standin = Standin::load(&[]);
     let engine = CudaEngine::open(0, Precision::Fp32).unwrap();
     // A recurrent state has its batch on the second axis: its copies are as many as it has layers, which is one.
     for (name, tensors) in [("digits-mlp", [1, 1]), ("digits-conv", [1, 1]), ("digits-gru", [2, 2])] {
@@ -81,7 +58,7 @@ fn a_batch_is_one_launch_and_one_copy_of_each_input_and_output() {
                 assert_as_alone(&execute(&mut *network, &all, &room), &alone, &format!("{name} {items:?}"));
             }
             let mut results = Vec::new();
-            let asked = counter.of_batch(|| results = execute(&mut *network, &all, &room));
+            let asked = standin.during(OF_A_BATCH, || results = execute(&mut *network, &all, &room));
             assert_as_alone(&results, &alone, &format!("{name} {items:?}"));
             let requests = items.len() as u64;
             assert_eq!(asked, [1, tensors[0] * requests, 0, tensors[1] * requests, 0], "{name} {items:?}");

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::standin::{Done, Engine, Scratch, has_settings, open, written};
+use common::timed::{Done, Engine, Scratch, has_settings, open, written};
 use rota_device::cuda::roofline::GPUS;
 use rota_device::cuda::{CudaEngine, Model, Precision, standin};
 use rota_device::engine::{CompileOptions, Engine as _};

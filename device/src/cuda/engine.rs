@@ -1,5 +1,6 @@
 //! Loads models for one GPU.
 
+use super::arenas;
 use super::gpu::Gpu;
 use super::model::Model;
 use super::runner::CudaRunner;
@@ -48,6 +49,11 @@ impl CudaEngine {
         Ok(self.gpu.session()?.context.memory()?)
     }
 
+    /// The address by which kernels on this GPU reach an arena; `None` when it is not registered, or the GPU is lost.
+    pub fn device_address(&self, arena: &Arena) -> Option<u64> {
+        self.gpu.session().ok()?.device_address(arena)
+    }
+
     /// What the GPU says of itself.
     pub fn info(&self) -> &driver::GpuInfo {
         &self.gpu.info
@@ -68,11 +74,13 @@ impl Engine for CudaEngine {
         EngineKind::Cuda
     }
 
-    /// Registers it with the driver. A lost GPU does that when it is back, at the client's first batch.
+    /// Registers it with the driver, for all GPUs; the first that is asked does it.
     fn adopt(&self, arena: &Arena) {
-        if let Ok(session) = self.gpu.session() {
-            session.register(arena);
-        }
+        arenas::register(arena);
+    }
+
+    fn let_go(&self, arena: &Arena) -> bool {
+        arenas::let_go(arena)
     }
 
     fn load(&self, file: &Path, options: &CompileOptions) -> Result<engine::Loaded, engine::LoadError> {

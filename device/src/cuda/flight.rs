@@ -127,6 +127,7 @@ fn prepare<R: Runner>(network: &mut Batched<R>, batch: &Batch) -> Result<Option<
     let flight =
         Flight { id: batch.id, slot, session, legs, rows: all, staged, started, begun: false, over: false, landed: 0 };
     batch.requests.iter().for_each(|request| flight.session.register(&request.arena));
+    let _giving = flight.session.giving();
     let uploaded = upload(network, batch, &flight).and_then(|()| flight.staged.record(&flight.session.copies_in));
     uploaded.map_err(|error| flight.session.noted(error))?;
     Ok(Some(flight))
@@ -259,6 +260,7 @@ fn launch<R: Runner>(network: &Batched<R>, batch: &Batch, at: usize) -> Result<(
     let flight = &network.flights[at];
     let session = &flight.session;
     session.context.enter()?;
+    let _giving = session.giving();
     session.stream.wait(&flight.staged)?;
     flight.started.record(&session.stream)?;
     for leg in &flight.legs {

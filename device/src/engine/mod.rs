@@ -26,6 +26,11 @@ pub trait Engine: Send + Sync {
     fn load(&self, file: &Path, options: &CompileOptions) -> Result<Loaded, LoadError>;
     /// A client has come with this memory: whatever makes copies from and to it faster may be done now. Slow: not for a thread that serves.
     fn adopt(&self, _arena: &Arena) {}
+    /// The client that came with it has gone, and only the caller and batches have its memory any more: undoes [`Engine::adopt`]. False while a
+    /// batch has it; ask again then. As slow.
+    fn let_go(&self, _arena: &Arena) -> bool {
+        true
+    }
     /// Loads a model as a network of its own.
     fn compile(&self, file: &Path, options: &CompileOptions) -> Result<Box<dyn Network>, LoadError> {
         let Loaded { signature, memory_bytes, runner } = self.load(file, options)?;

@@ -1,6 +1,8 @@
 //! What the tests share: the engines of this host and the models beside them.
 
+#[allow(dead_code, reason = "not every test asks the driver")]
 pub mod standin;
+pub mod timed;
 
 use rota_device::engine::{self, CompileOptions, Engine, EngineChoice};
 use rota_device::sample::{self, Hints, Numbers};
