@@ -8,9 +8,7 @@ use crate::repository::{self, Entry, Settings};
 use crate::sharing::{Grouped, Sharing};
 use rota_device::check::{self, Checked};
 use rota_device::emulated::{EmulatedNetwork, EmulatedProfile};
-use rota_device::{
-    CompileOptions, Engine, EngineKind, Hints, Network, Shape, Signature, TensorSpec, profile, sample,
-};
+use rota_device::{CompileOptions, Engine, EngineKind, Hints, Network, Shape, Signature, TensorSpec, profile, sample};
 use rota_sched::{ModelId, Profile};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;

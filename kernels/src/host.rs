@@ -238,6 +238,11 @@ impl Buffer {
     fn address(&self) -> u64 {
         self.units.as_ptr() as u64
     }
+
+    fn holds(&self, pointer: Pointer) -> bool {
+        let range = self.units.as_ptr_range();
+        (range.start as u64..range.end as u64).contains(&pointer.0)
+    }
 }
 
 impl Memory {
@@ -265,6 +270,25 @@ impl Memory {
         let buffer = self.buffers.iter().find(|buffer| buffer.address() == pointer.0).expect("a buffer of ours");
         let bytes = buffer.units.as_bytes();
         bytes.chunks_exact(size_of::<T>()).take(count).map(|bytes| T::read_from_bytes(bytes).expect("whole")).collect()
+    }
+
+    /// How many buffers there are.
+    pub fn count(&self) -> usize {
+        self.buffers.len()
+    }
+
+    /// The buffer that the address lies in, by its place in the order in which they were made.
+    pub fn find(&self, pointer: Pointer) -> Option<usize> {
+        self.buffers.iter().position(|buffer| buffer.holds(pointer))
+    }
+
+    /// Lets kernels touch no more than a share of the buffer's bytes while `work` runs.
+    pub fn shortened<T>(&mut self, buffer: usize, share: f64, work: impl FnOnce(&mut Memory) -> T) -> T {
+        let whole = self.buffers[buffer].bytes;
+        self.buffers[buffer].bytes = (whole as f64 * share) as usize;
+        let result = work(self);
+        self.buffers[buffer].bytes = whole;
+        result
     }
 
     /// All bytes of all buffers, in the order in which they were made.
@@ -360,16 +384,8 @@ impl Host {
 
     /// The same with turns in that order.
     pub fn run_in(&self, order: Order, launch: &Launch, memory: &mut Memory) -> Result<(), String> {
-        for Pointer(address) in launch.pointers().filter(|pointer| pointer.is_some()) {
-            let inside = |buffer: &Buffer| {
-                let range = buffer.units.as_ptr_range();
-                (range.start as u64..range.end as u64).contains(&address)
-            };
-            memory
-                .buffers
-                .iter()
-                .find(|buffer| inside(buffer))
-                .ok_or_else(|| format!("{address:#x} is in no buffer"))?;
+        for pointer in launch.pointers().filter(|pointer| pointer.is_some()) {
+            memory.find(pointer).ok_or_else(|| format!("{:#x} is in no buffer", pointer.0))?;
         }
         let buffers: Vec<CheckedBuffer> = memory
             .buffers
