@@ -128,7 +128,7 @@ ROTA_DRIVER_CALL cuDeviceGet(CUdevice* device, int ordinal) {
 
 ROTA_DRIVER_CALL cuDeviceGetName(char* name, int bytes, CUdevice ordinal) {
   if (!device_of(ordinal) || bytes < 1) return CUDA_ERROR_INVALID_VALUE;
-  if (limits()) snprintf(name, static_cast<size_t>(bytes), "Stand-in GPU with the times of a %s", limits()->full_name);
+  if (limits()) snprintf(name, static_cast<size_t>(bytes), "Stand-in GPU, times of %s", limits()->full_name);
   else snprintf(name, static_cast<size_t>(bytes), "Stand-in GPU");
   return CUDA_SUCCESS;
 }
