@@ -11,15 +11,17 @@ pub(crate) mod stack;
 
 use crate::cuda::flight::{self, Flight};
 use crate::cuda::runner::CudaRunner;
+use crate::cuda::warm;
 use crate::parts::{Feed, Part, Row, run_part};
 use crate::strided::Strided;
 use crate::view::{Inputs, View};
-use crate::{Batch, DType, Dim, HostTensor, Network, Outcome, RunError, Signature, Span, Written};
+use crate::{Batch, DType, Dim, HostTensor, Network, Outcome, RunError, ShapeClass, Signature, Span, Written};
 use answer::Answer;
 use check::check_inputs;
 pub(crate) use check::{check_output, input_layout};
 use stack::Stack;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 /// What executes one batch of tensors: an engine's session, or the emulated echo.
@@ -87,6 +89,8 @@ pub(crate) struct Batched<R> {
     pub(crate) last_slot: usize,
     /// The largest batch that it was made for; 0: not said.
     pub(crate) max_items: u32,
+    /// The class whose plans were made beforehand, to be made again after a loss.
+    warmed: Option<ShapeClass>,
 }
 
 impl<R: Runner> Batched<R> {
@@ -110,6 +114,7 @@ impl<R: Runner> Batched<R> {
             flights: Vec::new(),
             last_slot: 1,
             max_items: 0,
+            warmed: None,
         }
     }
 
@@ -458,8 +463,21 @@ impl<R: Runner> Network for Batched<R> {
         }
     }
 
+    fn warm(&mut self, class: &ShapeClass) -> Result<(), RunError> {
+        let made = catch_unwind(AssertUnwindSafe(|| warm::warm(self, class)));
+        let made = made.map_err(|panic| RunError::Engine(format!("the compiler panicked: {}", panic_text(&*panic))))?;
+        made.map_err(|error| RunError::Engine(error.to_string()))?;
+        self.warmed = Some(class.clone());
+        Ok(())
+    }
+
     fn is_lost(&mut self) -> bool {
         self.parts.iter_mut().any(|part| part.runner.is_lost())
+    }
+
+    fn recover(&mut self) -> Result<(), RunError> {
+        let Some(class) = &self.warmed else { return Ok(()) };
+        self.warm(&class.clone())
     }
 
     fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError> {

@@ -50,6 +50,8 @@ pub(crate) const EARLY_RING: usize = 1024;
 
 /// How often a lost device is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// After this it is tried again to give a device that is back what it had: for as long that may have failed for want of memory.
+const RECOVER_AGAIN: Duration = Duration::from_secs(1);
 
 enum Command {
     Prepare(Box<Batch>),
@@ -59,8 +61,12 @@ enum Command {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
-    /// What the networks execute on is gone: written by the thread.
+    /// What the networks execute on is gone, or not all that they had there is there again: written by the thread.
     lost: AtomicBool,
+    /// Set after `trouble`, cleared by whoever takes it.
+    troubled: AtomicBool,
+    /// Why it is still lost although that is back. Cold: locked only when `troubled` is set.
+    trouble: Mutex<Option<String>>,
     /// Set after a push to `changes`, cleared by the thread before it takes them.
     changed: AtomicBool,
     /// Networks to put into service, or out of it with `None`. Cold: the thread locks it only when `changed` is set.
@@ -88,6 +94,7 @@ impl CpuDevice {
             prepared: VecDeque::new(),
             starts: VecDeque::new(),
             running: VecDeque::new(),
+            recovery: Recovery::default(),
         };
         let cores = match options.roams {
             true => options.cores.clone(),
@@ -158,6 +165,13 @@ impl Device for CpuDevice {
     fn is_lost(&self) -> bool {
         self.shared.lost.load(Ordering::Acquire)
     }
+
+    fn poll_trouble(&mut self) -> Option<String> {
+        if !self.shared.troubled.swap(false, Ordering::Acquire) {
+            return None;
+        }
+        self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl Drop for CpuDevice {
@@ -186,6 +200,16 @@ struct Executor {
     starts: VecDeque<BatchId>,
     /// Begun, and not ended yet, in the order of their starts: only on a GPU, which goes from one to the next by itself. At most two.
     running: VecDeque<Box<Batch>>,
+    recovery: Recovery,
+}
+
+/// The way back of a lost device, once what it executes on answers.
+#[derive(Default)]
+struct Recovery {
+    /// It has failed, and is not tried again before.
+    retry_at: Option<Instant>,
+    /// That was said.
+    told: bool,
 }
 
 impl Executor {
@@ -252,12 +276,32 @@ impl Executor {
         }
     }
 
-    /// Whether what was lost is back.
+    /// Looks whether what was lost is back, and gives the networks what they had there before anybody hears of it.
     fn look_again(&mut self) {
-        if !self.networks.iter_mut().any(|(_, network)| network.is_lost()) {
-            self.shared.lost.store(false, Ordering::Release);
-            (self.waker)();
+        if self.recovery.retry_at.is_some_and(|at| Instant::now() < at) || self.finds_lost() {
+            return;
         }
+        match self.networks.iter_mut().try_for_each(|(_, network)| network.recover()) {
+            Ok(()) => {
+                self.recovery = Recovery::default();
+                self.shared.lost.store(false, Ordering::Release);
+                (self.waker)();
+            }
+            // It is gone again.
+            Err(_) if self.finds_lost() => {}
+            Err(error) => {
+                self.recovery.retry_at = Some(Instant::now() + RECOVER_AGAIN);
+                if !std::mem::replace(&mut self.recovery.told, true) {
+                    *self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                    self.shared.troubled.store(true, Ordering::Release);
+                    (self.waker)();
+                }
+            }
+        }
+    }
+
+    fn finds_lost(&mut self) -> bool {
+        self.networks.iter_mut().any(|(_, network)| network.is_lost())
     }
 
     /// Whether the next batch may be begun: behind one that runs only what the GPU has the inputs of, since that keeps nobody waiting.

@@ -118,7 +118,7 @@ bool is_lost(int ordinal);
 void complain(const std::string& what);
 
 // What was asked for so far, for tests: "graph launch", "upload", "staged upload", "download", "staged download", "register",
-// "unregister".
+// "unregister", "capture", "allocate".
 void count(const char* what);
 const char* setting(const char* name, const char* otherwise);
 

@@ -69,6 +69,7 @@ ROTA_DRIVER_CALL cuMemAlloc_v2(CUdeviceptr* address, size_t bytes) {
   device->allocations[reinterpret_cast<uintptr_t>(memory)] = bytes;
   device->memory_used += bytes;
   *address = reinterpret_cast<uintptr_t>(memory);
+  count("allocate");
   return CUDA_SUCCESS;
 }
 

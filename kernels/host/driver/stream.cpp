@@ -218,6 +218,7 @@ ROTA_DRIVER_CALL cuStreamBeginCapture_v2(CUstream handle, int) {
   std::lock_guard lock(stream->mutex);
   if (stream->capturing) return CUDA_ERROR_INVALID_VALUE;
   stream->capturing = true;
+  count("capture");
   stream->captured.clear();
   captures_of_this_thread++;
   return CUDA_SUCCESS;
