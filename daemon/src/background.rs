@@ -3,7 +3,7 @@
 
 use crate::model::Model;
 use crate::planning::{self, Asked, Planned};
-use crate::profiles::{Key, Store};
+use crate::profiles::{Given, Key, Store};
 use crate::repository::{self, Entry, Settings};
 use crate::sharing::{Grouped, Sharing};
 use rota_device::check::{self, Checked};
@@ -84,10 +84,12 @@ pub enum DeviceRole {
         engine: Arc<dyn Engine>,
         cores: Vec<usize>,
         threads: usize,
+        given: Arc<Given>,
     },
     /// A GPU, with our own kernels.
     Cuda {
         engine: Arc<dyn Engine>,
+        given: Arc<Given>,
     },
     /// The models of its profile file.
     Emulated {
@@ -107,8 +109,16 @@ impl DeviceRole {
     /// What loads model files for the device, and the cores and threads that it runs them on; `None`: it serves no files.
     pub fn engine(&self) -> Option<(&Arc<dyn Engine>, &[usize], usize)> {
         match self {
-            DeviceRole::Cpu { engine, cores, threads } => Some((engine, cores, *threads)),
-            DeviceRole::Cuda { engine } => Some((engine, &[], 1)),
+            DeviceRole::Cpu { engine, cores, threads, .. } => Some((engine, cores, *threads)),
+            DeviceRole::Cuda { engine, .. } => Some((engine, &[], 1)),
+            DeviceRole::Emulated { .. } => None,
+        }
+    }
+
+    /// The profiles that its settings give of model files; what they do not name is measured.
+    pub fn given(&self) -> Option<&Given> {
+        match self {
+            DeviceRole::Cpu { given, .. } | DeviceRole::Cuda { given, .. } => Some(given),
             DeviceRole::Emulated { .. } => None,
         }
     }
@@ -212,7 +222,12 @@ impl Loader {
             network.set_signature(checked.signature.clone());
             let shapes = profiled_shapes(checked);
             let key = Key { digest: &digest, engine: &engine.describe(), threads, shapes: &shapes };
-            let profile = self.profile(entry, &key, &mut *network, checked)?;
+            let most =
+                if checked.signature.batches() { entry.settings.max_batch.unwrap_or(MAX_BATCH_DEFAULT) } else { 1 };
+            let profile = match device.given().and_then(|given| given.whole(&entry.name, most)) {
+                Some(given) => given,
+                None => self.profile(entry, &key, &mut *network, (checked, most))?,
+            };
             profiles.push(Some(if engine.kind() == EngineKind::Cuda { stepped(&profile)? } else { profile }));
             networks.push(Some(network));
         }
@@ -275,9 +290,8 @@ impl Loader {
         entry: &Entry,
         key: &Key<'_>,
         network: &mut dyn Network,
-        checked: &Checked,
+        (checked, most): (&Checked, u32),
     ) -> Result<Profile, String> {
-        let most = if checked.signature.batches() { entry.settings.max_batch.unwrap_or(MAX_BATCH_DEFAULT) } else { 1 };
         let points = match self.store.read(key, most) {
             Some(points) => points,
             None => {

@@ -5,7 +5,7 @@ use crate::config::{Config, ConfigError, DeviceSettings, EngineName, PrecisionNa
 use crate::control::socket::{self, Lock, SocketError};
 use crate::control::{self, Control, INBOX, Message};
 use crate::poller::{self, Poller};
-use crate::profiles::Store;
+use crate::profiles::{Given, Store};
 use crate::repository::{self, Problem};
 use crate::sharing::Sharing;
 use crate::wake::Wake;
@@ -229,19 +229,22 @@ type Devices = (Vec<Box<dyn Device>>, Vec<DeviceRole>);
 fn devices(config: &Config, waker: &Waker) -> Result<Devices, ServeError> {
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
     let mut roles = Vec::new();
-    let default = [DeviceSettings::Cpu { cores: Vec::new(), threads: None, engine: EngineName::Auto }];
+    let default = [DeviceSettings::Cpu { cores: Vec::new(), threads: None, engine: EngineName::Auto, profiles: None }];
     let settings = if config.device.is_empty() { &default[..] } else { &config.device[..] };
     for setting in settings {
         match setting {
-            DeviceSettings::Cpu { cores, threads, engine } => {
-                let (device, role) = cpu_device(devices.len(), cores, *threads, *engine, config.spin(), waker)?;
+            DeviceSettings::Cpu { cores, threads, engine, profiles } => {
+                let given = given(profiles.as_deref())?;
+                let (device, role) =
+                    cpu_device(devices.len(), (cores, *threads, *engine, given), config.spin(), waker)?;
                 devices.push(Box::new(device));
                 roles.push(role);
             }
-            DeviceSettings::Cuda { gpus, precision } => {
+            DeviceSettings::Cuda { gpus, precision, profiles } => {
+                let given = given(profiles.as_deref())?;
                 for engine in cuda_engines(gpus, *precision)? {
                     let index = devices.len();
-                    let (device, role) = cuda_device(index, engine, config.spin(), waker)?;
+                    let (device, role) = cuda_device(index, engine, given.clone(), config.spin(), waker)?;
                     devices.push(Box::new(device));
                     roles.push(role);
                 }
@@ -264,11 +267,14 @@ fn devices(config: &Config, waker: &Waker) -> Result<Devices, ServeError> {
     Ok((devices, roles))
 }
 
+/// The profiles of a file, or none.
+fn given(file: Option<&Path>) -> Result<Arc<Given>, ProfileFileError> {
+    Ok(Arc::new(file.map(Given::read).transpose()?.unwrap_or_default()))
+}
+
 fn cpu_device(
     index: usize,
-    cores: &[usize],
-    threads: Option<usize>,
-    engine: EngineName,
+    (cores, threads, engine, given): (&[usize], Option<usize>, EngineName, Arc<Given>),
     spin: Duration,
     waker: &Waker,
 ) -> Result<(CpuDevice, DeviceRole), ServeError> {
@@ -298,7 +304,7 @@ fn cpu_device(
         error,
         allowed,
     })?;
-    Ok((device, DeviceRole::Cpu { engine: opened.engine, cores, threads }))
+    Ok((device, DeviceRole::Cpu { engine: opened.engine, cores, threads, given }))
 }
 
 /// The GPUs `ordinals`, or all of the host.
@@ -313,6 +319,7 @@ fn cuda_engines(ordinals: &[u32], precision: PrecisionName) -> Result<Vec<CudaEn
 fn cuda_device(
     index: usize,
     engine: CudaEngine,
+    given: Arc<Given>,
     spin: Duration,
     waker: &Waker,
 ) -> Result<(CpuDevice, DeviceRole), ServeError> {
@@ -322,7 +329,7 @@ fn cuda_device(
     let options = CpuOptions { name, engine: engine.describe(), cores: near, roams: true, threads: 1, spin };
     let device = CpuDevice::spawn(options, Arc::clone(waker))
         .map_err(|error| ServeError::System { what: "a GPU's thread can't be started", error })?;
-    Ok((device, DeviceRole::Cuda { engine: Arc::new(engine) }))
+    Ok((device, DeviceRole::Cuda { engine: Arc::new(engine), given }))
 }
 
 /// Cores that this process may run on.
