@@ -82,6 +82,9 @@ impl Poller {
         let (unit, queue) = (first.unit, first.queue);
         let model = Arc::clone(&self.models[unit.0 as usize].as_ref().expect("its requests run").model);
         self.count_batch(&batch, queue, items);
+        // What fails with its device is not at fault: asked again, it may well be answered.
+        let is_lost = self.devices[device.0 as usize].device.is_lost();
+        let failed = if is_lost { Reason::DeviceLost } else { Reason::Engine };
         for index in 0..batch.requests.len() {
             let request = &batch.requests[index];
             let id = RequestId(request.key);
@@ -97,7 +100,7 @@ impl Poller {
                     self.answer_ran(id, run, Some((Reason::OutputTooSmall, &text)), now);
                 }
                 Outcome::Told => self.forget_told(id),
-                Outcome::Failed(text) => self.answer_ran(id, run, Some((Reason::Engine, text)), now),
+                Outcome::Failed(text) => self.answer_ran(id, run, Some((failed, text)), now),
                 Outcome::Pending => {
                     self.answer_ran(id, run, Some((Reason::DeviceLost, "the device gave it back unexecuted")), now);
                 }
@@ -190,7 +193,7 @@ impl Poller {
                 }
             }
         }
-        self.call_ended(id, status, now);
+        self.call_ended(id, (status, reason), now);
         self.answer(id, status, reason, completion, record);
     }
 
@@ -209,7 +212,7 @@ impl Poller {
     pub(super) fn answer_unrun(&mut self, id: RequestId, status: Status, reason: Reason, text: &str, now: Instant) {
         let queued_ns = nanos(now.since(self.requests[id].arrival));
         let completion = Completion { queued_ns, ..Default::default() };
-        self.call_ended(id, status, now);
+        self.call_ended(id, (status, reason), now);
         self.answer(id, status, reason, completion, Record::Text(text));
     }
 
