@@ -1,9 +1,9 @@
 //! `rota demo`: a daemon, real models, real answers, and load from separate processes, in about twenty seconds.
 
-mod answers;
+pub mod answers;
 mod load;
 mod magika;
-mod manifest;
+pub mod manifest;
 mod ocr;
 mod processes;
 
