@@ -10,12 +10,15 @@ mod demo;
 
 use demo::{PATIENCE, Question, add, listen, models, profiles, published, serve};
 use rota::cli::demo::manifest::{self, Manifest};
+use rota_device::cuda::{driver, standin};
 use rota_ipc::client::{OpenQuery, Session, Ticket};
 use rota_ipc::{Client, ClientOptions};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
-use support::{Daemon, Folder, PATIENT, stdout};
+use support::{Daemon, Folder, PATIENT, rota, stderr, stdout};
 
 /// What is served, and what is asked.
 struct Scope {
@@ -320,6 +323,43 @@ fn a_page_is_read_by_a_query_while_a_gpu_is_lost_in_the_middle_of_a_run() {
     let page = &status["queries"][0];
     assert_eq!((&page["ok"], &page["failed"], &page["runs"]), (&Value::from(runs + 1), &0.into(), &0.into()), "{page}");
     assert!(daemon.stop().success());
+}
+
+/// `rota demo ARGUMENTS` on two GPUs, with the models of this folder.
+fn demo_on_gpus(models: &Path, arguments: &[&str]) -> Output {
+    let library = standin::library().unwrap_or_else(|error| panic!("{error}"));
+    let mut command = rota();
+    command.args(["demo", "--device", "cuda", "--models"]).arg(models).args(arguments);
+    command.env(driver::LIBRARY_VARIABLE, library).env("ROTA_STANDIN_GPUS", "2").output().unwrap()
+}
+
+#[test]
+fn a_user_shows_the_small_models_on_gpus_by_one_flag() {
+    let folder = Folder::new("demo-tiny");
+    std::os::unix::fs::symlink(models().canonicalize().unwrap().join("tiny"), folder.path().join("tiny")).unwrap();
+    // It ends with success only when every answer is the one that is known.
+    let run = demo_on_gpus(folder.path(), &["--answers-only"]);
+    assert!(run.status.success(), "{}\n{}", stdout(&run), stderr(&run));
+    let text = stdout(&run);
+    assert!(text.contains("serves on cuda0: Stand-in GPU, fp32; cuda1: Stand-in GPU, fp32"), "{text}");
+    assert_eq!(text.matches("40 of 40 answers as expected").count(), 3, "{text}");
+    let run = demo_on_gpus(folder.path(), &["--engine", "rten"]);
+    assert!(stderr(&run).contains("--engine is for cores, not for GPUs"), "{}", stderr(&run));
+}
+
+/// Takes minutes: `make test-full`. It measures, as it does for a user who starts it the first time.
+#[test]
+#[ignore = "measures real models on GPUs that are none"]
+fn a_user_sees_the_whole_demo_and_a_page_read_on_gpus() {
+    if published().is_none() {
+        return;
+    }
+    let run = demo_on_gpus(&models(), &["--answers-only"]);
+    let text = stdout(&run);
+    assert!(run.status.success(), "{text}\n{}", stderr(&run));
+    for line in ["→ tripod", "23 of 23 answers as expected", "Region-based segmentation", "7 pieces of text"] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
 }
 
 /// Takes minutes: `make test-full`.

@@ -24,7 +24,7 @@ pub struct Arguments {
 /// What the demo's daemon is told of the query. Nobody waits for it, so it may take long on a busy host.
 pub const QUERY: &str = "[[query]]
 name = \"read-page\"
-slo_ms = 20000
+slo_ms = 60000
 stage = [
   { name = \"find\", model = \"text-detection\" },
   { name = \"turn\", model = \"text-orientation\", after = \"find\" },
