@@ -341,7 +341,7 @@ fn a_user_shows_the_small_models_on_gpus_by_one_flag() {
     let run = demo_on_gpus(folder.path(), &["--answers-only"]);
     assert!(run.status.success(), "{}\n{}", stdout(&run), stderr(&run));
     let text = stdout(&run);
-    assert!(text.contains("serves on cuda0: Stand-in GPU, fp32; cuda1: Stand-in GPU, fp32"), "{text}");
+    assert!(text.contains("serves on cuda0: GPU 0, Stand-in GPU, fp32; cuda1: GPU 1, Stand-in GPU, fp32"), "{text}");
     assert_eq!(text.matches("40 of 40 answers as expected").count(), 3, "{text}");
     let run = demo_on_gpus(folder.path(), &["--engine", "rten"]);
     assert!(stderr(&run).contains("--engine is for cores, not for GPUs"), "{}", stderr(&run));

@@ -8,7 +8,7 @@ use crate::planning::Cause;
 use rota_device::{Batch, Early, Outcome, Span, Written};
 use rota_ipc::server::Record;
 use rota_ipc::wire::{Completion, OutputRecord, RANK_MAX, Reason, Status, Submission};
-use rota_sched::{DeviceId, DropReason, Event, Instant, RequestId, SessionId};
+use rota_sched::{DeviceId, DropReason, Event, Instant, ModelId, RequestId, SessionId};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,9 +42,12 @@ impl Poller {
         }
         state.lost = lost;
         let id = DeviceId(device as u32);
+        let description = state.device.describe();
+        let is_last = self.devices.iter().all(|state| state.lost);
         match lost {
-            true => tracing::error!(device, description = %state.device.describe(), "lost; the others go on"),
-            false => tracing::warn!(device, description = %state.device.describe(), "back"),
+            true if is_last => tracing::error!(device, %description, "lost; no device is left"),
+            true => tracing::error!(device, %description, "lost; the others go on"),
+            false => tracing::warn!(device, %description, "back"),
         }
         self.dispatcher.handle(if lost { Event::Lost(id) } else { Event::Back(id) }, self.clock.now());
         self.ask_for_plan(Cause::Devices);
@@ -84,7 +87,6 @@ impl Poller {
         self.count_batch(&batch, queue, items);
         // What fails with its device is not at fault: asked again, it may well be answered.
         let is_lost = self.devices[device.0 as usize].device.is_lost();
-        let failed = if is_lost { Reason::DeviceLost } else { Reason::Engine };
         for index in 0..batch.requests.len() {
             let request = &batch.requests[index];
             let id = RequestId(request.key);
@@ -100,7 +102,11 @@ impl Poller {
                     self.answer_ran(id, run, Some((Reason::OutputTooSmall, &text)), now);
                 }
                 Outcome::Told => self.forget_told(id),
-                Outcome::Failed(text) => self.answer_ran(id, run, Some((failed, text)), now),
+                Outcome::Failed(text) if is_lost => {
+                    let text = format!("its device was lost ({text})");
+                    self.answer_ran(id, run, Some((Reason::DeviceLost, &text)), now);
+                }
+                Outcome::Failed(text) => self.answer_ran(id, run, Some((Reason::Engine, text)), now),
                 Outcome::Pending => {
                     self.answer_ran(id, run, Some((Reason::DeviceLost, "the device gave it back unexecuted")), now);
                 }
@@ -199,6 +205,11 @@ impl Poller {
 
     pub(super) fn answer_dropped(&mut self, id: RequestId, reason: DropReason, now: Instant) {
         let (status, reason, text) = match reason {
+            DropReason::Hopeless if self.is_unserved(self.requests[id].unit) => (
+                Status::Dropped,
+                Reason::Hopeless,
+                "all devices that serve its model are lost, and none came back in time",
+            ),
             DropReason::Hopeless => {
                 (Status::Dropped, Reason::Hopeless, "it could no longer be answered by its deadline")
             }
@@ -206,6 +217,13 @@ impl Poller {
             DropReason::Removed => (Status::Failed, Reason::Unloaded, "the session's model was unloaded"),
         };
         self.answer_unrun(id, status, reason, text, now);
+    }
+
+    /// Whether every device that serves this model is lost.
+    fn is_unserved(&self, unit: ModelId) -> bool {
+        let unit = self.models[unit.0 as usize].as_ref();
+        let serving = unit.iter().flat_map(|unit| unit.model.profiles.iter().zip(&self.devices));
+        serving.filter(|(profile, _)| profile.is_some()).all(|(_, state)| state.lost)
     }
 
     /// Answers a request that never ran.
