@@ -163,6 +163,29 @@ fn what_an_unloaded_model_held_is_there_for_the_next_while_others_serve() {
 }
 
 #[test]
+fn a_profile_that_was_measured_on_a_gpu_is_given_to_a_device_as_it_was_printed() {
+    let folder = Folder::new("gpu-profile");
+    add(&folder, "small", 8);
+    let file = folder.path().join("repository/small/1/model.onnx");
+    let library = standin::library().unwrap_or_else(|error| panic!("{error}"));
+    let profile = |arguments: &[&str]| {
+        let mut command = rota();
+        command.arg("profile").arg(&file).args(arguments).env(driver::LIBRARY_VARIABLE, &library).output().unwrap()
+    };
+    let run = profile(&["--device", "cuda", "--toml"]);
+    assert!(run.status.success(), "{}", stderr(&run));
+    let printed = stdout(&run);
+    assert!(printed.starts_with("[[profile]] # Stand-in GPU, fp32\nmodel = \"small\"\n"), "{printed}");
+    folder.write("gpu.toml", &printed);
+    let daemon = serve(&folder, &format!("{CUDA}profiles = \"gpu.toml\"\n"), &[]);
+    assert!(!daemon.log().contains("profiling"), "{}", daemon.log());
+    let given = &daemon.status()["models"][0]["profiles"][0];
+    assert_eq!(given.as_object().map(|points| points.len()), Some(2), "{given}");
+    let run = profile(&["--device", "cuda", "--threads", "2"]);
+    assert!(stderr(&run).contains("--threads and --cores are for --device cpu"), "{}", stderr(&run));
+}
+
+#[test]
 fn status_names_lost_gpus_and_requests_say_that_all_are_lost() {
     let folder = Folder::new("gpu-lost");
     add(&folder, "small", 8);
