@@ -8,9 +8,7 @@ use crate::repository::{self, Entry, Settings};
 use crate::sharing::{Grouped, Sharing};
 use rota_device::check::{self, Checked};
 use rota_device::emulated::{EmulatedNetwork, EmulatedProfile};
-use rota_device::{
-    CompileOptions, Engine, EngineKind, Hints, Network, Shape, Signature, TensorSpec, WeakArena, profile, sample,
-};
+use rota_device::{CompileOptions, Engine, EngineKind, Hints, Network, Shape, Signature, TensorSpec, profile, sample};
 use rota_sched::{ModelId, Profile};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -30,8 +28,6 @@ pub enum Job {
         ids: Vec<ModelId>,
     },
     Plan(Asked),
-    /// A client's memory, for the devices that want to know of it; gone when the client is.
-    Adopt(WeakArena),
 }
 
 /// A job that was done.
@@ -153,10 +149,6 @@ impl Loader {
     pub fn run(mut self, jobs: Receiver<Job>, done: impl Fn(Done)) {
         for job in jobs {
             done(match job {
-                Job::Adopt(arena) => {
-                    self.adopt(arena);
-                    continue;
-                }
                 Job::Load { id, source } => Done::Loaded(self.load_source(id, &source)),
                 Job::Group { ready, ids } => Done::Grouped(self.group(&ready, ids)),
                 Job::Plan(asked) => {
@@ -164,12 +156,6 @@ impl Loader {
                     Done::Planned(planned.expect("a planner that panics is caught, and makes no plan"))
                 }
             });
-        }
-    }
-
-    fn adopt(&self, arena: WeakArena) {
-        if let Some(arena) = arena.upgrade() {
-            self.devices.iter().filter_map(DeviceRole::engine).for_each(|(engine, ..)| engine.adopt(&arena));
         }
     }
 
@@ -361,6 +347,7 @@ pub fn compile_options(settings: &Settings, cores: &[usize], threads: usize) -> 
         max_batch: Some(settings.max_batch.unwrap_or(MAX_BATCH_DEFAULT)),
         batch_symbol: settings.batch_symbol.clone(),
         batch_axes: settings.batch_axis.iter().map(|(name, &a)| (name.clone(), axis(a))).collect(),
+        stack_members: 0,
     }
 }
 

@@ -71,6 +71,7 @@ void empty(Device* device) {
     device->handles.clear();
   }
   objects.clear();  // Streams end what they do first.
+  unpin(device);
   std::lock_guard lock(device->mutex);
   for (auto& allocation : device->allocations) free(reinterpret_cast<void*>(allocation.first));
   device->allocations.clear();

@@ -97,15 +97,16 @@ CUresult current(Device*& device);
 extern thread_local Device* current_device;
 extern thread_local unsigned captures_of_this_thread;
 
-// Host memory that the GPU may reach.
-bool is_pinned(const void* address, size_t bytes);
+// Forgets what host memory was registered in the GPU's context.
+void unpin(Device* device);
 
 // Faults that a test plants; see faults.cpp.
 bool fails_now(const char* what);
 bool is_lost(int ordinal);
 void complain(const std::string& what);
 
-// What was asked for so far, for tests: "graph launch", "upload", "staged upload", "download", "staged download", "copy".
+// What was asked for so far, for tests: "graph launch", "launch" (of one kernel), "upload", "staged upload", "download", "staged download",
+// "copy", "register", "unregister".
 void count(const char* what);
 const char* setting(const char* name, const char* otherwise);
 
