@@ -78,8 +78,7 @@ pub fn run(arguments: Arguments) -> Outcome {
         None if ocr::is_possible(&manifest) => Some(ocr::Page::open(&Default::default(), &manifest)?),
         None => None,
     };
-    let queries = page.as_ref().map_or("", |_| ocr::QUERY);
-    let mut daemon = DaemonProcess::start(&workshop, &repository, &format!("{device}{queries}"))?;
+    let mut daemon = DaemonProcess::start(&workshop, &repository, &device)?;
     let done = show(&arguments, &manifest, page.as_ref(), &workshop, &mut daemon, &interrupted);
     daemon.stop();
     match done {

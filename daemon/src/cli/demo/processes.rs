@@ -46,7 +46,7 @@ pub struct DaemonProcess {
 const STOP_MAX: Duration = Duration::from_secs(10);
 
 impl DaemonProcess {
-    /// `settings`: its devices and queries.
+    /// `settings`: its devices.
     pub fn start(workshop: &Workshop, repository: &Path, settings: &str) -> Result<DaemonProcess, Failure> {
         let repository = repository.canonicalize().map_err(|error| format!("{}: {error}", repository.display()))?;
         let quoted = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
