@@ -74,7 +74,10 @@ pub(super) fn build(
         if networks.iter().all(Option::is_none) {
             cuts.compare(&mut *network, &members)?;
         }
-        let times = cuts.measure(&**engine, &options, store, &members[0].checked.hints, max_batch)?;
+        let times = match given(device, tree, &members, max_batch) {
+            Some(times) => times,
+            None => cuts.measure(&**engine, &options, store, &members[0].checked.hints, max_batch)?,
+        };
         let all = Costs { tree, times: &times, stacks: &in_use };
         profiles.push(Some(all.profile(max_batch)?));
         shared_time = all.shared_time();
@@ -90,6 +93,13 @@ pub(super) fn build(
     let profiled = cuts.profiled(&members[0].checked.hints);
     let model = Model::of_group(id, group, (cuts.signature, memory_bytes), (profiled, profiles, true));
     Ok((Arc::new(model), networks))
+}
+
+/// ℓ(b) of the shared part and of the members' own ones, where the device's settings give it.
+fn given(device: &DeviceRole, tree: &Tree, members: &[&Known], max_batch: u32) -> Option<Vec<Profile>> {
+    let names: Vec<&str> = members.iter().map(|member| &member.model.name[..]).collect();
+    // A file knows one shared part of a model.
+    device.given().filter(|_| tree.branches.len() == 1)?.parts(&names, max_batch)
 }
 
 /// A model's networks as they were when it was loaded.

@@ -26,7 +26,12 @@ impl CudaEngine {
 
     /// Opens GPU `ordinal`.
     pub fn open(ordinal: u32, precision: Precision) -> Result<CudaEngine, CudaError> {
-        let gpu = Gpu::open(driver::open()?, ordinal)?;
+        let driver = driver::open()?;
+        let count = driver.count()?;
+        if ordinal >= count {
+            return Err(CudaError::NoGpu { ordinal, count });
+        }
+        let gpu = Gpu::open(driver, ordinal)?;
         let (name, capability) = (gpu.info.name.clone(), gpu.info.compute_capability);
         let needed = match precision {
             Precision::Fp32 => Math::F32,
@@ -35,7 +40,10 @@ impl CudaEngine {
         };
         match capability >= needed.capability() {
             true => Ok(CudaEngine { gpu, precision }),
-            false => Err(CudaError::Capability { gpu: name, capability, needed: needed.capability() }),
+            false => {
+                let (precision, needed) = (precision.name(), needed.capability());
+                Err(CudaError::Capability { gpu: name, precision, capability, needed })
+            }
         }
     }
 
@@ -62,12 +70,7 @@ impl CudaEngine {
 
 impl Engine for CudaEngine {
     fn describe(&self) -> String {
-        let precision = match self.precision {
-            Precision::Fp32 => "fp32",
-            Precision::Tf32 => "tf32",
-            Precision::Fp16 => "fp16",
-        };
-        format!("{}, {precision}", self.gpu.info.name)
+        format!("{}, {}", self.gpu.info.name, self.precision.name())
     }
 
     fn kind(&self) -> EngineKind {

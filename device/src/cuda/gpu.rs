@@ -77,12 +77,12 @@ impl Gpu {
             return Ok(Arc::clone(session));
         }
         if current.retry_at.is_some_and(|at| Instant::now() < at) {
-            return Err(CudaError::Lost { gpu: self.info.name.clone() });
+            return Err(CudaError::Lost { gpu: self.info.label() });
         }
         current.retry_at = Some(Instant::now() + RETRY);
         if let Some(lost) = &current.session {
             arenas::leave(lost);
-            lost.context.reset().map_err(|_| CudaError::Lost { gpu: self.info.name.clone() })?;
+            lost.context.reset().map_err(|_| CudaError::Lost { gpu: self.info.label() })?;
         }
         let session = Session::begin(self.driver, &self.info, self.image)?;
         arenas::join(&session);
