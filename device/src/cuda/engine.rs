@@ -1,11 +1,12 @@
 //! Loads models for one GPU.
 
+use super::arenas;
 use super::gpu::Gpu;
 use super::lower::{self, Layouts};
 use super::model::Model;
 use super::runner::CudaRunner;
 use super::workbench::Workbench;
-use super::{CudaError, Precision, driver};
+use super::{CudaError, Precision, driver, lower};
 use crate::{Arena, CompileOptions, Engine, EngineKind, engine};
 use rota_kernels::dtype::Math;
 use std::path::Path;
@@ -27,7 +28,12 @@ impl CudaEngine {
 
     /// Opens GPU `ordinal`.
     pub fn open(ordinal: u32, precision: Precision) -> Result<CudaEngine, CudaError> {
-        let gpu = Gpu::open(driver::open()?, ordinal)?;
+        let driver = driver::open()?;
+        let count = driver.count()?;
+        if ordinal >= count {
+            return Err(CudaError::NoGpu { ordinal, count });
+        }
+        let gpu = Gpu::open(driver, ordinal)?;
         let (name, capability) = (gpu.info.name.clone(), gpu.info.compute_capability);
         let needed = match precision {
             Precision::Fp32 => Math::F32,
@@ -36,7 +42,10 @@ impl CudaEngine {
         };
         match capability >= needed.capability() {
             true => Ok(CudaEngine { gpu, precision, layout: Layouts::Auto }),
-            false => Err(CudaError::Capability { gpu: name, capability, needed: needed.capability() }),
+            false => {
+                let (precision, needed) = (precision.name(), needed.capability());
+                Err(CudaError::Capability { gpu: name, precision, capability, needed })
+            }
         }
     }
 
@@ -55,6 +64,11 @@ impl CudaEngine {
         Ok(self.gpu.session()?.context.memory()?)
     }
 
+    /// The address by which kernels on this GPU reach an arena; `None` when it is not registered, or the GPU is lost.
+    pub fn device_address(&self, arena: &Arena) -> Option<u64> {
+        self.gpu.session().ok()?.device_address(arena)
+    }
+
     /// What the GPU says of itself.
     pub fn info(&self) -> &driver::GpuInfo {
         &self.gpu.info
@@ -63,37 +77,35 @@ impl CudaEngine {
 
 impl Engine for CudaEngine {
     fn describe(&self) -> String {
-        let precision = match self.precision {
-            Precision::Fp32 => "fp32",
-            Precision::Tf32 => "tf32",
-            Precision::Fp16 => "fp16",
-        };
-        format!("{}, {precision}", self.gpu.info.name)
+        format!("{}, {}", self.gpu.info.name, self.precision.name())
     }
 
     fn kind(&self) -> EngineKind {
         EngineKind::Cuda
     }
 
-    /// Registers it with the driver. A lost GPU does that when it is back, at the client's first batch.
+    /// Registers it with the driver, for all GPUs; the first that is asked does it.
     fn adopt(&self, arena: &Arena) {
-        if let Ok(session) = self.gpu.session() {
-            session.register(arena);
-        }
+        arenas::register(arena);
+    }
+
+    fn let_go(&self, arena: &Arena) -> bool {
+        arenas::let_go(arena)
     }
 
     fn load(&self, file: &Path, options: &CompileOptions) -> Result<engine::Loaded, engine::LoadError> {
         let model = Model::read(file, options)?;
         let (signature, memory_bytes) = (model.signature.clone(), model.graph.weight_bytes());
-        Ok(engine::Loaded { signature, memory_bytes, runner: Box::new(self.runner(model)) })
+        let runner = self.runner(model, options.stack_members);
+        Ok(engine::Loaded { signature, memory_bytes, runner: Box::new(runner) })
     }
 }
 
 impl CudaEngine {
-    /// What runs the model.
-    pub(super) fn runner(&self, model: Model) -> CudaRunner {
+    /// What runs the model; `members` as in [`CompileOptions::stack_members`].
+    pub(super) fn runner(&self, model: Model, members: u32) -> CudaRunner {
         let settled = model.settled();
-        let options = lower::Options { precision: self.precision, layout: self.layout, fuse: true };
+        let options = lower::Options { precision: self.precision, layout: self.layout, fuse: true, members };
         CudaRunner::new(Arc::clone(&self.gpu), Arc::new(model.graph), options, settled)
     }
 }

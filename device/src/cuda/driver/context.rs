@@ -20,6 +20,11 @@ pub struct GpuInfo {
 }
 
 impl GpuInfo {
+    /// "GPU 0, NVIDIA H100 80GB HBM3".
+    pub fn label(&self) -> String {
+        format!("GPU {}, {}", self.ordinal, self.name)
+    }
+
     /// Cores on the GPU's own node, as the system knows them; empty where it does not.
     pub fn near_cores(&self) -> Vec<usize> {
         let file = format!("/sys/bus/pci/devices/{}/local_cpulist", self.pci);
@@ -117,6 +122,11 @@ impl Context {
         }
         // SAFETY: the context is held until `self` is dropped.
         check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.raw) })
+    }
+
+    /// The driver's number for its GPU.
+    pub fn ordinal(&self) -> u32 {
+        self.device as u32
     }
 
     /// (free, in all) bytes of the GPU's memory. The context has to be the thread's.

@@ -39,6 +39,9 @@ pub struct Options {
     pub fuse: bool,
     pub precision: Precision,
     pub layout: Layouts,
+    /// Of a stack: how many members lie side by side in its products. Each then computes the rows alone that it is asked about
+    /// ([`program::Members`]). 0 for a model that is no stack.
+    pub members: u32,
 }
 
 /// How pictures lie between launches; answers are the same.
@@ -57,7 +60,7 @@ pub enum Layouts {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { fuse: true, precision: Precision::default(), layout: Layouts::default() }
+        Options { fuse: true, precision: Precision::default(), layout: Layouts::default(), members: 0 }
     }
 }
 
