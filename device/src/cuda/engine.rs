@@ -2,7 +2,7 @@
 
 use super::arenas;
 use super::gpu::Gpu;
-use super::lower::{self, Layouts};
+use super::lower::Layouts;
 use super::model::Model;
 use super::runner::CudaRunner;
 use super::workbench::Workbench;

@@ -65,13 +65,17 @@ pub const GPUS: [GpuLimits; 5] = [
 impl GpuLimits {
     /// The least time of a launch.
     pub fn time(&self, step: &Step) -> Duration {
-        let kernel = step.launch.kernel.name;
+        let operations = self.operations_per_second(step.launch.kernel.name);
+        step.launch.cost.roofline(self.bytes_per_second, operations)
+    }
+
+    /// What a kernel of that name can do at the most.
+    pub fn operations_per_second(&self, kernel: &str) -> f64 {
         let product = kernel.contains("gemm") || kernel.contains("conv_") && !kernel.contains("transpose");
-        let operations = match product {
+        match product {
             true if kernel.contains("tf32") && self.tf32_per_second > 0.0 => self.tf32_per_second,
             true if kernel.contains("f16") => self.f16_per_second,
             _ => self.f32_per_second,
-        };
-        step.launch.cost.roofline(self.bytes_per_second, operations)
+        }
     }
 }
