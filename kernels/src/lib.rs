@@ -32,6 +32,7 @@ pub mod recurrent;
 pub mod resize;
 pub mod resources;
 pub mod softmax;
+pub mod split;
 pub mod standin;
 
 pub use attention::Attention;
@@ -50,12 +51,14 @@ pub use pool::{Pool, Reduce, Reduction, Window};
 pub use recurrent::{Cell, RecurrentStep};
 pub use resize::Resize;
 pub use softmax::Softmax;
+pub use split::MULTIPROCESSORS;
 
 /// Every kernel there is.
 pub fn kernels() -> Vec<&'static Kernel> {
     let mut all: Vec<&'static Kernel> = Vec::new();
     all.extend(gemm::TILES.iter().chain(&conv::TILES).flatten().map(|tile| &tile.kernel));
     all.extend(gemm::FEW_ROWS.iter().flatten().map(|tile| &tile.kernel));
+    all.extend(&split::SPLIT);
     all.extend(grouped::TILES.iter().flatten().map(|tile| &tile.kernel));
     all.push(&batch::MOVE);
     all.extend(conv::DEPTHWISE.iter().flatten().chain(&conv::TRANSPOSE));

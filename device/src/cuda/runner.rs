@@ -66,7 +66,8 @@ impl CudaRunner {
             }
         }
         let session = self.gpu.session()?;
-        let options = lower::Options { precision: self.precision, ..lower::Options::default() };
+        let multiprocessors = self.gpu.info.multiprocessors;
+        let options = lower::Options { precision: self.precision, multiprocessors, ..lower::Options::default() };
         let plain = self.given(inputs, false);
         let (given, program) = match lower::lower(&self.graph, &plain, options) {
             Ok(program) => (plain, program),

@@ -91,6 +91,8 @@ fn gemm(math: Math) -> Case {
     let mut launches = base.launches().unwrap();
     let (b_row, b_column) = (b.input(dtype, depth * columns), Matrix { row: 1, column: depth, ..base.b });
     launches.push(Gemm { b: Matrix { pointer: b_row, ..b_column }, ..base }.launch().unwrap());
+    let partial = b.output(Type::F32, 3 * 2 * rows * columns);
+    launches.extend(base.split_launches(3, partial).unwrap().concat());
     b.done(launches)
 }
 
@@ -151,7 +153,10 @@ fn conv(math: Math) -> Case {
     let mut b = Builder::new("conv");
     let mut launches = Vec::new();
     for groups in [1, 2] {
-        launches.extend(conv_of(&mut b, math, groups, 3, 2, false).launches().unwrap());
+        let conv = conv_of(&mut b, math, groups, 3, 2, false);
+        launches.extend(conv.launches().unwrap());
+        let partial = b.output(Type::F32, 3 * conv.images * conv.filters * conv.output[0] * conv.output[1]);
+        launches.extend(conv.split_launches(3, partial).unwrap().concat());
     }
     b.done(launches)
 }

@@ -311,6 +311,19 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
+    /// The launches of a product, which may want memory of its own for partial sums.
+    pub fn product(
+        &mut self,
+        launches: impl FnOnce(u32, &mut dyn FnMut(u64) -> Pointer) -> Result<Vec<Launch>, Unfit>,
+    ) -> Result<(), LowerError> {
+        let multiprocessors = self.options.multiprocessors;
+        let launches = launches(multiprocessors, &mut |bytes| self.scratch(DType::F32, &[bytes / 4]).pointer());
+        for launch in launches.map_err(|unfit| self.refuse(unfit.to_string()))? {
+            self.push(Ok(launch))?;
+        }
+        Ok(())
+    }
+
     /// What is wrong with the node that is being lowered.
     pub fn refuse(&self, why: impl Into<String>) -> LowerError {
         LowerError::Node { node: self.label.clone(), why: why.into() }

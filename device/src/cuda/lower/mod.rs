@@ -36,11 +36,13 @@ pub struct Options {
     /// Off: every node is a launch of its own; what fusion is compared with.
     pub fuse: bool,
     pub precision: Precision,
+    /// Of the GPU that launches are to fill.
+    pub multiprocessors: u32,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { fuse: true, precision: Precision::default() }
+        Options { fuse: true, precision: Precision::default(), multiprocessors: rota_kernels::MULTIPROCESSORS }
     }
 }
 
