@@ -127,8 +127,14 @@ struct MmaTile {
   // As SimtTile::store; a band is 16 rows of every row of warps.
   template <class Keep>
   static __device__ __forceinline__ void store(const Sums& sums, const Keep& keep) {
-    using Band = float[16 * WARPS_Y][COLUMNS + PAD];
     ROTA_SHARED(Band, band);
+    store_through(band, sums, keep);
+  }
+
+  using Band = float[16 * WARPS_Y][COLUMNS + PAD];
+
+  template <class Keep>
+  static __device__ __forceinline__ void store_through(Band& band, const Sums& sums, const Keep& keep) {
     const unsigned lane = threadIdx.x % WARP;
     const unsigned row = warp_y() * 16 + lane / 4, column = warp_x() * SIDE + lane % 4 * 2;
 #pragma unroll

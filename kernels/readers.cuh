@@ -26,6 +26,11 @@ struct Strided {
 
   __device__ __forceinline__ bool along_depth() const { return depth_stride == 1; }
 
+  __device__ __forceinline__ bool inside(unsigned outer, unsigned depth) const { return outer < outers && depth < depths; }
+  __device__ __forceinline__ const T* place(unsigned outer, unsigned depth) const {
+    return base + static_cast<size_t>(outer) * outer_stride + static_cast<size_t>(depth) * depth_stride;
+  }
+
   __device__ __forceinline__ float load(unsigned outer, unsigned depth) const {
     if (outer >= outers || depth >= depths) return 0.0f;
     return to_float(base[static_cast<size_t>(outer) * outer_stride + static_cast<size_t>(depth) * depth_stride]);

@@ -111,7 +111,7 @@ impl Conv {
         }
         let (tile, depth) = (self.tile(multiprocessors)?, self.depth()?);
         let tiles = tile.count(self.filters / self.groups, self.columns()?) * u64::from(self.groups);
-        match Cut::best(tiles, depth, tile.depth, multiprocessors) {
+        match Cut::best(tiles, depth, tile, multiprocessors) {
             cut @ Cut { parts: 1, .. } => Ok(vec![self.implicit(tile, cut, Pointer::NONE)?]),
             cut => Ok(self.split(tile, cut, room(self.sums_cost(cut.parts).bytes_written))?.to_vec()),
         }

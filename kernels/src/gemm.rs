@@ -1,4 +1,4 @@
-//! Matrix products: `gemm.cu`, `gemm_mma.cu` and `gemv.cu`.
+//! Matrix products: `gemm.cu`, `gemm_mma.cu`, `gemm_async.cu` and `gemv.cu`; with `split.cu` where a depth is split.
 
 use crate::dtype::Math;
 use crate::epilogue::Epilogue;
@@ -12,7 +12,7 @@ pub(crate) const fn tile<P: Params>(
     threads: &'static [u32],
     [rows, columns, depth]: [u32; 3],
 ) -> Tile {
-    Tile { kernel: Kernel::new::<P>(name, threads), rows, columns, depth }
+    Tile { kernel: Kernel::new::<P>(name, threads), rows, columns, depth, ahead: 1 }
 }
 
 /// For each [`Math`], the largest first.
@@ -38,6 +38,28 @@ pub(crate) static TILES: [[Tile; 3]; 4] = [
         tile::<GemmParams>("rota_gemm_bf16_32x64", &[64], [32, 64, 32]),
     ],
 ];
+
+/// For operands that can be copied to shared memory as they are, by [`Math`] without f32, the largest first.
+pub(crate) static ASYNC: [[Tile; 3]; 3] = [
+    [
+        tile::<GemmParams>("rota_gemm_tf32_128x64_async", &[256], [128, 64, 16]).ahead(2),
+        tile::<GemmParams>("rota_gemm_tf32_64x64_async", &[128], [64, 64, 16]).ahead(3),
+        tile::<GemmParams>("rota_gemm_tf32_32x64_async", &[64], [32, 64, 16]).ahead(3),
+    ],
+    [
+        tile::<GemmParams>("rota_gemm_f16_128x64_async", &[256], [128, 64, 32]).ahead(2),
+        tile::<GemmParams>("rota_gemm_f16_64x64_async", &[128], [64, 64, 32]).ahead(3),
+        tile::<GemmParams>("rota_gemm_f16_32x64_async", &[64], [32, 64, 32]).ahead(3),
+    ],
+    [
+        tile::<GemmParams>("rota_gemm_bf16_128x64_async", &[256], [128, 64, 32]).ahead(2),
+        tile::<GemmParams>("rota_gemm_bf16_64x64_async", &[128], [64, 64, 32]).ahead(3),
+        tile::<GemmParams>("rota_gemm_bf16_32x64_async", &[64], [32, 64, 32]).ahead(3),
+    ],
+];
+
+/// Bytes of such a copy.
+const COPY_BYTES: u64 = 16;
 
 /// For products of a few rows, by what is stored (f32, f16, bf16): b read along the depth, or across its columns.
 pub(crate) static FEW_ROWS: [[Tile; 2]; 3] = [
@@ -65,9 +87,16 @@ pub(crate) struct Tile {
     pub columns: u32,
     /// Of a step.
     pub depth: u32,
+    /// Steps whose loads are under way while one is multiplied.
+    pub ahead: u32,
 }
 
 impl Tile {
+    /// The same with so many steps' loads under way.
+    pub(crate) const fn ahead(self, steps: u32) -> Tile {
+        Tile { kernel: self.kernel, rows: self.rows, columns: self.columns, depth: self.depth, ahead: steps }
+    }
+
     /// Blocks for one product.
     pub(crate) fn count(&self, rows: u32, columns: u32) -> u64 {
         u64::from(rows.div_ceil(self.rows)) * u64::from(columns.div_ceil(self.columns))
@@ -119,14 +148,13 @@ impl Matrix {
         Matrix { batch, ..self }
     }
 
-    /// Whether fours along the stride of 1 are aligned and end with the matrix.
-    fn vector(&self, rows: u32, columns: u32, element_bytes: u64) -> bool {
+    /// Whether groups of so many elements along the stride of 1 are aligned and end with the matrix.
+    fn aligned(&self, [rows, columns]: [u32; 2], element_bytes: u64, elements: u64) -> bool {
         let (along, across) = if self.column == 1 { (columns, self.row) } else { (rows, self.column) };
         (self.column == 1 || self.row == 1)
-            && self.pointer.0.is_multiple_of(4 * element_bytes)
-            && along.is_multiple_of(4)
-            && across.is_multiple_of(4)
-            && self.batch.iter().all(|stride| stride.is_multiple_of(4))
+            && self.pointer.0.is_multiple_of(elements * element_bytes)
+            && [u64::from(along), u64::from(across)].iter().all(|size| size.is_multiple_of(elements))
+            && self.batch.iter().all(|stride| stride.is_multiple_of(elements))
     }
 }
 
@@ -166,7 +194,7 @@ impl Gemm {
     pub fn launches_on(&self, multiprocessors: u32, room: impl FnOnce(u64) -> Pointer) -> Result<Vec<Launch>, Unfit> {
         let tile = self.tile(multiprocessors);
         let tiles = tile.count(self.rows, self.columns) * self.batch_count();
-        match Cut::best(tiles, self.depth, tile.depth, multiprocessors) {
+        match Cut::best(tiles, self.depth, tile, multiprocessors) {
             cut @ Cut { parts: 1, .. } => Ok(vec![self.launch_with(tile, cut, Pointer::NONE)?]),
             cut => Ok(self.split_with(tile, cut, room(self.sums_cost(cut.parts).bytes_written))?.to_vec()),
         }
@@ -185,12 +213,27 @@ impl Gemm {
     }
 
     fn tile(&self, multiprocessors: u32) -> &'static Tile {
-        let tiles = &TILES[self.math as usize];
+        let tiles = self.copied().unwrap_or(&TILES[self.math as usize]);
         self.few_rows().unwrap_or_else(|| choose(tiles, [self.rows, self.columns], self.batch_count(), multiprocessors))
     }
 
     fn tiles(&self) -> impl Iterator<Item = &'static Tile> {
-        TILES[self.math as usize].iter().chain(self.few_rows())
+        TILES[self.math as usize].iter().chain(self.copied().into_iter().flatten()).chain(self.few_rows())
+    }
+
+    /// The tiles that copy operands as they are, if these can be copied so.
+    fn copied(&self) -> Option<&'static [Tile; 3]> {
+        let tiles = match self.math {
+            Math::F32 => return None,
+            Math::Tf32 => &ASYNC[0],
+            Math::F16 => &ASYNC[1],
+            Math::Bf16 => &ASYNC[2],
+        };
+        let bytes = self.math.storage().bytes();
+        let fit = self.a.column == 1
+            && self.a.aligned([self.rows, self.depth], bytes, COPY_BYTES / bytes)
+            && self.b.aligned([self.depth, self.columns], bytes, COPY_BYTES / bytes);
+        fit.then_some(tiles)
     }
 
     fn batch_count(&self) -> u64 {
@@ -285,8 +328,8 @@ impl Gemm {
     /// Whether fours of a and of b may be loaded at once, as the kernels want to be told.
     pub(crate) fn vectors(&self) -> (u32, u32) {
         let bytes = self.math.storage().bytes();
-        let a = self.a.vector(self.rows, self.depth, bytes);
-        let b = self.b.vector(self.depth, self.columns, bytes);
+        let a = self.a.aligned([self.rows, self.depth], bytes, 4);
+        let b = self.b.aligned([self.depth, self.columns], bytes, 4);
         (u32::from(a), u32::from(b))
     }
 

@@ -57,6 +57,7 @@ pub use split::MULTIPROCESSORS;
 pub fn kernels() -> Vec<&'static Kernel> {
     let mut all: Vec<&'static Kernel> = Vec::new();
     all.extend(gemm::TILES.iter().chain(&conv::TILES).flatten().map(|tile| &tile.kernel));
+    all.extend(gemm::ASYNC.iter().flatten().map(|tile| &tile.kernel));
     all.extend(gemm::FEW_ROWS.iter().flatten().map(|tile| &tile.kernel));
     all.extend(&split::SPLIT);
     all.extend(grouped::TILES.iter().flatten().map(|tile| &tile.kernel));

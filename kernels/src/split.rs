@@ -2,6 +2,7 @@
 
 use crate::dtype::Type;
 use crate::epilogue::Epilogue;
+use crate::gemm::Tile;
 use crate::launch::{Cost, Kernel, Launch, Unfit, fit, spread};
 use crate::params::{Divider, Pointer, SplitParams};
 
@@ -21,11 +22,11 @@ const PARTS_MAX: u64 = 32;
 /// More blocks than these fill nothing any more.
 const BLOCKS_PER_MULTIPROCESSOR: u64 = 2;
 
-/// What a second launch takes, in steps of a tile's depth: a step waits for memory once, and so does a launch, a few times.
-const STEPS_PER_LAUNCH: u64 = 4;
+/// What a second launch takes, in waits for memory, of which a tile that loads one step ahead has one per step: a launch has a few.
+const WAITS_PER_LAUNCH: u64 = 4;
 /// What a block takes to write its sums and to read them again, in the same unit: a tile's sums are about as many bytes as its operands in
 /// two steps.
-const STEPS_PER_SUMS: u64 = 4;
+const WAITS_PER_SUMS: u64 = 4;
 
 /// How a product's depth is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,14 +52,14 @@ impl Cut {
         }
     }
 
-    /// The cut that is done soonest on a GPU of `multiprocessors`, when a product has that many `tiles`, each of which walks the depth in
-    /// steps of `step`.
+    /// The cut that is done soonest on a GPU of `multiprocessors`, when a product has that many tiles; of cuts that are about as soon, the
+    /// one of the fewest parts.
     ///
     /// Blocks of all parts run side by side, so what counts is the steps of the busiest multiprocessor: as many rounds as it has blocks, each
     /// of a part's steps. More than one part costs the sums' way through memory and a second launch, and has to gain a quarter; a GPU that has
     /// work for all of its multiprocessors is left alone.
-    pub(crate) fn best(tiles: u64, depth: u32, step: u32, multiprocessors: u32) -> Cut {
-        let multiprocessors = u64::from(multiprocessors.max(1));
+    pub(crate) fn best(tiles: u64, depth: u32, tile: &Tile, multiprocessors: u32) -> Cut {
+        let (multiprocessors, step, ahead) = (u64::from(multiprocessors.max(1)), tile.depth, u64::from(tile.ahead));
         let whole = u64::from(depth.div_ceil(step));
         let parts_max = (BLOCKS_PER_MULTIPROCESSOR * multiprocessors / tiles.max(1)).min(PARTS_MAX);
         if tiles >= multiprocessors {
@@ -66,11 +67,12 @@ impl Cut {
         }
         let steps = |cut: &Cut| {
             let rounds = (tiles * u64::from(cut.parts)).div_ceil(multiprocessors);
-            rounds * (u64::from(cut.depth.div_ceil(step)) + STEPS_PER_SUMS) + STEPS_PER_LAUNCH
+            rounds * (u64::from(cut.depth.div_ceil(step)) + WAITS_PER_SUMS * ahead) + WAITS_PER_LAUNCH * ahead
         };
-        let cuts = (2..=parts_max as u32).map(|parts| Cut::into_parts(depth, step, parts)).filter(|cut| cut.parts > 1);
-        let best = cuts.min_by_key(|cut| (steps(cut), cut.parts));
-        best.filter(|cut| 4 * steps(cut) <= 3 * whole).unwrap_or(Cut::whole(depth))
+        let cuts = || (2..=parts_max as u32).map(|parts| Cut::into_parts(depth, step, parts));
+        let Some(least) = cuts().map(|cut| steps(&cut)).min() else { return Cut::whole(depth) };
+        let chosen = cuts().find(|cut| 8 * steps(cut) <= 9 * least && 4 * steps(cut) <= 3 * whole);
+        chosen.unwrap_or(Cut::whole(depth))
     }
 }
 
@@ -119,6 +121,8 @@ impl Split<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gemm::tile;
+    use crate::params::GemmParams;
 
     #[test]
     fn a_cut_has_whole_steps_and_covers_the_depth_once() {
@@ -136,23 +140,27 @@ mod tests {
 
     #[test]
     fn few_tiles_of_much_depth_are_cut_until_a_gpu_is_full_and_no_further() {
+        let plain = tile::<GemmParams>("plain", &[128], [64, 64, 16]);
+        let ahead = tile::<GemmParams>("ahead", &[128], [64, 64, 16]).ahead(3);
         let cases = [
-            // 49 pixels, 512 filters, 4608 deep: 8 tiles; 128 blocks of 18 steps.
-            ((8, 4608, 16), 132, 16),
-            // On a GPU of 40 multiprocessors there is room for a quarter.
-            ((8, 4608, 16), 40, 5),
+            // 49 pixels, 512 filters, 4608 deep: 8 tiles; 14 parts are about as soon done as 16.
+            (8, 4608, &plain, 132, 14),
+            // On a GPU of 40 multiprocessors there is room for a third of that.
+            (8, 4608, &plain, 40, 5),
             // As many tiles as multiprocessors, or more.
-            ((132, 4608, 16), 132, 1),
-            ((500, 4608, 16), 132, 1),
-            // Half a round and a bit: thirds fill one and a half.
-            ((70, 4608, 16), 132, 3),
-            // Too little depth to be worth a second launch.
-            ((8, 128, 16), 132, 1),
-            ((1, 64, 32), 132, 1),
+            (132, 4608, &plain, 132, 1),
+            (500, 4608, &plain, 132, 1),
+            // Half of them and a bit: thirds fill one and a half rounds.
+            (70, 4608, &plain, 132, 3),
+            // Too little depth to be worth a second launch, sooner where steps do not wait for each other.
+            (8, 128, &plain, 132, 1),
+            (8, 512, &plain, 132, 11),
+            (8, 512, &ahead, 132, 1),
+            (8, 4608, &ahead, 132, 13),
         ];
-        for ((tiles, depth, step), multiprocessors, parts) in cases {
-            let cut = Cut::best(tiles, depth, step, multiprocessors);
-            assert_eq!(cut.parts, parts, "{tiles} tiles, {depth} deep, {multiprocessors} multiprocessors");
+        for (tiles, depth, tile, multiprocessors, parts) in cases {
+            let cut = Cut::best(tiles, depth, tile, multiprocessors);
+            assert_eq!(cut.parts, parts, "{tiles} tiles of {}, {depth} deep, {multiprocessors}", tile.kernel.name);
         }
     }
 }

@@ -138,7 +138,13 @@ proptest! {
         activation in prop::sample::select(&ACTIVATIONS[..]),
         residual_last in any::<bool>(),
         plain in any::<bool>(),
+        fine in any::<bool>(),
     ) {
+        // Of what is fine, all can be copied as it is.
+        let unit = if fine { 8 } else { 1 };
+        let [columns, depth] = [columns, depth].map(|size| size.next_multiple_of(unit));
+        let gaps = gaps.map(|gap| gap.next_multiple_of(unit));
+        let transposed = [transposed[0] && !fine, transposed[1]];
         for math in [Math::F32, Math::Tf32, Math::F16, Math::Bf16] {
             let mut numbers = Numbers::new(u64::from(rows * columns + depth));
             let a = Operand::random(&mut numbers, [rows, depth], batches, transposed[0], gaps[0], skips[0], math);
@@ -220,6 +226,30 @@ fn a_large_product_takes_the_largest_tile_and_a_flat_one_the_flattest() {
 }
 
 #[test]
+fn operands_that_can_be_copied_as_they_are_take_the_tiles_that_do() {
+    let gemm = |math, b_width: u32, depth: u32, address| Gemm {
+        math,
+        rows: 1000,
+        columns: 1000,
+        depth,
+        batches: [1, 1],
+        a: Matrix::row_major(Pointer(address), depth),
+        b: Matrix::row_major(Pointer(256), b_width),
+        c: Matrix::row_major(Pointer(256), 1000),
+        epilogue: Epilogue::default(),
+    };
+    let copied = |gemm: Gemm| gemm.launch().unwrap().kernel.name.ends_with("_async");
+    assert!(copied(gemm(Math::F16, 1000, 72, 256)) && copied(gemm(Math::Tf32, 1004, 68, 16)));
+    assert!(!copied(gemm(Math::F32, 1000, 72, 256)), "f32 is not multiplied on tensor cores");
+    assert!(!copied(gemm(Math::F16, 1004, 72, 256)), "rows that begin at 8 bytes");
+    assert!(!copied(gemm(Math::F16, 1000, 68, 256)), "a depth that ends within 16 bytes");
+    assert!(!copied(gemm(Math::F16, 1000, 72, 264)), "a start at 8 bytes");
+    let wide = gemm(Math::F16, 1000, 72, 256);
+    assert!(!copied(Gemm { a: Matrix::transposed(Pointer(256), 1000), ..wide }), "a across the depth");
+    assert!(copied(Gemm { b: Matrix::transposed(Pointer(256), 72), ..wide }), "b along the depth");
+}
+
+#[test]
 fn few_tiles_of_much_depth_are_split_so_that_a_gpu_is_full_and_others_are_not() {
     let gemm = |rows, columns, depth| Gemm {
         math: Math::F16,
@@ -243,7 +273,7 @@ fn few_tiles_of_much_depth_are_split_so_that_a_gpu_is_full_and_others_are_not() 
     });
     let [sums, end] = &launches.unwrap()[..] else { panic!("two launches") };
     let parts = u64::from(sums.grid[2]);
-    assert_eq!((sums.grid, room), ([8, 1, 16], parts * 512 * 49 * 4));
+    assert_eq!((sums.grid, room), ([8, 1, 14], parts * 512 * 49 * 4));
     // The output lives from the second launch on, and what they cost is what a whole one does, and the sums there and back.
     assert_eq!(sums.pointers().map(|pointer| pointer.0).collect::<Vec<_>>(), [256, 512, 0, 0, 0, 4096]);
     assert_eq!(end.pointers().map(|pointer| pointer.0).collect::<Vec<_>>(), [4096, 1024, 2048, 0]);

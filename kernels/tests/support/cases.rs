@@ -54,6 +54,9 @@ pub fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     for math in [Math::F32, Math::Tf32, Math::F16, Math::Bf16] {
         cases.push(gemm(math));
+        if math != Math::F32 {
+            cases.push(copied(math));
+        }
         if math != Math::Bf16 {
             cases.extend([grouped(math), conv(math)]);
         }
@@ -93,6 +96,28 @@ fn gemm(math: Math) -> Case {
     launches.push(Gemm { b: Matrix { pointer: b_row, ..b_column }, ..base }.launch().unwrap());
     let partial = b.output(Type::F32, 3 * 2 * rows * columns);
     launches.extend(base.split_launches(3, partial).unwrap().concat());
+    b.done(launches)
+}
+
+/// Operands that are copied as they are, with more steps than stages, b both ways.
+fn copied(math: Math) -> Case {
+    let mut b = Builder::new("gemm of copies");
+    let (rows, columns, depth) = (40, 72, 168);
+    let dtype = math.storage();
+    let base = Gemm {
+        math,
+        rows,
+        columns,
+        depth,
+        batches: [1, 1],
+        a: Matrix::row_major(b.input(dtype, rows * depth), depth),
+        b: Matrix::row_major(b.input(dtype, depth * columns), columns),
+        c: Matrix::row_major(b.output(dtype, rows * columns), columns),
+        epilogue: Epilogue::default(),
+    };
+    let turned = Gemm { b: Matrix::transposed(base.b.pointer, depth), ..base };
+    let launches = [base, turned].into_iter().flat_map(|gemm| gemm.launches().unwrap());
+    let launches = launches.filter(|launch| launch.kernel.name.ends_with("_async")).collect();
     b.done(launches)
 }
 
