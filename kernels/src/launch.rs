@@ -151,6 +151,12 @@ pub(crate) fn spread(work: u32, threads: u32) -> [u32; 3] {
     [work.div_ceil(threads).clamp(1, THREADS_MAX / threads), 1, 1]
 }
 
+/// Whether rows are so few that a warp for each leaves multiprocessors of a large GPU without a block, and so long that a block's threads have some
+/// of each.
+pub(crate) fn few_and_long(rows: u32, columns: u32) -> bool {
+    rows < 4 * crate::MULTIPROCESSORS && columns >= 1024
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -65,8 +65,11 @@ pub fn kernels() -> Vec<&'static Kernel> {
     all.extend(conv::DEPTHWISE.iter().flatten().chain(&conv::TRANSPOSE));
     all.extend(pool::POOL.iter().chain(pool::REDUCE.iter().flatten()));
     all.extend(layout::COPY.iter().chain(&layout::TRANSPOSE).chain(&layout::GATHER).chain(&layout::PAD));
-    all.extend(resize::RESIZE.iter().chain(&normalize::NORMALIZE).chain(&attention::ATTENTION));
+    all.extend(
+        resize::RESIZE.iter().chain(&normalize::NORMALIZE).chain(&attention::ATTENTION).chain(&attention::TENSOR),
+    );
     all.extend([&recurrent::LSTM, &recurrent::GRU, &recurrent::GRU_RESET, &recurrent::GRU_UPDATE, &recurrent::RNN]);
+    all.extend(&softmax::LONG);
     all.extend([&softmax::F32, &softmax::F16, &elementwise::F32, &elementwise::I64]);
     all
 }

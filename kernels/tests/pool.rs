@@ -102,8 +102,12 @@ proptest! {
                     let value = reduced(reduction, last, &axis);
                     if integers { value.trunc() } else { value }
                 }).collect();
-                for threads in [64, 128, 256] {
-                    Host::load().unwrap().run(&reduce.launch_with(threads).unwrap(), &mut memory).unwrap();
+                let mut launches = [64, 128, 256].map(|threads| reduce.launch_with(threads).unwrap()).to_vec();
+                if inner == 1 {
+                    launches.push(reduce.launch_long().unwrap());
+                }
+                for launch in launches {
+                    Host::load().unwrap().run(&launch, &mut memory).unwrap();
                     let outputs = expected.len();
                     let found: Vec<f64> = match (reduction, dtype) {
                         (Reduction::ArgMax | Reduction::ArgMin, _) | (_, Type::I64) => memory.download::<i64>(y, outputs).iter().map(|&x| x as f64).collect(),

@@ -63,8 +63,9 @@ pub fn all() -> Vec<Case> {
     }
     for dtype in FLOATS {
         cases.extend([depthwise(dtype), conv_transpose(dtype), pool(dtype), softmax(dtype)]);
-        cases.extend([normalize(dtype), resize(dtype), attention(dtype)]);
+        cases.extend([normalize(dtype), resize(dtype), attention(dtype, 33)]);
     }
+    cases.extend([32, 64, 128].map(|size| attention(Float::F16, size)));
     cases.extend([reductions(), copies(), transposes(), gathers(), pads(), elementwise(), recurrent(), moves()]);
     cases
 }
@@ -231,7 +232,7 @@ fn softmax(dtype: Float) -> Case {
     let x = b.input(dtype.into(), outer * columns * inner);
     let y = b.output(dtype.into(), outer * columns * inner);
     let softmax = Softmax { dtype, outer, columns, inner, log: false, x, y };
-    b.done(vec![softmax.launch().unwrap()])
+    b.done(vec![softmax.launch().unwrap(), softmax.launch_long().unwrap()])
 }
 
 fn normalize(dtype: Float) -> Case {
@@ -273,9 +274,9 @@ fn resize(dtype: Float) -> Case {
     b.done(vec![resize.launch().unwrap()])
 }
 
-fn attention(dtype: Float) -> Case {
+fn attention(dtype: Float, size: u32) -> Case {
     let mut b = Builder::new("attention");
-    let (heads, rows, columns, size) = (2, 18, 40, 33);
+    let (heads, rows, columns) = (2, 18, 40);
     let strides = |rows: u32| [rows * heads * size, size, heads * size].map(u64::from);
     let mut tensor = |rows: u32| Heads { pointer: b.input(dtype.into(), rows * heads * size), strides: strides(rows) };
     let (q, k, v) = (tensor(rows), tensor(columns), tensor(columns));
@@ -306,7 +307,11 @@ fn reductions() -> Case {
             let (outer, count) = (9, 40);
             let x = b.input(dtype, outer * count * inner);
             let y = b.output(Type::I64, outer * inner);
-            launches.push(Reduce { dtype, reduction, last: false, outer, count, inner, x, y }.launch().unwrap());
+            let reduce = Reduce { dtype, reduction, last: false, outer, count, inner, x, y };
+            launches.push(reduce.launch().unwrap());
+            if inner == 1 {
+                launches.push(reduce.launch_long().unwrap());
+            }
         }
     }
     b.done(launches)
