@@ -192,6 +192,12 @@ impl Reduce {
         self.launch_of(2, 256, |outputs| u64::from(outputs) * 256)
     }
 
+    /// The launch of each kernel and block that can do it, for tests that have to see them all.
+    pub fn launches(&self) -> Result<Vec<Launch>, Unfit> {
+        let long = (self.inner == 1).then(|| self.launch_long());
+        BLOCKS.iter().map(|&threads| self.launch_with(threads)).chain(long).collect()
+    }
+
     /// `work` says how many threads so many outputs ask for.
     fn launch_of(&self, kernel: usize, threads: u32, work: impl Fn(u32) -> u64) -> Result<Launch, Unfit> {
         use Reduction::{L2, LogSum, LogSumExp};

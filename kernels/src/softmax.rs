@@ -54,6 +54,11 @@ impl Softmax {
         self.launch_of(kernel, kernel.blocks[0], self.rows()?)
     }
 
+    /// The launch of each kernel and block, for tests that have to see them all.
+    pub fn launches(&self) -> Result<Vec<Launch>, Unfit> {
+        BLOCKS.iter().map(|&threads| self.launch_with(threads)).chain([self.launch_long()]).collect()
+    }
+
     fn rows(&self) -> Result<u32, Unfit> {
         fit("softmax", "number of rows", u64::from(self.outer) * u64::from(self.inner))
     }

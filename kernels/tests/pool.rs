@@ -102,11 +102,7 @@ proptest! {
                     let value = reduced(reduction, last, &axis);
                     if integers { value.trunc() } else { value }
                 }).collect();
-                let mut launches = [64, 128, 256].map(|threads| reduce.launch_with(threads).unwrap()).to_vec();
-                if inner == 1 {
-                    launches.push(reduce.launch_long().unwrap());
-                }
-                for launch in launches {
+                for launch in reduce.launches().unwrap() {
                     Host::load().unwrap().run(&launch, &mut memory).unwrap();
                     let outputs = expected.len();
                     let found: Vec<f64> = match (reduction, dtype) {

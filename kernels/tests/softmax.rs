@@ -21,14 +21,12 @@ fn check(outer: usize, columns: usize, inner: usize, log: bool, x: &[f32]) {
     for dtype in [Float::F32, Float::F16] {
         let x: Vec<f32> = if dtype == Float::F16 { from_f16(&to_f16(x)) } else { x.to_vec() };
         let expected = reference(outer, columns, inner, log, &x);
-        for threads in [Some(32), Some(64), Some(128), Some(256), None] {
-            let mut memory = Memory::default();
-            let input = if dtype == Float::F16 { memory.upload(&to_f16(&x)) } else { memory.upload(&x) };
-            let y = memory.alloc(x.len() * 4);
-            let [outer, columns, inner] = [outer, columns, inner].map(|n| n as u32);
-            let softmax = Softmax { dtype, outer, columns, inner, log, x: input, y };
-            // None: a block per row.
-            let launch = threads.map_or_else(|| softmax.launch_long(), |threads| softmax.launch_with(threads)).unwrap();
+        let mut memory = Memory::default();
+        let input = if dtype == Float::F16 { memory.upload(&to_f16(&x)) } else { memory.upload(&x) };
+        let y = memory.alloc(x.len() * 4);
+        let [outer, columns, inner] = [outer, columns, inner].map(|n| n as u32);
+        let softmax = Softmax { dtype, outer, columns, inner, log, x: input, y };
+        for launch in softmax.launches().unwrap() {
             host.run(&launch, &mut memory).unwrap();
             let what = format!("{launch:?}");
             match dtype {
