@@ -3,6 +3,7 @@
 // ROTA_STANDIN_GPUS       how many GPUs there are (1)
 // ROTA_STANDIN_MEMORY_MB  memory of each (16384)
 // ROTA_STANDIN_CC         compute capability ("9.0")
+// ROTA_STANDIN_POOLS      0: as a driver without memory pools (1)
 // ROTA_STANDIN_COPY_US_PER_MB  how long copies from the host take at least (0)
 // ROTA_STANDIN_FAULTS     a file that is looked at before each call that a fault can hit; its lines:
 //   lost N       GPU N does not answer; when the line goes, a context that is reset works again
