@@ -8,10 +8,11 @@ use super::arenas::{self, Giving};
 use super::driver::{Context, DeviceMemory, Driver, DriverError, Function, GpuInfo, Module, Stream};
 use super::upload::Uploads;
 use crate::Arena;
+use crate::engine::Usage;
 use rota_graph::Tensor;
 use rota_kernels::Kernel;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,8 @@ pub struct Session {
     /// By content.
     weights: Mutex<HashMap<[u8; 32], Weak<Weight>>>,
     arena: Mutex<Option<Arc<DeviceMemory>>>,
+    /// Bytes of the plans that there are.
+    pub(super) plan_bytes: AtomicU64,
     lost: AtomicBool,
 }
 
@@ -59,6 +62,11 @@ pub struct Weight {
 }
 
 impl Weight {
+    /// 0 for one that is not there, or not yet.
+    fn bytes(&self) -> u64 {
+        self.memory.get().and_then(|memory| memory.as_ref().ok()).map_or(0, DeviceMemory::bytes)
+    }
+
     /// As the GPU knows it. Of one that [`Session::weight`] gave.
     pub fn address(&self) -> u64 {
         self.memory.get().and_then(|memory| memory.as_ref().ok()).map_or(0, DeviceMemory::address)
@@ -102,6 +110,22 @@ impl Gpu {
     }
 }
 
+impl Gpu {
+    /// What lies in its memory; `None` while it is lost, or is just coming back.
+    pub fn usage(&self) -> Option<Usage> {
+        let session = {
+            let current = self.current.try_lock().ok()?;
+            Arc::clone(current.session.as_ref().filter(|session| !session.is_lost())?)
+        };
+        let (free, total) = session.context.memory().ok()?;
+        let weights = session.weights.lock().unwrap_or_else(PoisonError::into_inner);
+        let weights = weights.values().filter_map(Weak::upgrade).map(|weight| weight.bytes()).sum();
+        let arena = session.arena.lock().unwrap_or_else(PoisonError::into_inner);
+        let activations = arena.as_ref().map_or(0, |arena| arena.bytes());
+        Some(Usage { weights, plans: session.plan_bytes.load(Ordering::Relaxed), activations, free, total })
+    }
+}
+
 impl Session {
     fn begin(driver: Driver, info: &GpuInfo, image: &[u8]) -> Result<Arc<Session>, CudaError> {
         let context = Arc::new(Context::retain(driver, info.ordinal)?);
@@ -119,6 +143,7 @@ impl Session {
             functions: Mutex::default(),
             weights: Mutex::default(),
             arena: Mutex::default(),
+            plan_bytes: AtomicU64::new(0),
             lost: AtomicBool::new(false),
             context,
         }))

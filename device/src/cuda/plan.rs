@@ -8,6 +8,7 @@ use super::lower::program::{Place, placed};
 use crate::{DType, Shape};
 use rota_kernels::{Cost, Pointer};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// A program bound to a session; void when that is lost.
 pub struct Plan {
@@ -88,6 +89,7 @@ impl Plan {
         });
         let output_places = output_places.collect::<Option<Vec<_>>>().ok_or(CudaError::Output)?;
         let session = Arc::clone(session);
+        session.plan_bytes.fetch_add(inputs.bytes() + outputs.bytes(), Ordering::Relaxed);
         let flag = program.flag.map(|flag| flag as usize);
         Ok(Plan {
             session,
@@ -170,6 +172,12 @@ impl Plan {
     pub fn output(&self, index: usize) -> &[u8] {
         let place = &self.output_places[index];
         &self.fetched.bytes()[place.offset..place.offset + place.bytes]
+    }
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        self.session.plan_bytes.fetch_sub(self.inputs.bytes() + self.outputs.bytes(), Ordering::Relaxed);
     }
 }
 

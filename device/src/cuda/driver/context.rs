@@ -140,9 +140,10 @@ impl Context {
     /// # Safety
     /// Nobody uses it any more, the GPU included.
     pub(super) unsafe fn free(&self, address: u64) {
-        // SAFETY: ours, and out of use (the caller's promise). A failure leaves it to the context's end.
         match self.memory {
+            // SAFETY: ours, and out of use (the caller's promise). A failure leaves it to the context's end.
             Some(stream) => unsafe { sys::cuMemFreeAsync(address, stream) },
+            // SAFETY: as above.
             None => unsafe { sys::cuMemFree_v2(address) },
         };
     }
