@@ -127,8 +127,8 @@ fn prepare<R: Runner>(network: &mut Batched<R>, batch: &Batch) -> Result<Option<
     let flight =
         Flight { id: batch.id, slot, session, legs, rows: all, staged, started, begun: false, over: false, landed: 0 };
     batch.requests.iter().for_each(|request| flight.session.register(&request.arena));
-    let _giving = flight.session.giving();
-    let uploaded = upload(network, batch, &flight).and_then(|()| flight.staged.record(&flight.session.copies_in));
+    let give = |stream: &Stream| upload(network, batch, &flight).and_then(|()| flight.staged.record(stream));
+    let uploaded = flight.session.copy_in(give);
     uploaded.map_err(|error| flight.session.noted(error))?;
     Ok(Some(flight))
 }

@@ -6,12 +6,13 @@
 use super::CudaError;
 use super::arenas::{self, Giving};
 use super::driver::{Context, DeviceMemory, Driver, DriverError, Function, GpuInfo, Module, Stream};
+use super::upload::Uploads;
 use crate::Arena;
 use rota_graph::Tensor;
 use rota_kernels::Kernel;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// A GPU, and the session on it that is alive.
@@ -31,8 +32,6 @@ struct Current {
 
 /// A lost GPU is asked this often whether it is back.
 const RETRY: Duration = Duration::from_millis(100);
-/// Weights are uploaded in pieces of this size, so that the copies of a batch find their turn between them.
-const UPLOAD_PIECE: usize = 4 << 20;
 
 /// What is alive on a GPU until it is lost.
 pub struct Session {
@@ -45,10 +44,25 @@ pub struct Session {
     pub copies_out: Stream,
     module: Module,
     functions: Mutex<HashMap<&'static str, Function>>,
-    uploads: Mutex<Stream>,
-    weights: Mutex<HashMap<[u8; 32], Weak<DeviceMemory>>>,
+    uploads: Uploads,
+    /// By content.
+    weights: Mutex<HashMap<[u8; 32], Weak<Weight>>>,
     arena: Mutex<Option<Arc<DeviceMemory>>>,
     lost: AtomicBool,
+}
+
+/// A constant on the GPU.
+#[derive(Default)]
+pub struct Weight {
+    /// Set once it is there; whoever wants it meanwhile waits for whoever is about it, and nobody else does.
+    memory: OnceLock<Result<DeviceMemory, CudaError>>,
+}
+
+impl Weight {
+    /// As the GPU knows it. Of one that [`Session::weight`] gave.
+    pub fn address(&self) -> u64 {
+        self.memory.get().and_then(|memory| memory.as_ref().ok()).map_or(0, DeviceMemory::address)
+    }
 }
 
 // SAFETY: streams, modules and functions are the driver's, which may be called on them from any thread.
@@ -100,7 +114,7 @@ impl Session {
             stream: Stream::new(&context)?,
             copies_in: Stream::new(&context)?,
             copies_out: Stream::new(&context)?,
-            uploads: Mutex::new(Stream::new(&context)?),
+            uploads: Uploads::new(&context)?,
             module,
             functions: Mutex::default(),
             weights: Mutex::default(),
@@ -133,24 +147,42 @@ impl Session {
     }
 
     /// A constant's memory: the one that has the same content, else a new one.
-    pub fn weight(&self, tensor: &Tensor) -> Result<Arc<DeviceMemory>, CudaError> {
+    pub fn weight(&self, tensor: &Tensor) -> Result<Arc<Weight>, CudaError> {
         let hash = *blake3::hash(&tensor.data).as_bytes();
-        let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(memory) = weights.get(&hash).and_then(Weak::upgrade) {
-            return Ok(memory);
+        let weight = {
+            let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = weights.get(&hash).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                weights.retain(|_, weight| weight.strong_count() > 0);
+                let weight = Arc::new(Weight::default());
+                weights.insert(hash, Arc::downgrade(&weight));
+                weight
+            })
+        };
+        match weight.memory.get_or_init(|| self.bring(tensor)) {
+            Ok(_) => Ok(weight),
+            Err(error) => {
+                // The next that wants it tries again.
+                let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
+                if weights.get(&hash).is_some_and(|known| std::ptr::eq(known.as_ptr(), &*weight)) {
+                    weights.remove(&hash);
+                }
+                Err(error.clone())
+            }
         }
-        weights.retain(|_, memory| memory.strong_count() > 0);
+    }
+
+    fn bring(&self, tensor: &Tensor) -> Result<DeviceMemory, CudaError> {
         let memory = self.allocate(tensor.data.len() as u64, "weights")?;
-        let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-        for (piece, bytes) in tensor.data.chunks(UPLOAD_PIECE).enumerate() {
-            let to = memory.address() + (piece * UPLOAD_PIECE) as u64;
-            // SAFETY: `bytes` is borrowed from the tensor and `memory` is as large as it; both live until the stream was waited for.
-            let copied = unsafe { uploads.upload(to, bytes.as_ptr(), bytes.len()) };
-            copied.and_then(|()| uploads.synchronize()).map_err(|error| self.noted(error))?;
-        }
-        let memory = Arc::new(memory);
-        weights.insert(hash, Arc::downgrade(&memory));
+        self.uploads.upload(memory.address(), &tensor.data).map_err(|error| self.noted(error))?;
         Ok(memory)
+    }
+
+    /// Lets `give` give the copies of a batch's inputs to `copies_in`, which it is given: of weights that are uploaded meanwhile, at most one
+    /// piece comes before them. Arenas stay where they are meanwhile ([`Session::giving`]).
+    pub fn copy_in(&self, give: impl FnOnce(&Stream) -> Result<(), DriverError>) -> Result<(), DriverError> {
+        let _giving = self.giving();
+        self.uploads.let_pass(&self.copies_in, || give(&self.copies_in))
     }
 
     /// Makes an arena known to the driver, so that copies from and to it need no step in between. At once, when somebody else has done it or is
@@ -185,9 +217,7 @@ impl Session {
 
     /// Fills memory that nobody uses yet with zeros.
     pub fn clear(&self, memory: &DeviceMemory) -> Result<(), CudaError> {
-        let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-        let cleared = uploads.clear(memory.address(), memory.bytes() as usize).and_then(|()| uploads.synchronize());
-        cleared.map_err(|error| self.noted(error))
+        self.uploads.clear(memory.address(), memory.bytes() as usize).map_err(|error| self.noted(error))
     }
 
     /// Memory of the GPU, or the refusal with the figures.

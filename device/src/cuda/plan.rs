@@ -2,7 +2,7 @@
 
 use super::CudaError;
 use super::driver::{DeviceMemory, DriverError, Graph, PinnedMemory, Stream};
-use super::gpu::Session;
+use super::gpu::{Session, Weight};
 use super::lower::Program;
 use super::lower::program::{Place, placed};
 use crate::{DType, Shape};
@@ -15,7 +15,7 @@ pub struct Plan {
     /// Captured for these addresses.
     graph: Graph,
     /// Kept for the graph, which names their addresses.
-    _weights: Vec<Arc<DeviceMemory>>,
+    _weights: Vec<Arc<Weight>>,
     _arena: Arc<DeviceMemory>,
     inputs: DeviceMemory,
     outputs: DeviceMemory,

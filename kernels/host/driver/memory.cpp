@@ -44,6 +44,13 @@ std::shared_ptr<void> begin_copy(Device* device, const void* pointer, size_t byt
   return std::shared_ptr<void>(copies.get(), [copies](void*) { --*copies; });
 }
 
+// As long as copies from the host are to take.
+void take_time(size_t bytes) {
+  static const size_t us_per_mb = static_cast<size_t>(atoll(setting("ROTA_STANDIN_COPY_US_PER_MB", "0")));
+  const size_t us = us_per_mb * bytes >> 20;
+  if (us) std::this_thread::sleep_for(std::chrono::microseconds(us));
+}
+
 constexpr size_t ALIGNMENT = 256;
 
 }  // namespace
@@ -163,13 +170,14 @@ ROTA_DRIVER_CALL cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t b
   void* target = reinterpret_cast<void*>(to);
   const auto copy = begin_copy(device, from, bytes);
   count(copy ? "upload" : "staged upload");
+  const uint64_t number = trace_given(stream.get(), bytes);
   if (copy) {
-    const auto work = [=] { return memcpy(target, from, bytes), (void)copy, CUDA_SUCCESS; };
+    const auto work = [=] { return take_time(bytes), memcpy(target, from, bytes), (void)copy, trace_done(number), CUDA_SUCCESS; };
     stream->push({Kind::COPY_IN, "copy in", bytes, copy_time(bytes), work});
   } else {
     const char* first = static_cast<const char*>(from);
     auto staged = std::make_shared<std::vector<char>>(first, first + bytes);
-    const auto work = [=] { return memcpy(target, staged->data(), bytes), CUDA_SUCCESS; };
+    const auto work = [=] { return take_time(bytes), memcpy(target, staged->data(), bytes), trace_done(number), CUDA_SUCCESS; };
     stream->push({Kind::COPY_IN, "staged copy in", bytes, copy_time(bytes), work});
   }
   return CUDA_SUCCESS;
