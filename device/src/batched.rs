@@ -434,6 +434,10 @@ impl<R: Runner> Network for Batched<R> {
         flight::stage(self, batch);
     }
 
+    fn is_staged(&self, batch: &Batch) -> bool {
+        flight::is_staged(self, batch)
+    }
+
     fn begin(&mut self, batch: &mut Batch, done: Done<'_>) -> bool {
         let flies = flight::begin(self, batch);
         if !flies {

@@ -93,7 +93,7 @@ impl CpuDevice {
             networks: Vec::new(),
             prepared: VecDeque::new(),
             starts: VecDeque::new(),
-            running: None,
+            running: VecDeque::new(),
             recovery: Recovery::default(),
         };
         let cores = match options.roams {
@@ -198,8 +198,8 @@ struct Executor {
     /// Batches that have no start yet, or wait for the one before them.
     prepared: VecDeque<Box<Batch>>,
     starts: VecDeque<BatchId>,
-    /// Begun, and not ended yet: only on a GPU.
-    running: Option<Box<Batch>>,
+    /// Begun, and not ended yet, in the order of their starts: only on a GPU, which goes from one to the next by itself. At most two.
+    running: VecDeque<Box<Batch>>,
     recovery: Recovery,
 }
 
@@ -217,10 +217,8 @@ impl Executor {
         let mut idle_since = None;
         while !self.shared.stop.load(Ordering::Acquire) {
             let took_commands = self.take_commands();
-            let executed = match self.running.take() {
-                Some(batch) => self.go_on(batch),
-                None => self.execute_next(),
-            };
+            let goes_on = self.go_on();
+            let executed = self.may_begin() && self.execute_next() || goes_on;
             let lost = self.shared.lost.load(Ordering::Relaxed);
             if lost && !executed {
                 self.look_again();
@@ -306,6 +304,17 @@ impl Executor {
         self.networks.iter_mut().any(|(_, network)| network.is_lost())
     }
 
+    /// Whether the next batch may be begun: behind one that runs only what the GPU has the inputs of, since that keeps nobody waiting.
+    fn may_begin(&self) -> bool {
+        let Some(id) = self.starts.front() else { return false };
+        let next = self.prepared.iter().find(|batch| batch.id == *id);
+        let is_staged = |batch: &Box<Batch>| {
+            let network = self.networks.iter().find(|(installed, _)| *installed == batch.network);
+            network.is_some_and(|(_, network)| network.is_staged(batch))
+        };
+        self.running.is_empty() || self.running.len() == 1 && next.is_some_and(is_staged)
+    }
+
     /// Executes the batch whose start came first, if there is one; a start without a batch is forgotten.
     fn execute_next(&mut self) -> bool {
         let Some(id) = self.starts.pop_front() else { return false };
@@ -320,24 +329,30 @@ impl Executor {
                 true
             }
         };
-        if ended {
+        if ended && self.running.is_empty() {
             self.give_back(batch);
         } else {
-            self.running = Some(batch);
+            // Also one that has ended, so that they come back in order.
+            self.running.push_back(batch);
         }
         true
     }
 
-    /// Looks whether the batch that was begun has ended.
-    fn go_on(&mut self, mut batch: Box<Batch>) -> bool {
+    /// Looks whether the first batch that was begun has ended; false when there is none.
+    fn go_on(&mut self) -> bool {
+        let Some(batch) = self.running.front_mut() else { return false };
         let network = self.networks.iter_mut().find(|(installed, _)| *installed == batch.network);
         let ended = network.is_none_or(|(_, network)| {
-            network.ended(&mut batch, &mut |batch, request| telling(&mut self.tells, &self.waker, batch, request))
+            network.ended(batch, &mut |batch, request| telling(&mut self.tells, &self.waker, batch, request))
         });
         if ended {
+            let batch = self.running.pop_front().expect("it was looked at");
+            // The next one had to wait for it.
+            if let Some(next) = self.running.front_mut() {
+                next.started = Some(Instant::now());
+            }
             self.give_back(batch);
         } else {
-            self.running = Some(batch);
             // The GPU works; whoever shares this core may, too.
             std::thread::yield_now();
         }

@@ -91,8 +91,13 @@ pub trait Network: Send {
     /// Begins whatever of a batch can be done while another executes: copies of its inputs. Only what is then begun with
     /// [`Network::begin`]; at most one batch is staged behind the one that executes.
     fn stage(&mut self, _batch: &Batch) {}
+    /// Whether the batch was staged, so that it can be begun behind one that executes.
+    fn is_staged(&self, _batch: &Batch) -> bool {
+        false
+    }
     /// Begins to execute; true when the batch has ended, as with [`Network::execute_telling`]. Otherwise [`Network::ended`] is asked until
-    /// it says so, and no other batch of any network of the device is begun before.
+    /// it says so, and before that at most one more batch of any network of the device is begun, which has to be staged: it executes behind
+    /// this one and is asked about when this one has ended.
     fn begin(&mut self, batch: &mut Batch, done: &mut dyn FnMut(&mut Batch, usize)) -> bool {
         self.execute_telling(batch, done);
         true

@@ -237,6 +237,11 @@ fn upload<R: Runner>(network: &Batched<R>, batch: &Batch, flight: &Flight) -> Re
     Ok(())
 }
 
+/// Whether the batch is staged and not begun.
+pub(crate) fn is_staged<R: Runner>(network: &Batched<R>, batch: &Batch) -> bool {
+    network.flights.iter().any(|flight| flight.id == batch.id && !flight.begun)
+}
+
 /// Gives the GPU the rest of the staged batch; false when it was not staged, or that failed.
 pub(crate) fn begin<R: Runner>(network: &mut Batched<R>, batch: &mut Batch) -> bool {
     let Some(at) = network.flights.iter().position(|flight| flight.id == batch.id && !flight.begun) else {

@@ -2,6 +2,7 @@
 
 #[allow(dead_code, reason = "not every test asks the driver")]
 pub mod standin;
+pub mod timed;
 
 use rota_device::engine::{self, CompileOptions, Engine, EngineChoice};
 use rota_device::sample::{self, Hints, Numbers};

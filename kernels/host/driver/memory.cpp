@@ -116,12 +116,13 @@ ROTA_DRIVER_CALL cuMemFreeAsync(CUdeviceptr address, CUstream handle) {
   }
   // Given back even where the stream never comes to it, in a context that is lost.
   std::shared_ptr<void> memory(reinterpret_cast<void*>(address), free);
-  stream->push([=] {
+  const auto work = [=] {
     std::lock_guard lock(device->mutex);
     device->memory_used -= bytes;
     return (void)memory, CUDA_SUCCESS;
-  });
-  return CUDA_SUCCESS;
+  };
+  uint64_t comes;
+  return stream->push_point(0, work, &comes) ? CUDA_SUCCESS : CUDA_ERROR_NOT_SUPPORTED;
 }
 
 ROTA_DRIVER_CALL cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
@@ -204,11 +205,13 @@ ROTA_DRIVER_CALL cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t b
   count(copy ? "upload" : "staged upload");
   const uint64_t number = trace_given(stream.get(), bytes);
   if (copy) {
-    stream->push([=] { return take_time(bytes), memcpy(target, from, bytes), (void)copy, trace_done(number), CUDA_SUCCESS; });
+    const auto work = [=] { return take_time(bytes), memcpy(target, from, bytes), (void)copy, trace_done(number), CUDA_SUCCESS; };
+    stream->push({Kind::COPY_IN, "copy in", bytes, copy_time(bytes), work});
   } else {
     const char* first = static_cast<const char*>(from);
     auto staged = std::make_shared<std::vector<char>>(first, first + bytes);
-    stream->push([=] { return take_time(bytes), memcpy(target, staged->data(), bytes), trace_done(number), CUDA_SUCCESS; });
+    const auto work = [=] { return take_time(bytes), memcpy(target, staged->data(), bytes), trace_done(number), CUDA_SUCCESS; };
+    stream->push({Kind::COPY_IN, "staged copy in", bytes, copy_time(bytes), work});
   }
   return CUDA_SUCCESS;
 }
@@ -223,7 +226,8 @@ ROTA_DRIVER_CALL cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, 
   const void* source = reinterpret_cast<const void*>(from);
   const auto copy = begin_copy(device, to, bytes);
   count(copy ? "download" : "staged download");
-  stream->push([=] { return memcpy(to, source, bytes), (void)copy, CUDA_SUCCESS; });
+  const auto work = [=] { return memcpy(to, source, bytes), (void)copy, CUDA_SUCCESS; };
+  stream->push({Kind::COPY_OUT, "copy out", bytes, copy_time(bytes), work});
   if (!copy) stream->wait();
   return device->error;
 }
@@ -234,10 +238,10 @@ ROTA_DRIVER_CALL cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t b
   auto stream = device->find<Stream>(handle);
   if (!stream) return CUDA_ERROR_INVALID_HANDLE;
   if (!device->owns(to, bytes) || !device->owns(from, bytes)) return CUDA_ERROR_INVALID_VALUE;
-  stream->push([=] {
-    memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
-    return CUDA_SUCCESS;
-  });
+  void* target = reinterpret_cast<void*>(to);
+  const void* source = reinterpret_cast<const void*>(from);
+  const auto work = [=] { return memcpy(target, source, bytes), CUDA_SUCCESS; };
+  stream->push({Kind::INSIDE, "copy inside", bytes, inside_time(2 * bytes), work});
   return CUDA_SUCCESS;
 }
 
@@ -247,6 +251,7 @@ ROTA_DRIVER_CALL cuMemsetD8Async(CUdeviceptr at, unsigned char value, size_t byt
   auto stream = device->find<Stream>(handle);
   if (!stream) return CUDA_ERROR_INVALID_HANDLE;
   if (!device->owns(at, bytes)) return CUDA_ERROR_INVALID_VALUE;
-  stream->push([=] { return memset(reinterpret_cast<void*>(at), value, bytes), CUDA_SUCCESS; });
+  const auto work = [=] { return memset(reinterpret_cast<void*>(at), value, bytes), CUDA_SUCCESS; };
+  stream->push({Kind::INSIDE, "fill", bytes, inside_time(bytes), work});
   return CUDA_SUCCESS;
 }
