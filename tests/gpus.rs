@@ -241,7 +241,7 @@ fn a_model_that_does_not_fit_is_refused_with_the_figures() {
     let mut command = rota();
     command.args(arguments).env(driver::LIBRARY_VARIABLE, driver_library()).env("ROTA_STANDIN_MEMORY_MB", "2");
     let run = command.output().unwrap();
-    assert!(stderr(&run).contains("the GPU's memory does not hold 4 MB more for weights"), "{}", stderr(&run));
+    assert!(stderr(&run).contains("the GPU's memory does not hold 4.00 MB more for weights"), "{}", stderr(&run));
 }
 
 #[test]

@@ -120,6 +120,7 @@ struct Device {
     description: String,
     batches: u64,
     busy_ms: f64,
+    lost: bool,
     /// Of a GPU that is not lost.
     memory: Option<Memory>,
 }
@@ -343,7 +344,8 @@ impl Status {
         for d in &self.devices {
             let busy_s = d.busy_ms / 1e3;
             let share = if self.uptime_s > 0.0 { 100.0 * busy_s / self.uptime_s } else { 0.0 };
-            table.row(vec![d.description.clone(), d.batches.to_string(), significant(busy_s), format!("{share:.1}")]);
+            let description = format!("{}{}", d.description, if d.lost { " (lost)" } else { "" });
+            table.row(vec![description, d.batches.to_string(), significant(busy_s), format!("{share:.1}")]);
         }
         table
     }

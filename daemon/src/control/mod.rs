@@ -378,7 +378,8 @@ impl Control {
         let Loaded { name, version, result } = loaded;
         let outcome = match result {
             Ok((model, networks)) => {
-                let batch_of_one_ms = crate::clock::millis(model.batch_of_one());
+                // To the nanosecond: an f64 shows more digits than there are.
+                let batch_of_one_ms = (crate::clock::millis(model.batch_of_one()) * 1e6).round() / 1e6;
                 tracing::info!(model = %name, version, max_batch = model.max_batch, batch_of_one_ms, "serving");
                 self.catalogue.loaded(Arc::clone(&model));
                 self.tell_poller(Command::Add { model, networks });

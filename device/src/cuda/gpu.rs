@@ -6,6 +6,7 @@
 use super::CudaError;
 use super::arenas::{self, Giving};
 use super::driver::{Context, DeviceMemory, Driver, DriverError, Function, GpuInfo, Module, Stream};
+use super::flight::Kit;
 use super::upload::Uploads;
 use crate::Arena;
 use crate::engine::Usage;
@@ -51,6 +52,8 @@ pub struct Session {
     arena: Mutex<Option<Arc<DeviceMemory>>>,
     /// Bytes of the plans that there are.
     pub(super) plan_bytes: AtomicU64,
+    /// Of batches that have ended.
+    kits: Mutex<Vec<Kit>>,
     lost: AtomicBool,
 }
 
@@ -96,12 +99,12 @@ impl Gpu {
             return Ok(Arc::clone(session));
         }
         if current.retry_at.is_some_and(|at| Instant::now() < at) {
-            return Err(CudaError::Lost { gpu: self.info.name.clone() });
+            return Err(CudaError::Lost { gpu: self.info.label() });
         }
         current.retry_at = Some(Instant::now() + RETRY);
         if let Some(lost) = &current.session {
             arenas::leave(lost);
-            lost.context.reset().map_err(|_| CudaError::Lost { gpu: self.info.name.clone() })?;
+            lost.context.reset().map_err(|_| CudaError::Lost { gpu: self.info.label() })?;
         }
         let session = Session::begin(self.driver, &self.info, self.image)?;
         arenas::join(&session);
@@ -144,6 +147,7 @@ impl Session {
             weights: Mutex::default(),
             arena: Mutex::default(),
             plan_bytes: AtomicU64::new(0),
+            kits: Mutex::default(),
             lost: AtomicBool::new(false),
             context,
         }))
@@ -208,6 +212,17 @@ impl Session {
     pub fn copy_in(&self, give: impl FnOnce(&Stream) -> Result<(), DriverError>) -> Result<(), DriverError> {
         let _giving = self.giving();
         self.uploads.let_pass(&self.copies_in, || give(&self.copies_in))
+    }
+
+    /// Events and a table for a batch.
+    pub fn kit(&self) -> Result<Kit, DriverError> {
+        let kept = self.kits.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        kept.map_or_else(|| Kit::new(&self.context), Ok)
+    }
+
+    /// Takes them back.
+    pub fn keep(&self, kit: Kit) {
+        self.kits.lock().unwrap_or_else(PoisonError::into_inner).push(kit);
     }
 
     /// Makes an arena known to the driver, so that copies from and to it need no step in between. At once, when somebody else has done it or is

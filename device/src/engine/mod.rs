@@ -97,6 +97,9 @@ pub struct CompileOptions {
     pub batch_symbol: Option<String>,
     /// By name of input or output: its batch axis, or `None` for a tensor that has none. Comes before any rule.
     pub batch_axes: BTreeMap<String, Option<usize>>,
+    /// Of a stack ([`crate::parts::StackSpec`]): how many members it has. A device may then compute less of it than all members' answers
+    /// to all items. 0 for what is none.
+    pub stack_members: u32,
 }
 
 /// An engine, and what was not found on the way to it.

@@ -238,6 +238,7 @@ ROTA_DRIVER_CALL cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t b
   auto stream = device->find<Stream>(handle);
   if (!stream) return CUDA_ERROR_INVALID_HANDLE;
   if (!device->owns(to, bytes) || !device->owns(from, bytes)) return CUDA_ERROR_INVALID_VALUE;
+  count("copy");
   void* target = reinterpret_cast<void*>(to);
   const void* source = reinterpret_cast<const void*>(from);
   const auto work = [=] { return memcpy(target, source, bytes), CUDA_SUCCESS; };

@@ -20,6 +20,11 @@ pub struct GpuInfo {
 }
 
 impl GpuInfo {
+    /// "GPU 0, NVIDIA H100 80GB HBM3".
+    pub fn label(&self) -> String {
+        format!("GPU {}, {}", self.ordinal, self.name)
+    }
+
     /// Cores on the GPU's own node, as the system knows them; empty where it does not.
     pub fn near_cores(&self) -> Vec<usize> {
         let file = format!("/sys/bus/pci/devices/{}/local_cpulist", self.pci);

@@ -79,6 +79,19 @@ impl PinnedMemory {
         Ok(memory)
     }
 
+    /// Writes `bytes` from byte `at` on.
+    ///
+    /// # Safety
+    /// Neither the GPU nor anybody else reads or writes there meanwhile.
+    ///
+    /// # Panics
+    /// When they do not lie inside: a mistake of the caller.
+    pub unsafe fn write(&self, at: usize, bytes: &[u8]) {
+        assert!(at.checked_add(bytes.len()).is_some_and(|end| end <= self.bytes), "a write past pinned memory");
+        // SAFETY: inside the allocation by the assertion, and nobody else's now (the caller's promise).
+        unsafe { self.address.add(at).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+
     /// For the GPU to copy to.
     pub fn as_mut_ptr(&self) -> *mut u8 {
         self.address
