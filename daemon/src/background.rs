@@ -8,7 +8,10 @@ use crate::repository::{self, Entry, Settings};
 use crate::sharing::{Grouped, Sharing};
 use rota_device::check::{self, Checked};
 use rota_device::emulated::{EmulatedNetwork, EmulatedProfile};
-use rota_device::{CompileOptions, Engine, EngineKind, Hints, Network, Shape, Signature, TensorSpec, profile, sample};
+use rota_device::{
+    CompileOptions, Engine, EngineKind, Hints, Network, RunError, Shape, ShapeClass, Signature, TensorSpec, profile,
+    sample,
+};
 use rota_sched::{ModelId, Profile};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -93,6 +96,9 @@ pub enum DeviceRole {
     },
 }
 
+/// An engine, and the cores and threads that it runs models on.
+type Serves<'a> = (&'a Arc<dyn Engine>, &'a [usize], usize);
+
 impl DeviceRole {
     /// Whether it serves this emulated model.
     pub fn emulates(&self, profile: &Arc<EmulatedProfile>) -> bool {
@@ -103,7 +109,7 @@ impl DeviceRole {
     }
 
     /// What loads model files for the device, and the cores and threads that it runs them on; `None`: it serves no files.
-    pub fn engine(&self) -> Option<(&Arc<dyn Engine>, &[usize], usize)> {
+    pub fn engine(&self) -> Option<Serves<'_>> {
         match self {
             DeviceRole::Cpu { engine, cores, threads, .. } => Some((engine, cores, *threads)),
             DeviceRole::Cuda { engine, .. } => Some((engine, &[], 1)),
@@ -141,7 +147,7 @@ const SLO_FACTOR: u32 = 8;
 const SLO_MIN: Duration = Duration::from_millis(10);
 /// Profiling has time.
 const PROFILING: i32 = 19;
-/// A plan takes a fraction of a second, which must not become a minute on a busy host.
+/// A plan, or a network's launches, takes a fraction of a second, which must not become a minute on a busy host.
 const PLANNING: i32 = 10;
 
 impl Loader {
@@ -161,7 +167,16 @@ impl Loader {
 
     fn group(&mut self, ready: &[Arc<Model>], ids: Vec<ModelId>) -> Grouped {
         let Some(sharing) = &mut self.sharing else { return Grouped { unused: ids, ..Grouped::default() } };
-        let grouped = sharing.group(ready, ids, &self.devices, &self.store);
+        let mut grouped = sharing.group(ready, ids, &self.devices, &self.store);
+        for (model, networks) in grouped.add.iter_mut().chain(&mut grouped.whole) {
+            let constants = vec![None; model.profiled.len()];
+            let class = ShapeClass { inputs: model.profiled.clone(), constants };
+            for network in networks.iter_mut().flatten() {
+                if let Err(error) = warm(&mut **network, &class) {
+                    tracing::warn!(model = %model.name, %error, "not all is ready; its first batches take longer");
+                }
+            }
+        }
         rota_device::cpu::release_memory();
         grouped
     }
@@ -213,7 +228,7 @@ impl Loader {
     /// it out.
     fn on_device(
         &self,
-        (device, (engine, cores, threads)): (&DeviceRole, (&Arc<dyn Engine>, &[usize], usize)),
+        (device, (engine, cores, threads)): (&DeviceRole, Serves<'_>),
         entry: &Entry,
         digest: &str,
         checked: &mut Option<Checked>,
@@ -229,6 +244,9 @@ impl Loader {
             }
         };
         network.set_signature(checked.signature.clone());
+        let class = sample::class_of(&checked.signature, &checked.hints);
+        let class = class.ok_or_else(|| format!("{}: its inputs are too large", entry.file.display()))?;
+        warm(&mut *network, &class).map_err(|error| format!("{}: {error}", entry.file.display()))?;
         let shapes = profiled_shapes(checked);
         let key = Key { digest, engine: &engine.describe(), threads, shapes: &shapes };
         let batches = checked.signature.batches();
@@ -367,6 +385,12 @@ pub fn hints(settings: &Settings) -> Hints {
 fn profiled_shapes(checked: &Checked) -> Vec<Shape> {
     let shape = |spec: &TensorSpec| sample::shape(spec, 0, &checked.hints, 1).unwrap_or_default();
     checked.signature.inputs.iter().map(shape).collect()
+}
+
+/// Has a network make what its batches need, before it serves.
+fn warm(network: &mut dyn Network, class: &ShapeClass) -> Result<(), String> {
+    let warmed = with_niceness(PLANNING, || network.warm(class));
+    warmed.unwrap_or_else(|_| Err(RunError::Engine("it panicked".to_string()))).map_err(|error| error.to_string())
 }
 
 /// ℓ(b) of 1, 2, 4 … `most` items, measured at no cost to those that are served.

@@ -11,16 +11,18 @@ pub(crate) mod stack;
 
 use crate::cuda::flight::{self, Flights};
 use crate::cuda::runner::CudaRunner;
+use crate::cuda::warm;
 use crate::parts::{Feed, Part, Row, run_part};
 use crate::strided::Strided;
 use crate::view::{Inputs, View};
-use crate::{Batch, DType, Dim, HostTensor, Network, Outcome, RunError, Signature, Span, Written};
+use crate::{Batch, DType, Dim, HostTensor, Network, Outcome, RunError, ShapeClass, Signature, Span, Written};
 use answer::Answer;
 pub(crate) use answer::Form;
 use check::check_inputs;
 pub(crate) use check::{check_output, input_layout};
 use stack::Stack;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 /// What executes one batch of tensors: an engine's session, or the emulated echo.
@@ -86,6 +88,8 @@ pub(crate) struct Batched<R> {
     pub(crate) flights: Flights,
     /// The largest batch that it was made for; 0: not said.
     pub(crate) max_items: u32,
+    /// The class whose plans were made beforehand, to be made again after a loss.
+    warmed: Option<ShapeClass>,
 }
 
 impl<R: Runner> Batched<R> {
@@ -108,6 +112,7 @@ impl<R: Runner> Batched<R> {
             rows: Vec::new(),
             flights: Flights::default(),
             max_items: 0,
+            warmed: None,
         }
     }
 
@@ -433,6 +438,10 @@ impl<R: Runner> Network for Batched<R> {
         flight::stage(self, batch);
     }
 
+    fn is_staged(&self, batch: &Batch) -> bool {
+        flight::is_staged(self, batch)
+    }
+
     fn begin(&mut self, batch: &mut Batch, done: Done<'_>) -> bool {
         let flies = flight::begin(self, batch);
         if !flies {
@@ -458,8 +467,21 @@ impl<R: Runner> Network for Batched<R> {
         }
     }
 
+    fn warm(&mut self, class: &ShapeClass) -> Result<(), RunError> {
+        let made = catch_unwind(AssertUnwindSafe(|| warm::warm(self, class)));
+        let made = made.map_err(|panic| RunError::Engine(format!("the compiler panicked: {}", panic_text(&*panic))))?;
+        made.map_err(|error| RunError::Engine(error.to_string()))?;
+        self.warmed = Some(class.clone());
+        Ok(())
+    }
+
     fn is_lost(&mut self) -> bool {
         self.parts.iter_mut().any(|part| part.runner.is_lost())
+    }
+
+    fn recover(&mut self) -> Result<(), RunError> {
+        let Some(class) = &self.warmed else { return Ok(()) };
+        self.warm(&class.clone())
     }
 
     fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError> {

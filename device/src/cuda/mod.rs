@@ -16,6 +16,7 @@ mod model;
 mod plan;
 pub mod roofline;
 pub(crate) mod runner;
+pub(crate) mod warm;
 pub mod workbench;
 
 pub use engine::CudaEngine;

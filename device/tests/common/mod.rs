@@ -2,6 +2,7 @@
 
 #[allow(dead_code, reason = "not every test asks the driver")]
 pub mod standin;
+pub mod timed;
 
 use rota_device::cuda::{CudaEngine, Precision};
 use rota_device::engine::{self, CompileOptions, Engine, EngineChoice};

@@ -97,7 +97,7 @@ const Name NAMES[] = {
 using namespace standin;
 
 ROTA_DRIVER_CALL cuInit(unsigned flags) {
-  if (flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (flags != 0 || !settings_are_sound()) return CUDA_ERROR_INVALID_VALUE;
   return devices().empty() ? CUDA_ERROR_NO_DEVICE : CUDA_SUCCESS;
 }
 
@@ -128,7 +128,8 @@ ROTA_DRIVER_CALL cuDeviceGet(CUdevice* device, int ordinal) {
 
 ROTA_DRIVER_CALL cuDeviceGetName(char* name, int bytes, CUdevice ordinal) {
   if (!device_of(ordinal) || bytes < 1) return CUDA_ERROR_INVALID_VALUE;
-  snprintf(name, static_cast<size_t>(bytes), "Stand-in GPU");
+  if (limits()) snprintf(name, static_cast<size_t>(bytes), "Stand-in GPU, times of %s", limits()->full_name);
+  else snprintf(name, static_cast<size_t>(bytes), "Stand-in GPU");
   return CUDA_SUCCESS;
 }
 

@@ -69,6 +69,7 @@ ROTA_DRIVER_CALL cuMemAlloc_v2(CUdeviceptr* address, size_t bytes) {
   device->allocations[reinterpret_cast<uintptr_t>(memory)] = bytes;
   device->memory_used += bytes;
   *address = reinterpret_cast<uintptr_t>(memory);
+  count("allocate");
   return CUDA_SUCCESS;
 }
 
@@ -163,11 +164,13 @@ ROTA_DRIVER_CALL cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t b
   const auto copy = begin_copy(device, from, bytes);
   count(copy ? "upload" : "staged upload");
   if (copy) {
-    stream->push([=] { return memcpy(target, from, bytes), (void)copy, CUDA_SUCCESS; });
+    const auto work = [=] { return memcpy(target, from, bytes), (void)copy, CUDA_SUCCESS; };
+    stream->push({Kind::COPY_IN, "copy in", bytes, copy_time(bytes), work});
   } else {
     const char* first = static_cast<const char*>(from);
     auto staged = std::make_shared<std::vector<char>>(first, first + bytes);
-    stream->push([=] { return memcpy(target, staged->data(), bytes), CUDA_SUCCESS; });
+    const auto work = [=] { return memcpy(target, staged->data(), bytes), CUDA_SUCCESS; };
+    stream->push({Kind::COPY_IN, "staged copy in", bytes, copy_time(bytes), work});
   }
   return CUDA_SUCCESS;
 }
@@ -182,7 +185,8 @@ ROTA_DRIVER_CALL cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, 
   const void* source = reinterpret_cast<const void*>(from);
   const auto copy = begin_copy(device, to, bytes);
   count(copy ? "download" : "staged download");
-  stream->push([=] { return memcpy(to, source, bytes), (void)copy, CUDA_SUCCESS; });
+  const auto work = [=] { return memcpy(to, source, bytes), (void)copy, CUDA_SUCCESS; };
+  stream->push({Kind::COPY_OUT, "copy out", bytes, copy_time(bytes), work});
   if (!copy) stream->wait();
   return device->error;
 }
@@ -194,10 +198,10 @@ ROTA_DRIVER_CALL cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t b
   if (!stream) return CUDA_ERROR_INVALID_HANDLE;
   if (!device->owns(to, bytes) || !device->owns(from, bytes)) return CUDA_ERROR_INVALID_VALUE;
   count("copy");
-  stream->push([=] {
-    memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
-    return CUDA_SUCCESS;
-  });
+  void* target = reinterpret_cast<void*>(to);
+  const void* source = reinterpret_cast<const void*>(from);
+  const auto work = [=] { return memcpy(target, source, bytes), CUDA_SUCCESS; };
+  stream->push({Kind::INSIDE, "copy inside", bytes, inside_time(2 * bytes), work});
   return CUDA_SUCCESS;
 }
 
@@ -207,6 +211,7 @@ ROTA_DRIVER_CALL cuMemsetD8Async(CUdeviceptr at, unsigned char value, size_t byt
   auto stream = device->find<Stream>(handle);
   if (!stream) return CUDA_ERROR_INVALID_HANDLE;
   if (!device->owns(at, bytes)) return CUDA_ERROR_INVALID_VALUE;
-  stream->push([=] { return memset(reinterpret_cast<void*>(at), value, bytes), CUDA_SUCCESS; });
+  const auto work = [=] { return memset(reinterpret_cast<void*>(at), value, bytes), CUDA_SUCCESS; };
+  stream->push({Kind::INSIDE, "fill", bytes, inside_time(bytes), work});
   return CUDA_SUCCESS;
 }

@@ -4,8 +4,8 @@ use super::super::CudaError;
 use super::super::plan::Plan;
 use crate::batched::{Batched, Form, Runner, check_output, wants};
 use crate::parts::{Feed, Part, Row};
-use crate::view::{Inputs, View};
-use crate::{Batch, Shape, Span};
+use crate::view::View;
+use crate::{Batch, Shape, ShapeClass, Span};
 use std::sync::Arc;
 
 /// What runs in a leg, by its place in the network.
@@ -111,13 +111,26 @@ pub(super) fn plan<R: Runner>(
         true => bucket(count(&rows), network.max_items),
         false => count(&rows),
     };
-    let Some(shapes) = shapes(network, batch, of, items, legs) else { return Ok(None) };
+    let feeds = &of.part(network).feeds;
+    // An input of one request alone that the class does not have: the other way reads it. And what a part hands on has to have its items.
+    let in_order = |feed: &Feed| match *feed {
+        Feed::Input(input) => {
+            network.signature.inputs[input].batch_axis.is_some() || batch.class.constants[input].is_some()
+        }
+        Feed::Port { part, port } => legs.iter().find(|leg| leg.of == Of::Part(part)).is_some_and(|leg| {
+            let dims = leg.plan.output_places[port].shape;
+            dims.dims().get(network.parts[part].ports[port]).is_some_and(|&dim| dim as usize == leg.items)
+        }),
+    };
+    let above = |part: usize| Some(Arc::clone(&legs.iter().find(|leg| leg.of == Of::Part(part))?.plan));
+    let views = views(network, &batch.class, feeds, items, above).filter(|_| feeds.iter().all(in_order));
+    let Some(views) = views else { return Ok(None) };
     let runner = match of {
         Of::Part(part) => network.parts[part].runner.on_gpu(),
         Of::Stack(stack) => network.stacks[stack].part.runner.on_gpu(),
     };
     let Some(runner) = runner else { return Ok(None) };
-    let leg = Leg { of, rows, items, plan: runner.find(slot, &shapes)? };
+    let leg = Leg { of, rows, items, plan: runner.find(slot, &views)? };
     if !fits(network, batch, &leg) {
         return Ok(None);
     }
@@ -143,51 +156,35 @@ fn bucket(items: usize, most: u32) -> usize {
     if items >= most { items } else { items.next_power_of_two().min(most) }
 }
 
-/// Shapes, and the content of what is the same for every batch of the class.
-struct Shapes<'a>(Vec<View<'a>>);
-
-impl Inputs for Shapes<'_> {
-    fn count(&self) -> usize {
-        self.0.len()
-    }
-
-    fn get(&self, index: usize) -> View<'_> {
-        self.0[index]
-    }
-}
-
-/// What the inputs are for `items` items; `None` when that can't be said before it runs.
-fn shapes<'a, R: Runner>(
+/// What is fed to a part for `items` items of a class, where `above` gives the plan of an earlier part. Without bytes what the class does not
+/// have; `None` when a part above does not give what it is to hand on.
+pub(crate) fn views<'a, R: Runner>(
     network: &Batched<R>,
-    batch: &'a Batch,
-    of: Of,
+    class: &'a ShapeClass,
+    feeds: &[Feed],
     items: usize,
-    legs: &[Leg],
-) -> Option<Shapes<'a>> {
+    above: impl Fn(usize) -> Option<Arc<Plan>>,
+) -> Option<Vec<View<'a>>> {
+    let with_items = |mut shape: Shape, axis: Option<usize>| {
+        if let Some(axis) = axis {
+            *shape.dims_mut().get_mut(axis)? = items as u32;
+        }
+        Some(shape)
+    };
     let view = |feed: &Feed| match *feed {
         Feed::Input(input) => {
             let spec = &network.signature.inputs[input];
-            let mut shape: Shape = batch.class.inputs[input];
-            if let Some(axis) = spec.batch_axis {
-                shape.dims_mut()[axis] = items as u32;
-            }
-            // An input of one request alone that the class does not have: the other way reads it.
-            let known = spec.batch_axis.is_some() || batch.class.constants[input].is_some();
-            let bytes = batch.class.constants[input].as_deref().unwrap_or(&[]);
-            known.then_some(View { dtype: spec.dtype, shape, bytes })
+            let shape = with_items(*class.inputs.get(input)?, spec.batch_axis)?;
+            Some(View { dtype: spec.dtype, shape, bytes: class.constants.get(input)?.as_deref().unwrap_or(&[]) })
         }
         Feed::Port { part, port } => {
-            let above = legs.iter().find(|leg| leg.of == Of::Part(part))?;
-            let (place, axis) = (&above.plan.output_places[port], network.parts[part].ports[port]);
-            let mut shape = place.shape;
-            if shape.dims().get(axis).map(|&dim| dim as usize) != Some(above.items) {
-                return None;
-            }
-            shape.dims_mut()[axis] = items as u32;
+            let above = above(part)?;
+            let place = above.output_places.get(port)?;
+            let shape = with_items(place.shape, network.parts[part].ports.get(port).copied())?;
             Some(View { dtype: place.dtype, shape, bytes: &[] })
         }
     };
-    of.part(network).feeds.iter().map(view).collect::<Option<Vec<_>>>().map(Shapes)
+    feeds.iter().map(view).collect()
 }
 
 /// The network's outputs that a leg makes. One of a stack that is not as its columns say is left out; so it does not fit.

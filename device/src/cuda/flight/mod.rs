@@ -19,6 +19,7 @@ use crate::batched::{Batched, Runner, input_layout};
 use crate::parts::{Feed, Row};
 use crate::strided::Strided;
 use crate::{Batch, BatchId, Outcome, Span, Written};
+pub(crate) use legs::views;
 use legs::{Leg, Made, Of, line_up, made};
 use moves::{Moves, Table, Way};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -298,6 +299,11 @@ impl Flights {
     fn find(&self, id: BatchId, state: State) -> Option<usize> {
         self.slots.iter().position(|slot| slot.state == state && slot.id == id)
     }
+}
+
+/// Whether the batch is staged and not begun.
+pub(crate) fn is_staged<R: Runner>(network: &Batched<R>, batch: &Batch) -> bool {
+    network.flights.find(batch.id, State::Staged).is_some()
 }
 
 /// Gives the GPU the rest of the staged batch; false when it was not staged, or that failed.
