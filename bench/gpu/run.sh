@@ -41,7 +41,12 @@ part kernels "$kernels_s" "$bench" gpu kernels ${small:+--small} --output "$out/
 part models "$models_s" "$bench" gpu models ${small:+--samples} ${small:+1} \
     --repository "$here/models" --references "$here/references" --output "$out/models.jsonl"
 if [ -d "$here/heads" ]; then heads=$here/heads; else heads=; fi
-part daemon "$daemon_s" "$bench" gpu daemon ${small:+--length-ms} ${small:+1000} ${small:+--slo-factor} ${small:+50} --rota "$here/bin/rota" \
+# The stand-in tells when an H100 would do what the daemon asks of it, if the host took no time; kernels take their least there.
+set --
+if [ "$small" ]; then
+    set -- env ROTA_STANDIN_GPU="${ROTA_STANDIN_GPU:-h100}" ROTA_STANDIN_HOST=none ROTA_STANDIN_TRACE="$out/trace.json"
+fi
+part daemon "$daemon_s" "$@" "$bench" gpu daemon ${small:+--length-ms} ${small:+1000} ${small:+--slo-factor} ${small:+50} --rota "$here/bin/rota" \
     --repository "$here/models" --references "$here/references" ${heads:+--heads} ${heads:+"$heads"} \
     --models "$out/models.jsonl" --output "$out/daemon.jsonl"
 if command -v python3 > /dev/null 2>&1; then
