@@ -22,6 +22,8 @@ if [ -e "$here/stand-in/libcuda.so.1" ]; then
     echo "run.sh: with the stand-in driver, not on a GPU: times mean nothing"
     export ROTA_CUDA_DRIVER="$here/stand-in/libcuda.so.1"
     small=1
+    # With ROTA_STANDIN_GPU, when that GPU would do what it is asked for; see README.md.
+    if [ "${ROTA_STANDIN_GPU:-}" ]; then export ROTA_STANDIN_TRACE="$out/trace.json"; fi
 fi
 status=0
 
@@ -37,16 +39,11 @@ part() {
     [ "$ended" -eq 0 ] || { status=1; echo "run.sh: $name ended with status $ended:"; tail -n 3 "$out/$name.log"; }
 }
 
-part kernels "$kernels_s" "$bench" gpu kernels ${small:+--small} --output "$out/kernels.jsonl"
+part kernels "$kernels_s" env -u ROTA_STANDIN_GPU "$bench" gpu kernels ${small:+--small} --output "$out/kernels.jsonl"
 part models "$models_s" "$bench" gpu models ${small:+--samples} ${small:+1} \
     --repository "$here/models" --references "$here/references" --output "$out/models.jsonl"
 if [ -d "$here/heads" ]; then heads=$here/heads; else heads=; fi
-# The stand-in tells when an H100 would do what the daemon asks of it, if the host took no time; kernels take their least there.
-set --
-if [ "$small" ]; then
-    set -- env ROTA_STANDIN_GPU="${ROTA_STANDIN_GPU:-h100}" ROTA_STANDIN_HOST=none ROTA_STANDIN_TRACE="$out/trace.json"
-fi
-part daemon "$daemon_s" "$@" "$bench" gpu daemon ${small:+--length-ms} ${small:+1000} ${small:+--slo-factor} ${small:+50} --rota "$here/bin/rota" \
+part daemon "$daemon_s" "$bench" gpu daemon ${small:+--length-ms} ${small:+1000} ${small:+--slo-factor} ${small:+50} --rota "$here/bin/rota" \
     --repository "$here/models" --references "$here/references" ${heads:+--heads} ${heads:+"$heads"} \
     --models "$out/models.jsonl" --output "$out/daemon.jsonl"
 if command -v python3 > /dev/null 2>&1; then

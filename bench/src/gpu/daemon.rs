@@ -4,7 +4,7 @@
 use super::Failure;
 use super::lines::{self, Line, Writer};
 use super::references::{self, Reference};
-use super::timetable::{Overlap, Timetable};
+use super::timetable::{self, Overlap, Timetable};
 use crate::folder::Folder;
 use crate::load::arrivals::{Part, Pattern};
 use crate::load::driver::Window;
@@ -150,7 +150,7 @@ fn overlap(settings: &Settings, reference: &Reference, items_per_s: f64, batch: 
 /// The same by the stand-in's timetable, of the GPU whose times it has.
 fn in_virtual_time(model: &str, overlap: Overlap) -> [Line; 3] {
     let line = |what: &str, share: f64| {
-        figure("overlap", format!("{model}, full batches, in the stand-in's virtual time: {what}"), share * 100.0, "%")
+        figure("overlap", format!("{model}, full batches, by the stand-in's timetable: {what}"), share * 100.0, "%")
     };
     [
         line("copies in under kernels", overlap.copies_in),
@@ -254,7 +254,11 @@ fn prefix(settings: &Settings, _: &[(Reference, PathBuf)], lines: &mut Writer) -
 /// A daemon that has loaded all that is in `repository`.
 fn start(settings: &Settings, repository: &Path, extra: &str) -> Result<Daemon, Failure> {
     let repository = repository.canonicalize()?;
-    let config = format!("{extra}repository = {repository:?}\nprofile_cache = \"profiles\"\n{}\n", settings.devices);
+    // The defaults, on a GPU that is so much slower.
+    let leads = |slower: u64| format!("prepare_lead_us = {}\nstart_lead_us = {}\n", 200 * slower, 100 * slower);
+    let leads = timetable::slower().map(leads).unwrap_or_default();
+    let config =
+        format!("{extra}{leads}repository = {repository:?}\nprofile_cache = \"profiles\"\n{}\n", settings.devices);
     let daemon = Daemon::start(&settings.rota, &config, &[])?;
     let begin = Instant::now();
     loop {

@@ -1,5 +1,5 @@
-//! The stand-in driver's timetable (`ROTA_STANDIN_TRACE`): what the GPU whose times it has would have done at the same time. Virtual time, a
-//! bound from below with a host that takes none; where a daemon's requests come from has no part in it.
+//! The stand-in driver's timetable (`ROTA_STANDIN_TRACE`): when the GPU whose times it has does what it is asked for. A bound from below, since
+//! everything takes its least there.
 
 use super::Failure;
 use serde::Deserialize;
@@ -31,6 +31,13 @@ pub struct Event {
 const COPIES_IN: u32 = 0;
 const KERNELS: u32 = 1;
 const COPIES_OUT: u32 = 2;
+
+/// How many times as slow as the GPU that it is called by the stand-in is (`ROTA_STANDIN_SLOWER`), when it is one. A daemon that is to prepare its
+/// batches as far ahead as on that GPU needs leads that are as much longer.
+pub fn slower() -> Option<u64> {
+    std::env::var_os("ROTA_STANDIN_GPU").filter(|gpu| !gpu.is_empty())?;
+    std::env::var("ROTA_STANDIN_SLOWER").ok()?.parse().ok()
+}
 
 /// Shares, each of 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
