@@ -4,8 +4,8 @@ mod support;
 
 use proptest::prelude::*;
 use rota_kernels::host::{Host, Memory};
-use rota_kernels::{Activation, Conv, Epilogue, Float, Layout, Math, Pointer};
-use support::{Numbers, Tensor, assert_close, run_all};
+use rota_kernels::{Activation, Conv, Epilogue, Float, Launch, Layout, Math, Pointer};
+use support::{Numbers, Tensor, assert_close, run_chains};
 
 /// Sizes of a convolution, without its tensors.
 #[derive(Clone, Debug)]
@@ -171,9 +171,10 @@ fn check_nhwc(shape: &Shape, conv: &Conv, types: [Float; 4], tensors: &[Tensor; 
         if !has {
             continue;
         }
-        let mut launches = conv.launches().unwrap();
-        launches.extend(conv.launch());
-        run_all(&launches, &mut memory, |memory, launch| {
+        let split = conv.split_launches(PARTS, memory.alloc(PARTS as usize * expected.len() * 4)).unwrap();
+        let whole = conv.launches().unwrap().into_iter().chain(conv.launch()).map(|launch| vec![launch]);
+        let chains = whole.chain(split.iter().map(|pair| pair.to_vec()));
+        run_chains(chains, &mut memory, |memory, launch| {
             let what = format!("{} from {x_layout:?} {shape:?}", launch.kernel.name);
             assert_close(&Tensor::download(types[3], memory, y, expected.len()), &expected, tolerance, &what);
         });
@@ -212,18 +213,20 @@ fn check(shape: &Shape, transposed: bool, math: Math) {
         let sum = *value + bias[index / pixels_out as usize % filters as usize];
         *value = sum * (sum / 6.0 + 0.5).clamp(0.0, 1.0) + residual[index];
     }
-    let launches = if transposed {
-        [32, 64, 128].map(|threads| conv.launch_transposed_with(threads).unwrap()).to_vec()
+    let alone = |launch: Launch| vec![launch];
+    let chains: Vec<Vec<Launch>> = if transposed {
+        [32, 64, 128].map(|threads| alone(conv.launch_transposed_with(threads).unwrap())).to_vec()
     } else {
-        let mut all = conv.launches().unwrap();
-        all.extend(conv.launch());
-        all
+        let partial = memory.alloc(PARTS as usize * expected.len() * 4);
+        let split = conv.split_launches(PARTS, partial).unwrap();
+        let whole = conv.launches().unwrap().into_iter().chain(conv.launch());
+        whole.map(alone).chain(split.iter().map(|pair| pair.to_vec())).collect()
     };
     let tolerance = match math {
         Math::F32 => 1e-4,
         _ => 4e-2,
     };
-    run_all(&launches, &mut memory, |memory, launch| {
+    run_chains(&chains, &mut memory, |memory, launch| {
         let what = format!("{} {shape:?}", launch.kernel.name);
         assert_close(&Tensor::download(dtype, memory, conv.y, expected.len()), &expected, tolerance, &what);
     });
@@ -231,6 +234,9 @@ fn check(shape: &Shape, transposed: bool, math: Math) {
         check_nhwc(shape, &conv, types, &tensors, &expected, tolerance);
     }
 }
+
+/// Of a depth that is split.
+const PARTS: u32 = 3;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]

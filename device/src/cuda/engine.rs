@@ -7,6 +7,7 @@ use super::model::Model;
 use super::runner::CudaRunner;
 use super::workbench::Workbench;
 use super::{CudaError, Precision, driver, lower};
+use crate::engine::Usage;
 use crate::{Arena, CompileOptions, Engine, EngineKind, engine};
 use rota_kernels::dtype::Math;
 use std::path::Path;
@@ -93,6 +94,10 @@ impl Engine for CudaEngine {
         arenas::let_go(arena)
     }
 
+    fn usage(&self) -> Option<Usage> {
+        self.gpu.usage()
+    }
+
     fn load(&self, file: &Path, options: &CompileOptions) -> Result<engine::Loaded, engine::LoadError> {
         let model = Model::read(file, options)?;
         let (signature, memory_bytes) = (model.signature.clone(), model.graph.weight_bytes());
@@ -105,7 +110,8 @@ impl CudaEngine {
     /// What runs the model; `members` as in [`CompileOptions::stack_members`].
     pub(super) fn runner(&self, model: Model, members: u32) -> CudaRunner {
         let settled = model.settled();
-        let options = lower::Options { precision: self.precision, layout: self.layout, fuse: true, members };
+        let (precision, layout) = (self.precision, self.layout);
+        let options = lower::Options { precision, layout, members, ..lower::Options::default() };
         CudaRunner::new(Arc::clone(&self.gpu), Arc::new(model.graph), options, settled)
     }
 }

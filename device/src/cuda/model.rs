@@ -41,6 +41,7 @@ impl Model {
 
     /// The launches for `items` items of the sizes that `hints` name, 1 where they name none. No GPU is asked.
     ///
+    /// With `options.fuse` off: a launch for each node, to compare with.
     pub fn program(&self, items: u32, hints: &Hints, options: lower::Options) -> Result<Program, CudaError> {
         let mut numbers = sample::Numbers(1);
         let given = |content: bool, numbers: &mut sample::Numbers| -> Option<Vec<Given>> {

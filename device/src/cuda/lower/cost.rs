@@ -12,7 +12,7 @@
 
 use super::program::{Program, Step};
 use crate::cuda::roofline::GPUS;
-use rota_kernels::Launch;
+use rota_kernels::{Cost, Launch};
 use std::time::Duration;
 
 /// Between two launches of a CUDA graph; about what is seen on current GPUs.
@@ -30,10 +30,10 @@ pub fn estimate(program: &Program) -> Duration {
 fn step(step: &Step) -> Duration {
     let [gpu, ..] = &GPUS;
     let launch = &step.launch;
-    let bytes = (launch.cost.bytes_read + launch.cost.bytes_written) as f64 / gpu.bytes_per_second;
-    let operations = launch.cost.flops as f64 * waste(launch) / gpu.operations_per_second(launch.kernel.name);
-    let places = step.places as f64 / (gpu.f32_per_second / F32_PER_INTEGER / OPERATIONS_PER_PLACE);
-    Duration::from_secs_f64(bytes.max(operations).max(places)) + LAUNCH
+    let flops = launch.cost.flops as f64 * waste(launch);
+    let plain = gpu.time_of(launch, Cost { flops: flops as u64, ..launch.cost });
+    let per_second = gpu.busy(launch.blocks()) * gpu.f32_per_second / F32_PER_INTEGER / OPERATIONS_PER_PLACE;
+    plain.max(Duration::from_secs_f64(step.places as f64 / per_second)) + LAUNCH
 }
 
 /// Of a product, what its tiles compute per what it needs: 1 where they are full, 4 where 64 columns compute 16. Its kernel's name says the
@@ -41,7 +41,9 @@ fn step(step: &Step) -> Duration {
 fn waste(launch: &Launch) -> f64 {
     let size =
         |part: &str| part.split_once('x').and_then(|(rows, columns)| Some((rows.parse().ok()?, columns.parse().ok()?)));
-    let product = launch.kernel.name.contains("gemm") || launch.kernel.name.contains("conv_");
+    // Parts of a depth write sums of every tile.
+    let product = launch.grid[2] == 1 && launch.kernel.name.contains("gemm")
+        || launch.grid[2] == 1 && launch.kernel.name.contains("conv_");
     let Some((rows, columns)) = launch.kernel.name.split('_').find_map(size).filter(|_| product) else { return 1.0 };
     let (rows, columns): (u64, u64) = (rows, columns);
     let element = if launch.kernel.name.contains("f16") { 2 } else { 4 };

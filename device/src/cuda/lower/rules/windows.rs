@@ -226,10 +226,10 @@ fn convolve(
     if y.view.elements() == 0 {
         return Ok(());
     }
-    match transposed {
-        true => b.push(conv.launch_transposed()),
-        false => b.push_working_out(conv.places(), conv.launch()),
+    if transposed {
+        return b.push(conv.launch_transposed());
     }
+    b.product_working_out(conv.places(), |multiprocessors, room| conv.launches_on(multiprocessors, room))
 }
 
 pub fn pool(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Result<(), LowerError> {
