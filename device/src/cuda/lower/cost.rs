@@ -42,11 +42,11 @@ fn waste(launch: &Launch) -> f64 {
     let size =
         |part: &str| part.split_once('x').and_then(|(rows, columns)| Some((rows.parse().ok()?, columns.parse().ok()?)));
     // Parts of a depth write sums of every tile.
-    let product = launch.grid[2] == 1 && launch.kernel.name.contains("gemm")
-        || launch.grid[2] == 1 && launch.kernel.name.contains("conv_");
-    let Some((rows, columns)) = launch.kernel.name.split('_').find_map(size).filter(|_| product) else { return 1.0 };
+    let name = launch.kernel.name;
+    let product = launch.grid[2] == 1 && (name.contains("gemm") || name.contains("conv_"));
+    let Some((rows, columns)) = name.split('_').find_map(size).filter(|_| product) else { return 1.0 };
     let (rows, columns): (u64, u64) = (rows, columns);
-    let element = if launch.kernel.name.contains("f16") { 2 } else { 4 };
+    let element = if name.contains("f16") { 2 } else { 4 };
     let tiles = u64::from(launch.grid[0]) * u64::from(launch.grid[1]);
     (tiles * rows * columns) as f64 / (launch.cost.bytes_written / element).max(1) as f64
 }
