@@ -48,7 +48,7 @@ __device__ __forceinline__ void conv_transpose(const ConvParams& p) {
       if (first + i >= p.group_filters) break;
       const unsigned filter = group * p.group_filters + first + i;
       const size_t place = (static_cast<size_t>(image) * p.filters + filter) * pixels + pixel;
-      const T* bias = p.bias ? at<const T>(p.bias) + filter : nullptr;
+      const float* bias = p.bias ? at<const float>(p.bias) + filter : nullptr;
       const T* residual = p.residual ? at<const T>(p.residual) + place : nullptr;
       at<T>(p.y)[place] = from_float<T>(finish(p.epilogue, sums[i], bias, residual));
     }

@@ -1,7 +1,8 @@
 // depthwise.cu: convolution where each filter sees one channel.
 //
 // No reuse across channels, so this is bound by memory: a thread makes four neighbouring outputs and reads each input of their common rows once.
-// Shapes  x [n, c, h, w], w [f, 1, kh, kw], y [n, f, oh, ow]; f a multiple of c; f32 or f16
+// Weights are f32 for all elements: of a few taps the rounding of each shows in the sum, and they are next to nothing to read.
+// Shapes  x [n, c, h, w], w [f, 1, kh, kw] f32, y [n, f, oh, ow]; f a multiple of c; f32 or f16
 // Tiling  128 threads; 3x3 and 5x5 kernels of stride 1 and 2 unrolled, others in loops
 // Cost    bytes of x, w and y, 2*y*kh*kw flop
 // Roof    96x112x112, 3x3, batch 32: 308 MB at 3.35 TB/s (H100 SXM) = 92 us; not run on a GPU
@@ -15,7 +16,7 @@ constexpr unsigned EACH = 4;
 template <unsigned KERNEL, unsigned STRIDE>
 struct Known {
   template <class T>
-  static __device__ __forceinline__ void sum(const ConvParams& p, const T* x, const T* w, int top, int left, float (&sums)[EACH]) {
+  static __device__ __forceinline__ void sum(const ConvParams& p, const T* x, const float* w, int top, int left, float (&sums)[EACH]) {
     constexpr unsigned SPAN = (EACH - 1) * STRIDE + KERNEL;
 #pragma unroll
     for (unsigned ky = 0; ky < KERNEL; ky++) {
@@ -29,7 +30,7 @@ struct Known {
       }
 #pragma unroll
       for (unsigned kx = 0; kx < KERNEL; kx++) {
-        const float weight = to_float(w[ky * KERNEL + kx]);
+        const float weight = w[ky * KERNEL + kx];
 #pragma unroll
         for (unsigned i = 0; i < EACH; i++) sums[i] = fmaf(row[i * STRIDE + kx], weight, sums[i]);
       }
@@ -39,12 +40,12 @@ struct Known {
 
 struct Any {
   template <class T>
-  static __device__ __forceinline__ void sum(const ConvParams& p, const T* x, const T* w, int top, int left, float (&sums)[EACH]) {
+  static __device__ __forceinline__ void sum(const ConvParams& p, const T* x, const float* w, int top, int left, float (&sums)[EACH]) {
     for (unsigned ky = 0; ky < p.kernel_height; ky++) {
       const unsigned iy = static_cast<unsigned>(top + static_cast<int>(ky * p.dilation_y));
       if (iy >= p.height) continue;
       for (unsigned kx = 0; kx < p.kernel_width; kx++) {
-        const float weight = to_float(w[ky * p.kernel_width + kx]);
+        const float weight = w[ky * p.kernel_width + kx];
 #pragma unroll
         for (unsigned i = 0; i < EACH; i++) {
           const unsigned ix = static_cast<unsigned>(left + static_cast<int>(i * p.stride_x + kx * p.dilation_x));
@@ -64,13 +65,13 @@ __device__ __forceinline__ void depthwise(const ConvParams& p) {
     const unsigned image = divide(plane, p.by_filters), filter = plane - image * p.filters;
     const unsigned channel = filter / p.group_filters;  // filters of one channel are neighbours
     const T* x = at<const T>(p.x) + (static_cast<size_t>(image) * p.channels + channel) * p.height * p.width;
-    const T* w = at<const T>(p.w) + static_cast<size_t>(filter) * p.kernel_height * p.kernel_width;
+    const float* w = at<const float>(p.w) + static_cast<size_t>(filter) * p.kernel_height * p.kernel_width;
 
     float sums[EACH] = {};
     Shape::sum(p, x, w, static_cast<int>(oy * p.stride_y) - p.pad_top, static_cast<int>(ox * p.stride_x) - p.pad_left, sums);
 
     const size_t place = (static_cast<size_t>(plane) * p.out_height + oy) * p.out_width + ox;
-    const T* bias = p.bias ? at<const T>(p.bias) + filter : nullptr;
+    const float* bias = p.bias ? at<const float>(p.bias) + filter : nullptr;
     const T* residual = p.residual ? at<const T>(p.residual) + place : nullptr;
 #pragma unroll
     for (unsigned i = 0; i < EACH; i++) {

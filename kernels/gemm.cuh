@@ -27,7 +27,7 @@ __device__ __forceinline__ void product_tile(const P& p, const Epilogue& epilogu
       return;
     }
     const size_t place = row * p.c_row + column;
-    const T* bias = p.bias ? at<const T>(p.bias) + row * epilogue.bias_row + column * epilogue.bias_column : nullptr;
+    const float* bias = p.bias ? at<const float>(p.bias) + row * epilogue.bias_row + column * epilogue.bias_column : nullptr;
     const T* residual = p.residual ? at<const T>(p.residual) + place : nullptr;
     at<T>(p.c)[place] = from_float<T>(finish(epilogue, sum, bias, residual));
   });

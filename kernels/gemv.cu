@@ -38,9 +38,9 @@ struct Operands {
       return;
     }
     const size_t place = shift + static_cast<size_t>(row) * p.c_row + column;
-    const T* bias = p.bias ? at<const T>(p.bias) + static_cast<size_t>(row) * p.epilogue.bias_row +
-                                 static_cast<size_t>(column) * p.epilogue.bias_column
-                           : nullptr;
+    const float* bias = p.bias ? at<const float>(p.bias) + static_cast<size_t>(row) * p.epilogue.bias_row +
+                                     static_cast<size_t>(column) * p.epilogue.bias_column
+                               : nullptr;
     const T* residual = p.residual ? at<const T>(p.residual) + place : nullptr;
     at<T>(p.c)[place] = from_float<T>(finish(p.epilogue, sum, bias, residual));
   }

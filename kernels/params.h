@@ -27,7 +27,7 @@ enum RotaActivation {
 // y = activation(scale * sum + bias_scale * bias + residual), or, with `residual_last`, the residual added after the activation.
 typedef struct Epilogue {
   float scale;
-  float bias_scale;
+  float bias_scale;  // the bias is f32, whatever the elements are
   uint32_t activation;  // RotaActivation
   float a;
   float b;
@@ -237,9 +237,9 @@ typedef struct ConvParams {
   uint64_t x;
   uint64_t w;
   uint64_t y;
-  uint64_t bias;      // per filter
+  uint64_t bias;      // per filter, f32
   uint64_t residual;  // laid out like y
-  uint64_t partial;   // f32 [parts][filters][images][out_height][out_width]: as GemmParams has it
+  uint64_t partial;   // f32 [parts][filters][images][out_height][out_width], NHWC [parts] as y: as GemmParams has it
   uint32_t images;
   uint32_t channels;  // of all groups together
   uint32_t height;
@@ -259,13 +259,19 @@ typedef struct ConvParams {
   int32_t pad_top;
   int32_t pad_left;
   uint32_t w_vector;  // 1: four neighbouring weights may be loaded at once
+  uint32_t x_image;   // strides of x in elements; read by the channels-last kernels, which take x in any layout
+  uint32_t x_channel;
+  uint32_t x_row;
+  uint32_t x_pixel;
+  uint32_t x_vector;  // 1: four neighbouring channels of a group lie side by side, aligned
   Divider by_out_pixels;
   Divider by_out_width;
   Divider by_out_height;
   Divider by_kernel_area;
   Divider by_kernel_width;
-  Divider by_filters;  // depthwise: filters; transposed: fours of filters
-  Divider by_across;   // depthwise: fours of out_width
+  Divider by_filters;  // depthwise: filters (channels last: fours of them); transposed: fours of filters
+  Divider by_across;   // depthwise: fours (channels last: pairs) of out_width
+  Divider by_group_channels;
   uint32_t split_depth;  // as GemmParams has it
   uint32_t reserved;
   Epilogue epilogue;
@@ -273,7 +279,7 @@ typedef struct ConvParams {
 
 enum RotaPool { ROTA_POOL_MAX = 0, ROTA_POOL_AVERAGE = 1 };
 
-// y[plane, oy, ox] = maximum or average of x over a window.
+// y[plane, oy, ox, i] = maximum or average of x over a window.
 typedef struct PoolParams {
   uint64_t x;
   uint64_t y;
@@ -294,7 +300,7 @@ typedef struct PoolParams {
   uint32_t counts_padding;  // 1: an average divides by the window's part in the padded picture
   Divider by_out_width;
   Divider by_out_height;
-  uint32_t reserved;
+  Divider by_inner;  // 1, or the channels where they lie last
 } PoolParams;
 
 enum RotaReduction {
@@ -321,7 +327,7 @@ typedef struct ReduceParams {
   uint32_t inner;
   uint32_t reduction;  // RotaReduction
   uint32_t last;       // 1: of equal extremes the last one's index
-  uint32_t reserved;
+  uint32_t wide;       // 1: y is f32 where x is f16
   Divider by_inner;
   uint32_t reserved_too;
 } ReduceParams;
@@ -390,7 +396,7 @@ typedef struct PadParams {
   uint32_t strides[ROTA_RANK];  // of x
 } PadParams;
 
-// y[plane, oy, ox] = sum of weights * x over taps_y x taps_x places that two tables name.
+// y[plane, oy, ox, i] = sum of weights * x over taps_y x taps_x places that two tables name.
 typedef struct ResizeParams {
   uint64_t x;
   uint64_t y;
@@ -403,9 +409,9 @@ typedef struct ResizeParams {
   uint32_t width;
   uint32_t taps_y;
   uint32_t taps_x;
-  uint32_t reserved;
   Divider by_out_width;
   Divider by_out_height;
+  Divider by_inner;  // 1, or the channels where they lie last
 } ResizeParams;
 
 // y[r, c] = (x[r, c] - mean of the row) / sqrt(variance + epsilon) * gamma + beta.

@@ -94,3 +94,52 @@ struct Patches {
     return out;
   }
 };
+
+// The same pixels for a convolution whose channels lie last: depth runs over (ky, kx, channel), so fours along it are neighbours in memory
+// where a group has fours of channels. Of another layout, or of other numbers of channels, elements are read one by one.
+template <class T>
+struct PatchesLast {
+  const ConvParams& p;
+  const T* x;  // the group's first channel
+
+  __device__ __forceinline__ PatchesLast(const ConvParams& params, unsigned group)
+      : p(params), x(at<const T>(params.x) + static_cast<size_t>(group) * params.group_channels * params.x_channel) {}
+
+  __device__ __forceinline__ constexpr bool along_depth() const { return true; }
+
+  // Where the pixel under a tap is; past the end for one in the padding, past the last picture, or past the last tap.
+  struct Window {
+    unsigned image;
+    int top, left;
+  };
+  static constexpr unsigned OUTSIDE = ~0u;
+
+  __device__ __forceinline__ unsigned place(const Window& window, unsigned tap) const {
+    const unsigned ky = divide(tap, p.by_kernel_width), kx = tap - ky * p.kernel_width;
+    const unsigned iy = static_cast<unsigned>(window.top + static_cast<int>(ky * p.dilation_y));
+    const unsigned ix = static_cast<unsigned>(window.left + static_cast<int>(kx * p.dilation_x));
+    const bool inside = window.image < p.images && ky < p.kernel_height && iy < p.height && ix < p.width;  // negative ones are large
+    return inside ? window.image * p.x_image + iy * p.x_row + ix * p.x_pixel : OUTSIDE;
+  }
+
+  __device__ __forceinline__ Four<float> load4(unsigned outer, unsigned depth, bool) const {
+    const unsigned image = divide(outer, p.by_out_pixels), pixel = outer - image * p.by_out_pixels.divisor;
+    const unsigned oy = divide(pixel, p.by_out_width), ox = pixel - oy * p.out_width;
+    const Window window = {image, static_cast<int>(oy * p.stride_y) - p.pad_top, static_cast<int>(ox * p.stride_x) - p.pad_left};
+    Four<float> out;
+    if (p.x_vector) {
+      const unsigned tap = divide(depth, p.by_group_channels), from = place(window, tap);
+      if (from == OUTSIDE) return Four<float>{{0.0f, 0.0f, 0.0f, 0.0f}};
+      const Four<T> in = *reinterpret_cast<const Four<T>*>(x + from + (depth - tap * p.group_channels));
+#pragma unroll
+      for (unsigned i = 0; i < 4; i++) out.v[i] = to_float(in.v[i]);
+      return out;
+    }
+#pragma unroll
+    for (unsigned i = 0; i < 4; i++) {
+      const unsigned tap = divide(depth + i, p.by_group_channels), from = place(window, tap);
+      out.v[i] = from == OUTSIDE ? 0.0f : to_float(x[from + (depth + i - tap * p.group_channels) * p.x_channel]);
+    }
+    return out;
+  }
+};

@@ -1,5 +1,5 @@
 // reduce.cu: y[o, i] = reduction of x[o, :, i]; sums, extremes and their places.
-// Shapes  x [outer, count, inner], y [outer, inner]; f32, f16, i32, i64; arithmetic in f32, or in 64-bit integers
+// Shapes  x [outer, count, inner], y [outer, inner]; f32, f16 (y f16 or f32), i32, i64; arithmetic in f32, or in 64-bit integers
 // Tiling  inner = 1: a warp per output, lanes stride over the row, or ("long") a block of 256 where rows are few and long;
 //         else a thread per output, neighbours read neighbours
 // Cost    bytes of x and y, an operation or two per element: memory-bound
@@ -98,6 +98,8 @@ template <class T, class V>
 __device__ __forceinline__ void finish_reduction(const ReduceParams& p, unsigned output, Seen<V> seen, V shift) {
   if (p.reduction == ROTA_REDUCE_ARG_MAX || p.reduction == ROTA_REDUCE_ARG_MIN) {
     at<int64_t>(p.y)[output] = seen.place;
+  } else if (p.wide) {
+    at<float>(p.y)[output] = static_cast<float>(last_step(p.reduction, seen.value, shift, p.count));
   } else {
     at<T>(p.y)[output] = narrow<T>(last_step(p.reduction, seen.value, shift, p.count));
   }

@@ -27,7 +27,7 @@ __device__ __forceinline__ void split(const SplitParams& p) {
       bias_place += at_axis * p.bias_strides[axis];
       rest = above;
     }
-    const T* bias = p.bias ? at<const T>(p.bias) + bias_place : nullptr;
+    const float* bias = p.bias ? at<const float>(p.bias) + bias_place : nullptr;
     const T* residual = p.residual ? at<const T>(p.residual) + place : nullptr;
     at<T>(p.y)[place] = from_float<T>(finish(p.epilogue, sum, bias, residual));
   }

@@ -68,6 +68,8 @@ def torch_work(torch, peer: dict):
     if op in ("conv2d", "conv_transpose2d"):
         images, channels, filters, kernel = (peer[key] for key in ("images", "channels", "filters", "kernel"))
         x, bias = made(images, channels, *peer["input"]), made(filters)
+        if peer.get("channels_last"):
+            x = x.contiguous(memory_format=torch.channels_last)
         if op == "conv2d":
             w = made(filters, channels // peer["groups"], kernel, kernel)
             settings = {"stride": peer["stride"], "padding": peer["pad"], "groups": peer["groups"]}

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{execute, inputs, onnxruntime};
-use rota_device::cuda::lower::{Options, Program};
+use rota_device::cuda::lower::{Layout, Layouts, Options, Program};
 use rota_device::cuda::{CudaEngine, Model, Precision, driver};
 use rota_device::engine::{self, CompileOptions, Engine, EngineChoice};
 use rota_device::sample::Hints;
@@ -41,26 +41,39 @@ fn difference(found: &HostTensor, expected: &HostTensor, what: &str) -> f32 {
     each.fold(0.0, f32::max) / range
 }
 
-/// Runs the model on both for each number of items.
+/// Every precision, and how far from the reference its answers may be.
+const PRECISIONS: [(Precision, f32); 3] = [(Precision::Fp32, 1e-4), (Precision::Tf32, 1e-2), (Precision::Fp16, 1e-2)];
+
+/// Runs the model on both, in every precision, for each number of items.
 fn compare(file: &Path, hints: &Hints, items: &[u32]) {
+    compare_on(file, &requests(file, hints, items));
+}
+
+/// Generated inputs of each number of items.
+fn requests(file: &Path, hints: &Hints, items: &[u32]) -> Vec<Vec<HostTensor>> {
     let options = CompileOptions { threads: 1, ..CompileOptions::default() };
     let signature = reference().compile(file, &options).unwrap().signature().clone();
-    compare_on(file, &items.iter().map(|&items| inputs(&signature, items, hints, 7)).collect::<Vec<_>>());
+    items.iter().map(|&items| inputs(&signature, items, hints, 7)).collect()
 }
 
 fn compare_on(file: &Path, runs: &[Vec<HostTensor>]) {
-    compare_in(Precision::Fp32, 1e-4, file, runs);
+    PRECISIONS.into_iter().for_each(|in_| compare_in(in_, file, runs));
 }
 
-fn compare_in(precision: Precision, tolerance: f32, file: &Path, runs: &[Vec<HostTensor>]) {
+fn compare_in(in_: (Precision, f32), file: &Path, runs: &[Vec<HostTensor>]) {
+    [Layouts::Nchw, Layouts::Nhwc].into_iter().for_each(|layout| compare_with(in_, layout, file, runs));
+}
+
+fn compare_with((precision, tolerance): (Precision, f32), layout: Layouts, file: &Path, runs: &[Vec<HostTensor>]) {
     let options = CompileOptions { threads: 1, ..CompileOptions::default() };
-    let mut ours = stand_in(precision).compile(file, &options).unwrap_or_else(|error| panic!("{error}"));
+    let mut ours =
+        stand_in(precision).with_layout(layout).compile(file, &options).unwrap_or_else(|error| panic!("{error}"));
     let mut theirs = reference().compile(file, &options).unwrap();
     for (run, inputs) in runs.iter().enumerate() {
         let expected = theirs.run(inputs).unwrap();
         let found = ours.run(inputs).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            let what = format!("{}, run {run}, output {index}", file.display());
+            let what = format!("{} in {precision:?}, {layout:?}, run {run}, output {index}", file.display());
             let worst = difference(found, expected, &what);
             assert!(worst <= tolerance, "{what}: {worst} of its range");
         }
@@ -97,7 +110,8 @@ fn text_orientation_equals_the_reference() {
     fetched("text-orientation", &[("x.2", 48), ("x.3", 64)], &[1, 3, 8]);
 }
 
-/// On pieces of a page: of noise the model gives next to nothing, whose range says nothing about an error.
+/// On pieces of a page: of noise the model gives next to nothing, whose range says nothing about an error. In fp32 alone: it ends in a sigmoid of
+/// steep slopes, where the last bits of ten move single pixels by 2 to 5 % of the range, also when only the weights are rounded.
 #[test]
 fn text_detection_equals_the_reference() {
     let file = models().join("fetched/repository/text-detection/1/model.onnx");
@@ -117,12 +131,22 @@ fn text_detection_equals_the_reference() {
         }
         vec![batch]
     };
-    compare_on(&file, &[1, 3, 8].map(pieces));
+    compare_in(PRECISIONS[0], &file, &[1, 3, 8].map(pieces));
 }
 
+/// In fp32, and in fp16 of four of the twelve lines of noise: on one of the others two letters are about as likely, and their probabilities move
+/// by 3 % of the range in fp16, by 2 % in tf32.
 #[test]
 fn text_recognition_equals_the_reference() {
-    fetched("text-recognition", &[("x.2", 48), ("x.3", 64)], &[1, 3, 8]);
+    let file = models().join("fetched/repository/text-recognition/1/model.onnx");
+    if !file.exists() {
+        eprintln!("skipped text-recognition: `make models` fetches it");
+        return;
+    }
+    let sizes = [("x.2".to_owned(), 48), ("x.3".to_owned(), 64)].into();
+    let runs = requests(&file, &Hints { sizes, ..Hints::default() }, &[1, 3, 8]);
+    compare_in(PRECISIONS[0], &file, &runs);
+    compare_in(PRECISIONS[2], &file, &runs[..2]);
 }
 
 #[test]
@@ -145,37 +169,17 @@ fn a_small_recurrent_network_equals_the_reference() {
     compare(&tiny("digits-gru"), &Hints::default(), &[1, 3, 8]);
 }
 
-/// Takes its time: 224 by 224 pixels.
+/// Takes its time: 224 by 224 pixels. Of three items in fp32, and of one on the emulated tensor cores, which are slower; `make test-full` has
+/// the rest.
 #[test]
 fn photo_equals_the_reference() {
-    fetched("photo", &[], &[1, 3, 8]);
-}
-
-#[test]
-fn tensor_cores_answer_within_their_precision() {
-    for precision in [Precision::Tf32, Precision::Fp16] {
-        for name in ["digits-mlp", "digits-conv", "digits-gru"] {
-            let options = CompileOptions { threads: 1, ..CompileOptions::default() };
-            let signature = reference().compile(&tiny(name), &options).unwrap().signature().clone();
-            let runs = [1, 3, 8].map(|items| inputs(&signature, items, &Hints::default(), 7));
-            compare_in(precision, 1e-2, &tiny(name), &runs);
-        }
-    }
-}
-
-#[test]
-fn real_models_in_fp16_answer_within_a_hundredth() {
-    let file = models().join("fetched/repository/text-orientation/1/model.onnx");
+    let file = models().join("fetched/repository/photo/1/model.onnx");
     if !file.exists() {
-        eprintln!("skipped text-orientation: `make models` fetches it");
+        eprintln!("skipped photo: `make models` fetches it");
         return;
     }
-    let options = CompileOptions { threads: 1, ..CompileOptions::default() };
-    let signature = reference().compile(&file, &options).unwrap().signature().clone();
-    let hints = Hints { sizes: [("x.2".to_owned(), 48), ("x.3".to_owned(), 64)].into(), ..Hints::default() };
-    for precision in [Precision::Tf32, Precision::Fp16] {
-        compare_in(precision, 1e-2, &file, &[1, 3].map(|items| inputs(&signature, items, &hints, 7)));
-    }
+    compare_in(PRECISIONS[0], &file, &requests(&file, &Hints::default(), &[1, 3, 8]));
+    compare_in(PRECISIONS[2], &file, &requests(&file, &Hints::default(), &[1]));
 }
 
 /// The demo's models and the small ones, with sizes for those that leave them open.
@@ -206,10 +210,12 @@ fn activations_take_at_most_a_fifth_more_than_they_must() {
     for (file, hints) in all_models() {
         let model = Model::read(&file, &CompileOptions::default()).unwrap();
         for items in [1, 3, 8, 32] {
-            let program = model.program(items, &hints, Options::default()).unwrap();
-            let arena = &program.arena;
-            let most = arena.lower_bound + arena.lower_bound / 5;
-            assert!(arena.peak <= most, "{}: {} of {}", file.display(), arena.peak, arena.lower_bound);
+            for layout in [Layouts::Nchw, Layouts::Nhwc] {
+                let options = Options { layout, ..Options::default() };
+                let arena = model.program(items, &hints, options).unwrap().arena;
+                let most = arena.lower_bound + arena.lower_bound / 5;
+                assert!(arena.peak <= most, "{}: {} of {}", file.display(), arena.peak, arena.lower_bound);
+            }
         }
     }
 }
@@ -226,6 +232,68 @@ fn fusion_saves_launches_and_bytes() {
         let gains = fused.steps.len() < plain.steps.len() && bytes(&fused) < bytes(&plain);
         assert!(gains || file.ends_with("digits-gru/1/model.onnx"), "{}", file.display());
     }
+}
+
+/// Layers of every kind that has kernels for channels last: of 64 channels, or of `odd` ones, which come in no fours.
+fn picture_network(channels: u64) -> PathBuf {
+    let c = channels;
+    let mut s = Sketch::new("pictures");
+    let x = s.input("x", &[-1, 3, 20, 20], "n");
+    let conv = |s: &mut Sketch, from: &str, name: &str, dims: [u64; 4], attributes: &[(&str, &[i64])]| {
+        let count = dims.iter().product::<u64>() as usize;
+        let scale = 1.0 / (dims[1] * dims[2] * dims[3]) as f32;
+        let values: Vec<f32> = noise(count as u64, count).iter().map(|w| w * scale.sqrt()).collect();
+        let w = s.floats(&format!("{name}.w"), &dims, &values);
+        let b = s.floats(&format!("{name}.b"), &[dims[0]], &noise(dims[0], dims[0] as usize));
+        s.node("Conv", &[from, &w, &b], name, attributes)
+    };
+    let stem = conv(&mut s, &x, "stem", [c, 3, 3, 3], &[("pads", &[1, 1, 1, 1])]);
+    let stem = s.node("Relu", &[&stem], "stem.relu", &[]);
+    let wide = conv(&mut s, &stem, "wide", [c, c, 1, 1], &[]);
+    let group = ("group", &[c as i64][..]);
+    let each = conv(&mut s, &wide, "each", [c, 1, 5, 5], &[group, ("pads", &[2, 2, 2, 2]), ("strides", &[2, 2])]);
+    let pooled = s.node("GlobalAveragePool", &[&each], "pooled", &[]);
+    let gate = conv(&mut s, &pooled, "gate", [c, c, 1, 1], &[]);
+    let gate = s.node("Sigmoid", &[&gate], "gate.sigmoid", &[]);
+    let gated = s.node("Mul", &[&each, &gate], "gated", &[]);
+    let again = conv(&mut s, &gated, "again", [c, c, 3, 3], &[("pads", &[1, 1, 1, 1])]);
+    let sum = s.node("Add", &[&again, &gated], "sum", &[]);
+    let both = s.node("Concat", &[&sum, &gated], "both", &[("axis", &[1])]);
+    let halves = s.node("MaxPool", &[&both], "halves", &[("kernel_shape", &[2, 2]), ("strides", &[2, 2])]);
+    let last = conv(&mut s, &halves, "last", [5, 2 * c, 3, 3], &[]);
+    s.output(&last, &[-1, 5, 3, 3], "n");
+    model_of(&format!("pictures-{channels}"), s.into_file())
+}
+
+#[test]
+fn channels_lie_last_wherever_they_can_and_answers_stay_the_same() {
+    compare(&picture_network(16), &Hints::default(), &[1, 3]);
+    compare(&picture_network(6), &Hints::default(), &[2]);
+}
+
+#[test]
+fn tensor_cores_get_channels_last_and_f32_gets_what_the_model_has() {
+    let model = Model::read(&picture_network(64), &CompileOptions::default()).unwrap();
+    let lasts = |precision, layout| {
+        let options = Options { precision, layout, ..Options::default() };
+        let program = model.program(8, &Hints::default(), options).unwrap();
+        program.steps.iter().filter(|step| step.layout == Layout::Nhwc).count()
+    };
+    assert_eq!(lasts(Precision::Fp16, Layouts::Nchw), 0);
+    assert_eq!(lasts(Precision::Fp16, Layouts::Auto), lasts(Precision::Fp16, Layouts::Nhwc));
+    assert!(lasts(Precision::Fp16, Layouts::Auto) > 0);
+    assert_eq!(lasts(Precision::Fp32, Layouts::Auto), 0);
+}
+
+#[test]
+fn a_network_of_pictures_is_turned_only_where_it_is_left() {
+    let model = Model::read(&picture_network(64), &CompileOptions::default()).unwrap();
+    let options = Options { layout: Layouts::Nhwc, ..Options::default() };
+    let program = model.program(8, &Hints::default(), options).unwrap();
+    let moves = |kernel: &str| kernel.contains("transpose") || kernel.contains("copy");
+    let moving = program.steps.iter().filter(|step| moves(step.launch.kernel.name));
+    let labels: Vec<&str> = moving.map(|step| step.label.split(' ').next().unwrap_or("")).collect();
+    assert_eq!(labels, ["Concat", "Concat", "an"], "what puts tensors together, and the output");
 }
 
 /// Writes a model into a folder of its own.
@@ -275,7 +343,7 @@ fn unloading_gives_the_memory_back() {
     assert_eq!(run(), run());
 }
 
-/// Takes a minute or two: `make test-full`.
+/// In fp32 and fp16, lying as the compiler chooses. Takes a few minutes: `make test-full`.
 #[test]
 #[ignore = "whole pictures on a GPU that is none"]
 fn every_demo_model_in_full_equals_the_reference() {
@@ -284,7 +352,9 @@ fn every_demo_model_in_full_equals_the_reference() {
             let begin = std::time::Instant::now();
             let magika = file.ends_with("magika/1/model.onnx");
             let ranges = if magika { [("bytes".to_owned(), (0.0, 255.0))].into() } else { hints.ranges.clone() };
-            compare(&file, &Hints { ranges, ..hints.clone() }, &[items]);
+            let runs = requests(&file, &Hints { ranges, ..hints.clone() }, &[items]);
+            compare_with(PRECISIONS[0], Layouts::Auto, &file, &runs);
+            compare_with(PRECISIONS[2], Layouts::Auto, &file, &runs);
             println!("{}, {items} items: {:.1} s", file.display(), begin.elapsed().as_secs_f64());
         }
     }
@@ -292,7 +362,7 @@ fn every_demo_model_in_full_equals_the_reference() {
     let page = models().join("fetched/inputs/text-detection/page.npy");
     if file.exists() && page.exists() {
         let begin = std::time::Instant::now();
-        compare_on(&file, &[vec![npy::read(&page).unwrap()]]);
+        compare_with(PRECISIONS[0], Layouts::Auto, &file, &[vec![npy::read(&page).unwrap()]]);
         println!("{}, a page: {:.1} s", file.display(), begin.elapsed().as_secs_f64());
     }
 }

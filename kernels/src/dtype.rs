@@ -1,4 +1,14 @@
-//! Element types.
+//! Element types, and how pictures lie.
+
+/// How a picture's elements lie in memory; densely in either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Layout {
+    /// `[images, channels, height, width]`: neighbours are neighbours across the picture.
+    #[default]
+    Nchw,
+    /// `[images, height, width, channels]`: neighbours are channels of one pixel.
+    Nhwc,
+}
 
 /// What activations and weights are stored as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

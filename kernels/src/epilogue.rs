@@ -75,7 +75,7 @@ impl Activation {
 pub struct Epilogue {
     /// Factor of the sum.
     pub scale: f32,
-    /// The bias, of the output's element type; [`Pointer::NONE`] for none.
+    /// The bias, f32 whatever the elements are; [`Pointer::NONE`] for none.
     pub bias: Pointer,
     /// Its factor.
     pub bias_scale: f32,
@@ -121,22 +121,22 @@ impl Epilogue {
         }
     }
 
-    /// Elements read and operations done for an output of `rows` x `columns`, `batches` times.
-    pub(crate) fn cost(&self, batches: u64, rows: u64, columns: u64) -> (u64, u64) {
+    /// Bytes read and operations done for an output of `rows` x `columns` elements of `element_bytes`, `batches` times.
+    pub(crate) fn cost(&self, element_bytes: u64, batches: u64, rows: u64, columns: u64) -> (u64, u64) {
         let outputs = batches * rows * columns;
-        let mut elements = 0;
+        let mut bytes = 0;
         let mut operations = 0;
         if self.bias.is_some() {
-            elements += if self.bias_row > 0 { rows } else { 1 } * if self.bias_column > 0 { columns } else { 1 };
+            bytes += 4 * if self.bias_row > 0 { rows } else { 1 } * if self.bias_column > 0 { columns } else { 1 };
             operations += outputs;
         }
         if self.residual.is_some() {
-            elements += outputs;
+            bytes += element_bytes * outputs;
             operations += outputs;
         }
         if self.activation != Activation::Identity {
             operations += outputs;
         }
-        (elements, operations)
+        (bytes, operations)
     }
 }

@@ -357,8 +357,9 @@ impl Gemm {
 
     /// Of the epilogue, and of writing the output.
     fn outputs_cost(&self) -> Cost {
-        let (elements, flops) = self.epilogue.cost(self.batch_count(), u64::from(self.rows), u64::from(self.columns));
         let bytes = self.math.storage().bytes();
-        Cost { bytes_read: bytes * elements, bytes_written: bytes * self.outputs(), flops }
+        let [rows, columns] = [self.rows, self.columns].map(u64::from);
+        let (bytes_read, flops) = self.epilogue.cost(bytes, self.batch_count(), rows, columns);
+        Cost { bytes_read, bytes_written: bytes * self.outputs(), flops }
     }
 }

@@ -1,6 +1,6 @@
 //! Many products in one launch: `grouped.cu`.
 
-use crate::dtype::Math;
+use crate::dtype::{Math, Type};
 use crate::epilogue::Epilogue;
 use crate::gemm::{Gemm, Matrix, Tile, tile};
 use crate::launch::{Cost, GRID_YZ_MAX, Launch, Unfit, fit};
@@ -81,15 +81,15 @@ impl GroupedProblem {
 
     /// The same product of `count` of its rows, from row `first` on, of elements of `element_bytes`.
     pub fn of_rows(mut self, first: u32, count: u32, element_bytes: u64) -> GroupedProblem {
-        let shift = |pointer: &mut Pointer, row: u32| {
+        let shift = |pointer: &mut Pointer, row: u32, bytes: u64| {
             if pointer.is_some() {
-                pointer.0 += u64::from(first) * u64::from(row) * element_bytes;
+                pointer.0 += u64::from(first) * u64::from(row) * bytes;
             }
         };
-        shift(&mut self.a, self.a_row);
-        shift(&mut self.c, self.c_row);
-        shift(&mut self.residual, self.c_row);
-        shift(&mut self.bias, self.epilogue.bias_row);
+        shift(&mut self.a, self.a_row, element_bytes);
+        shift(&mut self.c, self.c_row, element_bytes);
+        shift(&mut self.residual, self.c_row, element_bytes);
+        shift(&mut self.bias, self.epilogue.bias_row, Type::F32.bytes());
         // Fours along the rows would begin and end elsewhere.
         self.a_vector &= u32::from(self.a_row != 1);
         self.rows = count;
@@ -102,19 +102,19 @@ impl Gemm {
     /// batches. `None` where it is not so made.
     pub fn split(&self, members: u32) -> Option<Vec<Gemm>> {
         let bytes = self.math.storage().bytes();
-        let shifted = |pointer: Pointer, elements: u64| match pointer.is_some() {
+        let shifted = |pointer: Pointer, elements: u64, bytes: u64| match pointer.is_some() {
             true => Pointer(pointer.0 + elements * bytes),
             false => pointer,
         };
         let moved = |a: u64, b: u64, c: u64, bias: u64, columns: u32| Gemm {
             columns,
             batches: [1, 1],
-            a: Matrix { pointer: shifted(self.a.pointer, a), batch: [0, 0], ..self.a },
-            b: Matrix { pointer: shifted(self.b.pointer, b), batch: [0, 0], ..self.b },
-            c: Matrix { pointer: shifted(self.c.pointer, c), batch: [0, 0], ..self.c },
+            a: Matrix { pointer: shifted(self.a.pointer, a, bytes), batch: [0, 0], ..self.a },
+            b: Matrix { pointer: shifted(self.b.pointer, b, bytes), batch: [0, 0], ..self.b },
+            c: Matrix { pointer: shifted(self.c.pointer, c, bytes), batch: [0, 0], ..self.c },
             epilogue: Epilogue {
-                bias: shifted(self.epilogue.bias, bias),
-                residual: shifted(self.epilogue.residual, c),
+                bias: shifted(self.epilogue.bias, bias, Type::F32.bytes()),
+                residual: shifted(self.epilogue.residual, c, bytes),
                 ..self.epilogue
             },
             ..*self

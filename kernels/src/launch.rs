@@ -176,6 +176,8 @@ mod tests {
             strides: [1, 1],
             dilations: [1, 1],
             pads: [1, 1],
+            layout: crate::Layout::Nchw,
+            x_layout: crate::Layout::Nchw,
             x: Pointer(16),
             w: Pointer(32),
             y: Pointer(48),

@@ -38,7 +38,7 @@ pub mod standin;
 pub use attention::Attention;
 pub use batch::Move;
 pub use conv::Conv;
-pub use dtype::{Float, Math, Type};
+pub use dtype::{Float, Layout, Math, Type};
 pub use elementwise::{Elementwise, Input, Op, Source, Step};
 pub use epilogue::{Activation, Epilogue};
 pub use gemm::{Gemm, Matrix};
@@ -56,13 +56,13 @@ pub use split::MULTIPROCESSORS;
 /// Every kernel there is.
 pub fn kernels() -> Vec<&'static Kernel> {
     let mut all: Vec<&'static Kernel> = Vec::new();
-    all.extend(gemm::TILES.iter().chain(&conv::TILES).flatten().map(|tile| &tile.kernel));
+    all.extend(gemm::TILES.iter().chain(&conv::TILES).chain(&conv::TILES_NHWC).flatten().map(|tile| &tile.kernel));
     all.extend(gemm::ASYNC.iter().flatten().map(|tile| &tile.kernel));
     all.extend(gemm::FEW_ROWS.iter().flatten().map(|tile| &tile.kernel));
     all.extend(&split::SPLIT);
     all.extend(grouped::TILES.iter().flatten().map(|tile| &tile.kernel));
     all.push(&batch::MOVE);
-    all.extend(conv::DEPTHWISE.iter().flatten().chain(&conv::TRANSPOSE));
+    all.extend(conv::DEPTHWISE.iter().chain(&conv::DEPTHWISE_NHWC).flatten().chain(&conv::TRANSPOSE));
     all.extend(pool::POOL.iter().chain(pool::REDUCE.iter().flatten()));
     all.extend(layout::COPY.iter().chain(&layout::TRANSPOSE).chain(&layout::GATHER).chain(&layout::PAD));
     all.extend(

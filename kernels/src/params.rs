@@ -196,6 +196,11 @@ params! {
         pad_top: i32,
         pad_left: i32,
         w_vector: u32,
+        x_image: u32,
+        x_channel: u32,
+        x_row: u32,
+        x_pixel: u32,
+        x_vector: u32,
         by_out_pixels: Divider,
         by_out_width: Divider,
         by_out_height: Divider,
@@ -203,6 +208,7 @@ params! {
         by_kernel_width: Divider,
         by_filters: Divider,
         by_across: Divider,
+        by_group_channels: Divider,
         split_depth: u32,
         reserved: u32,
         epilogue: Epilogue,
@@ -229,7 +235,7 @@ params! {
         counts_padding: u32,
         by_out_width: Divider,
         by_out_height: Divider,
-        reserved: u32,
+        by_inner: Divider,
     }
 
     /// Of `reduce.cu`.
@@ -241,7 +247,7 @@ params! {
         inner: u32,
         reduction: u32,
         last: u32,
-        reserved: u32,
+        wide: u32,
         by_inner: Divider,
         reserved_too: u32,
     }
@@ -318,9 +324,9 @@ params! {
         width: u32,
         taps_y: u32,
         taps_x: u32,
-        reserved: u32,
         by_out_width: Divider,
         by_out_height: Divider,
+        by_inner: Divider,
     }
 
     /// Of `normalize.cu`.

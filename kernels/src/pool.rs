@@ -44,13 +44,15 @@ pub enum Window {
     AverageWithPadding([u32; 2]),
 }
 
-/// `y[plane, oy, ox]` from a window of x. Of one dimension: heights of 1.
+/// `y[plane, oy, ox, i]` from a window of x. Of one dimension: heights of 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pool {
     /// Element type of both tensors.
     pub dtype: Float,
     /// Pictures times channels.
     pub planes: u32,
+    /// Elements of a pixel that lie side by side: 1, or the channels where they lie last (and a plane is a picture).
+    pub inner: u32,
     /// Height and width of the input.
     pub input: [u32; 2],
     /// Height and width of the output.
@@ -79,8 +81,10 @@ impl Pool {
 
     /// The launch with a block of `threads`.
     pub fn launch_with(&self, threads: u32) -> Result<Launch, Unfit> {
-        let outputs = u64::from(self.planes) * u64::from(self.output[0]) * u64::from(self.output[1]);
-        let inputs = u64::from(self.planes) * u64::from(self.input[0]) * u64::from(self.input[1]);
+        let outputs =
+            u64::from(self.planes) * u64::from(self.inner) * u64::from(self.output[0]) * u64::from(self.output[1]);
+        let inputs =
+            u64::from(self.planes) * u64::from(self.inner) * u64::from(self.input[0]) * u64::from(self.input[1]);
         let count = fit("pool", "number of outputs", outputs)?;
         let behind = if let Window::AverageWithPadding(pads) = self.window { pads } else { [0, 0] };
         let padded = |axis: usize| self.input[axis] + self.pads[axis].max(0) as u32 + behind[axis];
@@ -104,7 +108,7 @@ impl Pool {
             counts_padding: u32::from(matches!(self.window, Window::AverageWithPadding(_))),
             by_out_width: Divider::by(self.output[1].max(1)),
             by_out_height: Divider::by(self.output[0].max(1)),
-            reserved: 0,
+            by_inner: Divider::by(self.inner.max(1)),
         };
         let cost = Cost {
             bytes_read: inputs * self.dtype.bytes(),
@@ -154,6 +158,8 @@ pub struct Reduce {
     pub reduction: Reduction,
     /// Of equal extremes, whether the last one's place is wanted.
     pub last: bool,
+    /// Whether what F16 elements become is stored as F32: a sum of many does not fit F16.
+    pub wide: bool,
     /// Product of the dimensions before the axis.
     pub outer: u32,
     /// The axis; not 0.
@@ -221,15 +227,16 @@ impl Reduce {
             inner: self.inner,
             reduction: self.reduction as u32,
             last: u32::from(self.last),
-            reserved: 0,
+            wide: u32::from(self.wide && self.dtype == Type::F16),
             by_inner: Divider::by(self.inner.max(1)),
             reserved_too: 0,
         };
         let elements = u64::from(outputs) * u64::from(self.count);
         let places = matches!(self.reduction, Reduction::ArgMax | Reduction::ArgMin);
+        let out = if self.wide && self.dtype == Type::F16 { Type::F32 } else { self.dtype };
         let cost = Cost {
             bytes_read: elements * self.dtype.bytes(),
-            bytes_written: u64::from(outputs) * if places { 8 } else { self.dtype.bytes() },
+            bytes_written: u64::from(outputs) * if places { 8 } else { out.bytes() },
             flops: elements * if matches!(self.reduction, Reduction::SumSquare | L2 | LogSumExp) { 2 } else { 1 },
         };
         let work = work(outputs).min(u64::from(u32::MAX)) as u32;

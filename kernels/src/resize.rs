@@ -148,13 +148,15 @@ fn cubic(x: f32, a: f32) -> [f32; 4] {
     [far(x + 1.0), near(x), near(1.0 - x), far(2.0 - x)]
 }
 
-/// `y[plane, oy, ox]` from the places that two tables name; the tables lie in device memory.
+/// `y[plane, oy, ox, i]` from the places that two tables name; the tables lie in device memory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Resize {
     /// Element type of both tensors.
     pub dtype: Float,
     /// Pictures times channels.
     pub planes: u32,
+    /// Elements of a pixel that lie side by side: 1, or the channels where they lie last (and a plane is a picture).
+    pub inner: u32,
     /// Height and width of the input.
     pub input: [u32; 2],
     /// Height and width of the output.
@@ -179,7 +181,8 @@ impl Resize {
 
     /// The launch with a block of `threads`.
     pub fn launch_with(&self, threads: u32) -> Result<Launch, Unfit> {
-        let elements = |size: [u32; 2]| u64::from(self.planes) * u64::from(size[0]) * u64::from(size[1]);
+        let elements =
+            |size: [u32; 2]| [self.planes, self.inner, size[0], size[1]].map(u64::from).iter().product::<u64>();
         let count = fit("resize", "number of outputs", elements(self.output))?;
         let params = ResizeParams {
             x: self.x,
@@ -193,9 +196,9 @@ impl Resize {
             width: self.input[1],
             taps_y: self.taps[0],
             taps_x: self.taps[1],
-            reserved: 0,
             by_out_width: Divider::by(self.output[1].max(1)),
             by_out_height: Divider::by(self.output[0].max(1)),
+            by_inner: Divider::by(self.inner.max(1)),
         };
         let taps = u64::from(self.taps[0]) * u64::from(self.taps[1]);
         let cost = Cost {

@@ -4,7 +4,7 @@ mod support;
 
 use proptest::prelude::*;
 use rota_kernels::host::{Host, Memory};
-use rota_kernels::{Activation, Conv, Epilogue, Float, Launch, Math, Pointer};
+use rota_kernels::{Activation, Conv, Epilogue, Float, Launch, Layout, Math, Pointer};
 use support::{Numbers, Tensor, assert_close, run_chains};
 
 /// Sizes of a convolution, without its tensors.
@@ -67,7 +67,7 @@ impl Shape {
 fn shapes() -> impl Strategy<Value = Shape> {
     let pair = |range: std::ops::Range<u32>| prop::array::uniform2(range);
     let pads = prop::array::uniform2(0..3_i32);
-    let groups = prop_oneof![Just((1, 1..20_u32, 1..20_u32)), Just((3, 1..5, 1..5)), Just((8, 1..2, 1..3))];
+    let groups = prop_oneof![Just((1, 1..20_u32, 1..20_u32)), Just((3, 1..9, 1..5)), Just((8, 1..2, 1..3))];
     let channels = groups.prop_flat_map(|(groups, channels, filters)| (Just(groups), channels, filters));
     (1..3_u32, channels, pair(1..12), pair(1..6), pair(1..4), pair(1..3), pads, pair(0..3)).prop_map(
         |(images, (groups, group_channels, group_filters), input, kernel, strides, dilations, pads, pads_behind)| {
@@ -91,10 +91,23 @@ fn float(math: Math) -> Float {
     if math == Math::F16 { Float::F16 } else { Float::F32 }
 }
 
+/// Element types of the input, the weights, the bias and the residual.
+fn types(shape: &Shape, transposed: bool, math: Math) -> [Float; 4] {
+    let depthwise = shape.groups > 1 && shape.group_channels == 1 && !transposed;
+    [float(math), if depthwise { Float::F32 } else { float(math) }, Float::F32, float(math)]
+}
+
 /// The description with tensors in `memory`, the activation HardSwish and a residual behind it.
-fn conv(shape: &Shape, output: [u32; 2], math: Math, memory: &mut Memory, tensors: &[Tensor; 4]) -> Conv {
-    let dtype = float(math);
-    let [x, w, bias, residual] = tensors.each_ref().map(|tensor| tensor.upload(dtype, memory));
+fn conv(
+    shape: &Shape,
+    output: [u32; 2],
+    math: Math,
+    types: [Float; 4],
+    memory: &mut Memory,
+    tensors: &[Tensor; 4],
+) -> Conv {
+    let place = |at: usize, memory: &mut Memory| tensors[at].upload(types[at], memory);
+    let [x, w, bias, residual] = [0, 1, 2, 3].map(|at| place(at, memory));
     Conv {
         math,
         images: shape.images,
@@ -107,9 +120,11 @@ fn conv(shape: &Shape, output: [u32; 2], math: Math, memory: &mut Memory, tensor
         strides: shape.strides,
         dilations: shape.dilations,
         pads: shape.pads,
+        layout: Layout::Nchw,
+        x_layout: Layout::Nchw,
         x,
         w,
-        y: memory.alloc(tensors[3].len() * dtype.bytes() as usize),
+        y: memory.alloc(tensors[3].len() * float(math).bytes() as usize),
         epilogue: Epilogue {
             bias,
             residual,
@@ -120,22 +135,69 @@ fn conv(shape: &Shape, output: [u32; 2], math: Math, memory: &mut Memory, tensor
     }
 }
 
+/// `[outer, channels, pixels]` as `[outer, pixels, channels]`.
+fn last(values: &[f32], channels: u32, pixels: u32) -> Vec<f32> {
+    let (channels, pixels) = (channels as usize, pixels as usize);
+    let block = |block: &[f32]| -> Vec<f32> {
+        (0..block.len()).map(|at| block[at % channels * pixels + at / channels]).collect()
+    };
+    values.chunks(channels * pixels).flat_map(block).collect()
+}
+
+/// The same convolution into NHWC, from either layout, by every kernel and block that has it.
+fn check_nhwc(shape: &Shape, conv: &Conv, types: [Float; 4], tensors: &[Tensor; 4], expected: &[f32], tolerance: f32) {
+    let pixels = conv.output[0] * conv.output[1];
+    let area = shape.kernel[0] * shape.kernel[1];
+    let weights = match conv.is_depthwise() {
+        true => last(tensors[1].values(), conv.filters, area),
+        false => last(tensors[1].values(), shape.group_channels, area),
+    };
+    let expected = last(expected, conv.filters, pixels);
+    for x_layout in [Layout::Nchw, Layout::Nhwc] {
+        let mut memory = Memory::default();
+        let mut place = |values: &[f32], at: usize| Tensor::new(values, types[at]).upload(types[at], &mut memory);
+        let x = match x_layout {
+            Layout::Nchw => place(tensors[0].values(), 0),
+            Layout::Nhwc => place(&last(tensors[0].values(), conv.channels, shape.input[0] * shape.input[1]), 0),
+        };
+        let (w, bias) = (place(&weights, 1), place(tensors[2].values(), 2));
+        let residual = place(&last(tensors[3].values(), conv.filters, pixels), 3);
+        let y = memory.alloc(expected.len() * types[3].bytes() as usize);
+        let epilogue = Epilogue { bias, residual, ..conv.epilogue };
+        let conv = Conv { layout: Layout::Nhwc, x_layout, x, w, y, epilogue, ..*conv };
+        let has =
+            !conv.is_depthwise() || conv.channels == conv.filters && conv.channels % 4 == 0 && x_layout == Layout::Nhwc;
+        assert_eq!(conv.launch().is_ok(), has, "{conv:?}");
+        if !has {
+            continue;
+        }
+        let split = conv.split_launches(PARTS, memory.alloc(PARTS as usize * expected.len() * 4)).unwrap();
+        let whole = conv.launches().unwrap().into_iter().chain(conv.launch()).map(|launch| vec![launch]);
+        let chains = whole.chain(split.iter().map(|pair| pair.to_vec()));
+        run_chains(chains, &mut memory, |memory, launch| {
+            let what = format!("{} from {x_layout:?} {shape:?}", launch.kernel.name);
+            assert_close(&Tensor::download(types[3], memory, y, expected.len()), &expected, tolerance, &what);
+        });
+    }
+}
+
 fn check(shape: &Shape, transposed: bool, math: Math) {
     let dtype = float(math);
     let Some(output) = (if transposed { shape.output_transposed() } else { shape.output() }) else { return };
     let mut numbers = Numbers::new(u64::from(shape.input[0] * 31 + shape.kernel[1]));
-    let mut tensor = |count: u32| Tensor::random(&mut numbers, count as usize, dtype);
+    let types = types(shape, transposed, math);
+    let mut tensor = |count: u32, at: usize| Tensor::random(&mut numbers, count as usize, types[at]);
     let (channels, filters) = (shape.groups * shape.group_channels, shape.groups * shape.group_filters);
     let (pixels_in, pixels_out) = (shape.input[0] * shape.input[1], output[0] * output[1]);
     let area = shape.kernel[0] * shape.kernel[1];
     let tensors = [
-        tensor(shape.images * channels * pixels_in),
-        tensor(filters * shape.group_channels * area),
-        tensor(filters),
-        tensor(shape.images * filters * pixels_out),
+        tensor(shape.images * channels * pixels_in, 0),
+        tensor(filters * shape.group_channels * area, 1),
+        tensor(filters, 2),
+        tensor(shape.images * filters * pixels_out, 3),
     ];
     let mut memory = Memory::default();
-    let conv = conv(shape, output, math, &mut memory, &tensors);
+    let conv = conv(shape, output, math, types, &mut memory, &tensors);
 
     let [x, w, bias, residual] = tensors.each_ref().map(|tensor| tensor.values());
     let mut expected = vec![0.0_f32; residual.len()];
@@ -168,6 +230,9 @@ fn check(shape: &Shape, transposed: bool, math: Math) {
         let what = format!("{} {shape:?}", launch.kernel.name);
         assert_close(&Tensor::download(dtype, memory, conv.y, expected.len()), &expected, tolerance, &what);
     });
+    if !transposed {
+        check_nhwc(shape, &conv, types, &tensors, &expected, tolerance);
+    }
 }
 
 /// Of a depth that is split.
@@ -193,10 +258,11 @@ proptest! {
 #[test]
 fn depthwise_kernels_of_known_size_equal_direct_sums_in_both_types() {
     for (kernel, stride) in [(3, 1), (3, 2), (5, 1), (5, 2)] {
-        for (input, pad, behind) in [([1, 1], 2, 2), ([7, 9], 1, 1), ([12, 6], kernel as i32 / 2, 0)] {
+        let pictures = [([1, 1], 2, 2), ([7, 9], 1, 1), ([12, 6], kernel as i32 / 2, 0)];
+        for ((input, pad, behind), groups) in pictures.into_iter().flat_map(|picture| [(picture, 5), (picture, 12)]) {
             let shape = Shape {
                 images: 2,
-                groups: 5,
+                groups,
                 group_channels: 1,
                 group_filters: 1,
                 input,
@@ -229,7 +295,7 @@ fn a_convolution_of_pixels_becomes_a_product() {
     check(&shape, false, Math::F32);
     let mut memory = Memory::default();
     let tensors = [1, 1, 1, 1].map(|count| Tensor::random(&mut Numbers::new(1), count, Float::F32));
-    let launch = conv(&shape, shape.input, Math::F32, &mut memory, &tensors).launch().unwrap();
+    let launch = conv(&shape, shape.input, Math::F32, [Float::F32; 4], &mut memory, &tensors).launch().unwrap();
     assert!(launch.kernel.name.starts_with("rota_gemm"));
 }
 
@@ -270,7 +336,8 @@ fn groups_that_do_not_divide_are_refused() {
         pads: [0; 2],
         pads_behind: [0; 2],
     };
-    let conv = Conv { groups: 2, y: Pointer(16), ..conv(&shape, [3, 3], Math::F32, &mut memory, &tensors) };
+    let conv =
+        Conv { groups: 2, y: Pointer(16), ..conv(&shape, [3, 3], Math::F32, [Float::F32; 4], &mut memory, &tensors) };
     assert_eq!(conv.launch().unwrap_err().to_string(), "conv: 5 channels and 4 filters can't be split into 2 groups");
     assert!(Host::load().is_ok());
 }

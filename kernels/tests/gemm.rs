@@ -153,12 +153,13 @@ proptest! {
             let count = (one * batches[0] * batches[1]) as usize;
             let storage = if math == Math::Tf32 { Math::F32 } else { math };
             let mut random = |count: usize| numbers.take(count).iter().map(|&x| rounded(x, storage)).collect::<Vec<f32>>();
-            let (bias, residual) = (random(columns as usize), random(count));
+            let residual = random(count);
+            let bias = numbers.take(columns as usize);
             let mut memory = Memory::default();
             let c = memory.alloc(count * 4);
             let epilogue = Epilogue {
                 scale: 0.5,
-                bias: upload(&bias, math.storage(), &mut memory),
+                bias: memory.upload(&bias),
                 bias_scale: 2.0,
                 bias_row: 0,
                 bias_column: 1,

@@ -25,7 +25,7 @@ fn every_tile_equals_one_product_after_the_other_to_the_bit() {
         for (rows, columns) in HEADS {
             let a = upload(&numbers.take((rows * DEPTH) as usize), math, &mut memory);
             let b = upload(&numbers.take((columns * DEPTH) as usize), math, &mut memory);
-            let bias = upload(&numbers.take(columns as usize), math, &mut memory);
+            let bias = memory.upload(&numbers.take(columns as usize));
             let c = memory.upload(&vec![0_u32; (rows * columns) as usize]);
             gemms.push(Gemm {
                 math,
@@ -80,17 +80,18 @@ fn a_product_split_by_member_computes_the_rows_that_are_asked_for_and_leaves_the
     const ASKED: [(u32, u32); 3] = [(0, 4), (4, 0), (3, 6)];
     const BEFORE: f32 = 77.0;
     let host = Host::load().unwrap();
-    for batched in [false, true] {
+    for (batched, math) in [false, true].into_iter().flat_map(|batched| [(batched, Math::F32), (batched, Math::F16)]) {
         let mut memory = Memory::default();
         let mut numbers = Numbers::new(6);
-        let a = upload(&numbers.take((MEMBERS * ROWS * DEPTH) as usize), Math::F32, &mut memory);
-        let b = upload(&numbers.take((MEMBERS * WIDTH * DEPTH) as usize), Math::F32, &mut memory);
-        let bias = upload(&numbers.take((MEMBERS * WIDTH) as usize), Math::F32, &mut memory);
-        let residual = upload(&numbers.take((MEMBERS * WIDTH * ROWS) as usize), Math::F32, &mut memory);
-        let [whole, apart] = [0; 2].map(|_| memory.upload(&vec![BEFORE; (MEMBERS * WIDTH * ROWS) as usize]));
+        let a = upload(&numbers.take((MEMBERS * ROWS * DEPTH) as usize), math, &mut memory);
+        let b = upload(&numbers.take((MEMBERS * WIDTH * DEPTH) as usize), math, &mut memory);
+        let bias = memory.upload(&numbers.take((MEMBERS * WIDTH) as usize));
+        let residual = upload(&numbers.take((MEMBERS * WIDTH * ROWS) as usize), math, &mut memory);
+        let [whole, apart] =
+            [0; 2].map(|_| upload(&vec![BEFORE; (MEMBERS * WIDTH * ROWS) as usize], math, &mut memory));
         let gemm = |c: Pointer| {
             let side_by_side = Gemm {
-                math: Math::F32,
+                math,
                 rows: ROWS,
                 columns: MEMBERS * WIDTH,
                 depth: DEPTH,
@@ -113,10 +114,13 @@ fn a_product_split_by_member_computes_the_rows_that_are_asked_for_and_leaves_the
             if batched { batch } else { side_by_side }
         };
         let problems: Vec<_> = gemm(apart).split(MEMBERS).unwrap().iter().map(|gemm| gemm.problem().unwrap()).collect();
-        let asked: Vec<_> =
-            problems.iter().zip(ASKED).map(|(problem, (first, count))| problem.of_rows(first, count, 4)).collect();
+        let asked: Vec<_> = problems
+            .iter()
+            .zip(ASKED)
+            .map(|(problem, (first, count))| problem.of_rows(first, count, math.storage().bytes()))
+            .collect();
         let grouped = Grouped {
-            math: Math::F32,
+            math,
             problems: memory.upload(&asked),
             count: MEMBERS,
             rows_max: ROWS,
@@ -125,7 +129,10 @@ fn a_product_split_by_member_computes_the_rows_that_are_asked_for_and_leaves_the
         };
         host.run(&grouped.launch().unwrap(), &mut memory).unwrap();
         host.run(&gemm(whole).launch().unwrap(), &mut memory).unwrap();
-        let read = |at: Pointer| memory.download::<f32>(at, (MEMBERS * WIDTH * ROWS) as usize);
+        let read = |at: Pointer| match math {
+            Math::F16 => support::from_f16(&memory.download(at, (MEMBERS * WIDTH * ROWS) as usize)),
+            _ => memory.download::<f32>(at, (MEMBERS * WIDTH * ROWS) as usize),
+        };
         let (whole, apart) = (read(whole), read(apart));
         for (member, (first, count)) in ASKED.into_iter().enumerate() {
             for (row, column) in (0..ROWS).flat_map(|row| (0..WIDTH).map(move |column| (row, column))) {
@@ -136,7 +143,8 @@ fn a_product_split_by_member_computes_the_rows_that_are_asked_for_and_leaves_the
                 } as usize;
                 match (first..first + count).contains(&row) {
                     true => {
-                        assert!((apart[at] - whole[at]).abs() < 1e-5, "member {member}, row {row}, column {column}")
+                        let close = if math == Math::F16 { 1e-2 } else { 1e-5 };
+                        assert!((apart[at] - whole[at]).abs() < close, "member {member}, row {row}, column {column}")
                     }
                     false => assert_eq!(apart[at], BEFORE, "member {member}, row {row}, column {column}"),
                 }

@@ -7,14 +7,15 @@ use rota_kernels::host::{Host, Memory};
 use rota_kernels::{Float, Pool, Reduce, Reduction, Type, Window};
 use support::{Numbers, Tensor, assert_close, run_all};
 
-fn window_of(pool: &Pool, x: &[f32], plane: u32, oy: u32, ox: u32) -> f32 {
+fn window_of(pool: &Pool, x: &[f32], plane: u32, oy: u32, ox: u32, inner: u32) -> f32 {
     let (mut largest, mut sum, mut inside, mut padded) = (f32::NEG_INFINITY, 0.0, 0, 0);
     for (ky, kx) in (0..pool.kernel[0]).flat_map(|y| (0..pool.kernel[1]).map(move |x| (y, x))) {
         let at = [(oy, ky), (ox, kx)];
         let place: Vec<i32> =
             (0..2).map(|a| (at[a].0 * pool.strides[a] + at[a].1 * pool.dilations[a]) as i32 - pool.pads[a]).collect();
         if (0..2).all(|a| (0..pool.input[a] as i32).contains(&place[a])) {
-            let value = x[((plane * pool.input[0] + place[0] as u32) * pool.input[1] + place[1] as u32) as usize];
+            let pixel = (plane * pool.input[0] + place[0] as u32) * pool.input[1] + place[1] as u32;
+            let value = x[(pixel * pool.inner + inner) as usize];
             largest = largest.max(value);
             sum += value;
             inside += 1;
@@ -36,6 +37,7 @@ proptest! {
     #[test]
     fn every_window_equals_plain_loops(
         planes in 1..5_u32,
+        inner in prop_oneof![Just(1_u32), 2..7_u32],
         input in prop::array::uniform2(1..14_u32),
         kernel in prop::array::uniform2(1..5_u32),
         strides in prop::array::uniform2(1..4_u32),
@@ -56,15 +58,15 @@ proptest! {
         });
         let [Some(oh), Some(ow)] = output else { return Ok(()) };
         let mut numbers = Numbers::new(7);
-        let x = Tensor::random(&mut numbers, (planes * input[0] * input[1]) as usize, dtype);
+        let x = Tensor::random(&mut numbers, (planes * input[0] * input[1] * inner) as usize, dtype);
         for window in [Window::Max, Window::Average, Window::AverageWithPadding(behind)] {
             let mut memory = Memory::default();
-            let count = (planes * oh * ow) as usize;
+            let count = (planes * oh * ow * inner) as usize;
             let pointer = x.upload(dtype, &mut memory);
             let y = memory.alloc(count * 4);
-            let pool = Pool { dtype, planes, input, output: [oh, ow], kernel, strides, dilations, pads, window, x: pointer, y };
-            let places = (0..planes).flat_map(|p| (0..oh).flat_map(move |y| (0..ow).map(move |x| (p, y, x))));
-            let expected: Vec<f32> = places.map(|(p, y, x_)| window_of(&pool, x.values(), p, y, x_)).collect();
+            let pool = Pool { dtype, planes, inner, input, output: [oh, ow], kernel, strides, dilations, pads, window, x: pointer, y };
+            let places = (0..planes).flat_map(|p| (0..oh).flat_map(move |y| (0..ow).flat_map(move |x| (0..inner).map(move |i| (p, y, x, i)))));
+            let expected: Vec<f32> = places.map(|(p, y, x_, i)| window_of(&pool, x.values(), p, y, x_, i)).collect();
             let launches = [64, 128, 256].map(|threads| pool.launch_with(threads).unwrap());
             run_all(&launches, &mut memory, |memory, _| {
                 let tolerance = if dtype == Float::F32 { 1e-6 } else { 1e-3 };
@@ -74,7 +76,7 @@ proptest! {
     }
 
     #[test]
-    fn every_reduction_equals_plain_loops(outer in 1..6_u32, count in 1..80_u32, inner in 1..6_u32, last in any::<bool>()) {
+    fn every_reduction_equals_plain_loops(outer in 1..6_u32, count in 1..80_u32, inner in 1..6_u32, last in any::<bool>(), wide in any::<bool>()) {
         let total = (outer * count * inner) as usize;
         let values: Vec<f32> = Numbers::new(u64::from(count)).take(total).iter().map(|x| (x * 8.0).round() / 4.0 + 2.5).collect();
         for dtype in [Type::F32, Type::F16, Type::I32, Type::I64] {
@@ -88,7 +90,7 @@ proptest! {
             };
             let y = memory.alloc((outer * inner * 8) as usize);
             for reduction in REDUCTIONS {
-                let reduce = Reduce { dtype, reduction, last, outer, count, inner, x, y };
+                let reduce = Reduce { dtype, reduction, last, wide, outer, count, inner, x, y };
                 let integers = matches!(dtype, Type::I32 | Type::I64);
                 if integers && matches!(reduction, Reduction::L2 | Reduction::LogSum | Reduction::LogSumExp) {
                     assert!(reduce.launch().is_err());
@@ -108,7 +110,7 @@ proptest! {
                     let found: Vec<f64> = match (reduction, dtype) {
                         (Reduction::ArgMax | Reduction::ArgMin, _) | (_, Type::I64) => memory.download::<i64>(y, outputs).iter().map(|&x| x as f64).collect(),
                         (_, Type::I32) => memory.download::<i32>(y, outputs).iter().map(|&x| f64::from(x)).collect(),
-                        (_, Type::F16) => support::from_f16(&memory.download::<u16>(y, outputs)).iter().map(|&x| f64::from(x)).collect(),
+                        (_, Type::F16) if !wide => support::from_f16(&memory.download::<u16>(y, outputs)).iter().map(|&x| f64::from(x)).collect(),
                         _ => memory.download::<f32>(y, outputs).iter().map(|&x| f64::from(x)).collect(),
                     };
                     let relative = if dtype == Type::F16 { 1e-3 } else { 1e-5 };

@@ -69,6 +69,7 @@ proptest! {
     #[test]
     fn pictures_are_the_weighted_sums_that_the_tables_say(
         planes in 1..4_u32,
+        inner in prop_oneof![Just(1_u32), 2..5_u32],
         input in prop::array::uniform2(1..9_u32),
         output in prop::array::uniform2(1..13_u32),
         cubic in any::<bool>(),
@@ -76,12 +77,13 @@ proptest! {
     ) {
         let filter = if cubic { Filter::Cubic { coefficient: -0.75, exclude_outside: false } } else { Filter::Linear };
         let tables = [0, 1].map(|a| Table::new(input[a], output[a], output[a] as f32 / input[a] as f32, Coordinates::HalfPixel, filter));
-        let x = Tensor::random(&mut Numbers::new(3), (planes * input[0] * input[1]) as usize, dtype);
+        let x = Tensor::random(&mut Numbers::new(3), (planes * input[0] * input[1] * inner) as usize, dtype);
         let mut memory = Memory::default();
-        let count = (planes * output[0] * output[1]) as usize;
+        let count = (planes * output[0] * output[1] * inner) as usize;
         let resize = Resize {
             dtype,
             planes,
+            inner,
             input,
             output,
             taps: tables.each_ref().map(|table| table.taps),
@@ -91,13 +93,13 @@ proptest! {
             weights: tables.each_ref().map(|table| memory.upload(&table.weights)),
         };
         let mut expected = Vec::new();
-        for plane in x.values().chunks((input[0] * input[1]) as usize) {
-            let rows: Vec<&[f32]> = plane.chunks(input[1] as usize).collect();
-            for oy in 0..output[0] {
-                expected.extend((0..output[1]).map(|ox| {
-                    let across: Vec<f32> = rows.iter().map(|row| weighted(&tables[1], ox, row)).collect();
-                    weighted(&tables[0], oy, &across)
-                }));
+        for plane in x.values().chunks((input[0] * input[1] * inner) as usize) {
+            let picture = |i: u32| plane.iter().skip(i as usize).step_by(inner as usize).copied().collect::<Vec<f32>>();
+            let pictures: Vec<Vec<f32>> = (0..inner).map(picture).collect();
+            for (oy, ox, i) in (0..output[0]).flat_map(|y| (0..output[1]).flat_map(move |x| (0..inner).map(move |i| (y, x, i)))) {
+                let rows = pictures[i as usize].chunks(input[1] as usize);
+                let across: Vec<f32> = rows.map(|row| weighted(&tables[1], ox, row)).collect();
+                expected.push(weighted(&tables[0], oy, &across));
             }
         }
         let launches = [64, 128, 256].map(|threads| resize.launch_with(threads).unwrap());

@@ -7,7 +7,7 @@ use crate::background::{compile_options, hints};
 use crate::config::PrecisionName;
 use crate::repository;
 use rota_device::cuda::Model;
-use rota_device::cuda::lower::{Options, Program};
+use rota_device::cuda::lower::{Layout, Layouts, Options, Program};
 use rota_device::cuda::roofline::{GPUS, GpuLimits};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -28,12 +28,32 @@ pub struct Arguments {
     /// In what numbers products are computed
     #[arg(long, value_enum, default_value = "fp32")]
     precision: PrecisionName,
+    /// How pictures lie between launches: as the compiler chooses, or one way throughout, to compare
+    #[arg(long, value_enum, default_value = "auto")]
+    layout: LayoutName,
     /// Size of a dynamic dimension, by its name or by "input:axis"
     #[arg(long = "shape", value_name = "NAME=SIZE", value_parser = parse_size)]
     shapes: Vec<(String, u32)>,
     /// For programs
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum LayoutName {
+    Auto,
+    Nchw,
+    Nhwc,
+}
+
+impl From<LayoutName> for Layouts {
+    fn from(name: LayoutName) -> Layouts {
+        match name {
+            LayoutName::Auto => Layouts::Auto,
+            LayoutName::Nchw => Layouts::Nchw,
+            LayoutName::Nhwc => Layouts::Nhwc,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -57,6 +77,8 @@ struct Report {
 struct Launch {
     node: String,
     kernel: &'static str,
+    /// How what it writes lies.
+    layout: &'static str,
     bytes: u64,
     flops: u64,
     blocks: u64,
@@ -99,6 +121,7 @@ pub fn run(arguments: Arguments) -> Outcome {
             fuse,
             precision: arguments.precision.into(),
             multiprocessors: gpu.multiprocessors,
+            layout: arguments.layout.into(),
             ..Options::default()
         };
         let program = model.program(arguments.batch, &hints(&settings), options);
@@ -111,6 +134,7 @@ pub fn run(arguments: Arguments) -> Outcome {
         Launch {
             node: step.label.clone(),
             kernel: step.launch.kernel.name,
+            layout: if step.layout == Layout::Nhwc { "nhwc" } else { "nchw" },
             bytes: cost.bytes_read + cost.bytes_written,
             flops: cost.flops,
             blocks: step.launch.blocks(),
@@ -145,7 +169,7 @@ const NODE_CHARS_MAX: usize = 48;
 
 impl Report {
     fn text(&self) -> String {
-        let mut table = Table::new(&["launch", "kernel", "MB", "Mflop", "blocks", "busy", "us", "share"]);
+        let mut table = Table::new(&["launch", "kernel", "layout", "MB", "Mflop", "blocks", "busy", "us", "share"]);
         for launch in &self.launches {
             let node: String = launch.node.chars().take(NODE_CHARS_MAX).collect();
             let kernel = launch.kernel.trim_start_matches("rota_").to_owned();
@@ -154,6 +178,7 @@ impl Report {
             table.row(vec![
                 node,
                 kernel,
+                launch.layout.to_owned(),
                 significant(bytes),
                 significant(flops),
                 launch.blocks.to_string(),

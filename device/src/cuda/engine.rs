@@ -2,6 +2,7 @@
 
 use super::arenas;
 use super::gpu::Gpu;
+use super::lower::Layouts;
 use super::model::Model;
 use super::runner::CudaRunner;
 use super::workbench::Workbench;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 pub struct CudaEngine {
     gpu: Arc<Gpu>,
     precision: Precision,
+    layout: Layouts,
 }
 
 impl CudaEngine {
@@ -40,12 +42,17 @@ impl CudaEngine {
             Precision::Fp16 => Math::F16,
         };
         match capability >= needed.capability() {
-            true => Ok(CudaEngine { gpu, precision }),
+            true => Ok(CudaEngine { gpu, precision, layout: Layouts::Auto }),
             false => {
                 let (precision, needed) = (precision.name(), needed.capability());
                 Err(CudaError::Capability { gpu: name, precision, capability, needed })
             }
         }
+    }
+
+    /// With pictures lying as `layout` says instead of as the compiler chooses, to compare.
+    pub fn with_layout(self, layout: Layouts) -> CudaEngine {
+        CudaEngine { layout, ..self }
     }
 
     /// The GPU, for trying launches on it.
@@ -103,7 +110,8 @@ impl CudaEngine {
     /// What runs the model; `members` as in [`CompileOptions::stack_members`].
     pub(super) fn runner(&self, model: Model, members: u32) -> CudaRunner {
         let settled = model.settled();
-        let options = lower::Options { precision: self.precision, members, ..lower::Options::default() };
+        let (precision, layout) = (self.precision, self.layout);
+        let options = lower::Options { precision, layout, members, ..lower::Options::default() };
         CudaRunner::new(Arc::clone(&self.gpu), Arc::new(model.graph), options, settled)
     }
 }

@@ -9,6 +9,7 @@
 //! nor of a launch for the one before it; nor are caches and clocks below the highest.
 
 use super::lower::program::Step;
+use rota_kernels::{Cost, Launch};
 use std::time::Duration;
 
 /// Limits of a GPU, as its data sheet gives them (dense; sums in f32).
@@ -89,17 +90,22 @@ const L2_BYTES_PER_CLOCK: f64 = 64.0;
 impl GpuLimits {
     /// The least time of a launch.
     pub fn time(&self, step: &Step) -> Duration {
-        let kernel = step.launch.kernel.name;
+        self.time_of(&step.launch, step.launch.cost)
+    }
+
+    /// The least time of a launch that costs what `cost` says.
+    pub fn time_of(&self, launch: &Launch, cost: Cost) -> Duration {
+        let kernel = launch.kernel.name;
         let product = kernel.contains("gemm") || kernel.contains("conv_") && !kernel.contains("transpose");
         let operations = match product {
             true if kernel.contains("tf32") && self.tf32_per_second > 0.0 => self.tf32_per_second,
             true if kernel.contains("f16") => self.f16_per_second,
             _ => self.f32_per_second,
         };
-        let blocks = step.launch.blocks();
+        let blocks = launch.blocks();
         let working = blocks.min(u64::from(self.multiprocessors)) as f64;
         let bytes_per_second = self.bytes_per_second.min(working * L2_BYTES_PER_CLOCK * self.clocks_per_second);
-        step.launch.cost.roofline(bytes_per_second, operations * self.busy(blocks))
+        cost.roofline(bytes_per_second, operations * self.busy(blocks))
     }
 
     /// The share of the multiprocessors' time that has work, until the busiest is done, when `blocks` equal blocks are spread over them.
@@ -113,7 +119,7 @@ impl GpuLimits {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rota_kernels::{Epilogue, Gemm, Math, Matrix, Pointer};
+    use rota_kernels::{Epilogue, Gemm, Layout, Math, Matrix, Pointer};
 
     const H100: &GpuLimits = &GPUS[0];
 
@@ -129,7 +135,7 @@ mod tests {
             c: Matrix::row_major(Pointer(256), columns),
             epilogue: Epilogue::default(),
         };
-        Step { label: String::new(), launch: gemm.launch().unwrap(), members: None }
+        Step { label: String::new(), launch: gemm.launch().unwrap(), layout: Layout::Nchw, places: 0, members: None }
     }
 
     #[test]

@@ -85,7 +85,7 @@ fn gemm(math: Math) -> Case {
         b: Matrix::row_major(b.input(dtype, depth * columns), columns),
         c: Matrix::row_major(b.output(dtype, 2 * rows * columns), columns).batched([0, u64::from(rows * columns)]),
         epilogue: Epilogue {
-            bias: b.input(dtype, columns),
+            bias: b.input(Type::F32, columns),
             bias_column: 1,
             residual: b.input(dtype, 2 * rows * columns),
             activation: Activation::Gelu,
@@ -154,7 +154,7 @@ fn conv_of(b: &mut Builder, math: Math, groups: u32, kernel: u32, stride: u32, t
     } else {
         input.map(|size| (size + 2 - kernel) / stride + 1)
     };
-    let dtype = math.storage();
+    let (dtype, depthwise) = (math.storage(), groups == channels && !transposed);
     let outputs = images * filters * output[0] * output[1];
     Conv {
         math,
@@ -168,10 +168,12 @@ fn conv_of(b: &mut Builder, math: Math, groups: u32, kernel: u32, stride: u32, t
         strides: [stride; 2],
         dilations: [1; 2],
         pads: [1; 2],
+        layout: Layout::Nchw,
+        x_layout: Layout::Nchw,
         x: b.input(dtype, images * channels * input[0] * input[1]),
-        w: b.input(dtype, channels * filters * kernel * kernel),
+        w: b.input(if depthwise { Type::F32 } else { dtype }, channels * filters * kernel * kernel),
         y: b.output(dtype, outputs),
-        epilogue: Epilogue { bias: b.input(dtype, filters), activation: Activation::Relu, ..Epilogue::default() },
+        epilogue: Epilogue { bias: b.input(Type::F32, filters), activation: Activation::Relu, ..Epilogue::default() },
     }
 }
 
@@ -183,6 +185,11 @@ fn conv(math: Math) -> Case {
         launches.extend(conv.launches().unwrap());
         let partial = b.output(Type::F32, 3 * conv.images * conv.filters * conv.output[0] * conv.output[1]);
         launches.extend(conv.split_launches(3, partial).unwrap().concat());
+        for x_layout in [Layout::Nchw, Layout::Nhwc] {
+            let last = Conv { layout: Layout::Nhwc, x_layout, ..conv };
+            launches.extend(last.launches().unwrap());
+            launches.extend(last.split_launches(3, partial).unwrap().concat());
+        }
     }
     b.done(launches)
 }
@@ -192,7 +199,9 @@ fn depthwise(dtype: Float) -> Case {
     let math = if dtype == Float::F16 { Math::F16 } else { Math::F32 };
     let mut launches = Vec::new();
     for (kernel, stride) in [(3, 1), (3, 2), (5, 1), (5, 2), (2, 1)] {
-        launches.push(conv_of(&mut b, math, 4, kernel, stride, false).launch().unwrap());
+        let conv = conv_of(&mut b, math, 4, kernel, stride, false);
+        launches.push(conv.launch().unwrap());
+        launches.push(Conv { layout: Layout::Nhwc, x_layout: Layout::Nhwc, ..conv }.launch().unwrap());
     }
     b.done(launches)
 }
@@ -211,6 +220,7 @@ fn pool(dtype: Float) -> Case {
         let pool = Pool {
             dtype,
             planes: 3,
+            inner: 1,
             input: [6, 9],
             output: [4, 5],
             kernel: [3, 2],
@@ -263,6 +273,7 @@ fn resize(dtype: Float) -> Case {
     let resize = Resize {
         dtype,
         planes: 3,
+        inner: 1,
         input: [4, 5],
         output: [7, 9],
         taps: [2, 2],
@@ -307,7 +318,7 @@ fn reductions() -> Case {
             let (outer, count) = (9, 40);
             let x = b.input(dtype, outer * count * inner);
             let y = b.output(Type::I64, outer * inner);
-            let reduce = Reduce { dtype, reduction, last: false, outer, count, inner, x, y };
+            let reduce = Reduce { dtype, reduction, last: false, wide: false, outer, count, inner, x, y };
             launches.push(reduce.launch().unwrap());
             if inner == 1 {
                 launches.push(reduce.launch_long().unwrap());

@@ -3,7 +3,7 @@
 use super::{FLOATS, name, sum_tolerance};
 use crate::gpu::Failure;
 use crate::gpu::case::{Case, Maker, Planned, Scale, Tensor, Tolerance, Variant};
-use rota_kernels::{Activation, Conv, Epilogue, MULTIPROCESSORS, Math, Pointer};
+use rota_kernels::{Activation, Conv, Epilogue, Layout, MULTIPROCESSORS, Math, Pointer, Type};
 use serde_json::{Value, json};
 
 /// A square kernel with half of it as padding; `filters` per group times groups in all.
@@ -16,10 +16,11 @@ struct Sizes {
     kernel: u32,
     stride: u32,
     groups: u32,
+    layout: Layout,
 }
 
 const fn sizes(images: u32, channels: u32, input: [u32; 2], filters: u32, kernel: u32, stride: u32) -> Sizes {
-    Sizes { images, channels, input, filters, kernel, stride, groups: 1 }
+    Sizes { images, channels, input, filters, kernel, stride, groups: 1, layout: Layout::Nchw }
 }
 
 const FULL: &[Sizes] = &[
@@ -35,14 +36,19 @@ pub fn planned(scale: Scale) -> Vec<Planned> {
     let dense = scale.pick(FULL, SMALL);
     let mut all = Vec::new();
     for math in [Math::F32, Math::Tf32, Math::F16] {
-        all.extend(dense.iter().map(|&sizes| Planned::new(math, move |maker| conv(maker, math, sizes))));
+        for layout in [Layout::Nchw, Layout::Nhwc] {
+            let laid = dense.iter().map(|&sizes| Sizes { layout, ..sizes });
+            all.extend(laid.map(|sizes| Planned::new(math, move |maker| conv(maker, math, sizes))));
+        }
     }
-    let (images, channels, side) = scale.pick((8, 144, 56), (1, 3, 10));
+    let (images, channels, side) = scale.pick((8, 144, 56), (1, 4, 10));
     for (_, math) in FLOATS {
         for (kernel, stride) in [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)] {
             let plain = sizes(images, channels, [side, side + 1], channels, kernel, stride);
-            let sizes = Sizes { groups: channels, ..plain };
-            all.push(Planned::new(math, move |maker| conv(maker, math, sizes)));
+            for layout in [Layout::Nchw, Layout::Nhwc] {
+                let sizes = Sizes { groups: channels, layout, ..plain };
+                all.push(Planned::new(math, move |maker| conv(maker, math, sizes)));
+            }
         }
         let sizes = scale.pick(sizes(8, 24, [80, 80], 24, 2, 2), sizes(1, 3, [5, 4], 5, 2, 2));
         all.push(Planned::new(math, move |maker| transposed(maker, math, sizes)));
@@ -57,12 +63,16 @@ struct Made {
 }
 
 fn make(maker: &mut Maker, math: Math, sizes: Sizes, output: [u32; 2], pad: u32) -> Result<Made, Failure> {
-    let Sizes { images, channels, input, filters, kernel, stride, groups } = sizes;
+    let Sizes { images, channels, input, filters, kernel, stride, groups, layout } = sizes;
     let (dtype, product) = (math.storage(), |numbers: &[u32]| numbers.iter().map(|&n| u64::from(n)).product::<u64>());
     let tensors = [
         maker.operand(product(&[images, channels, input[0], input[1]]), math)?,
-        maker.operand(product(&[filters, channels / groups, kernel, kernel]), math)?,
-        maker.tensor(u64::from(filters), dtype)?,
+        // Depthwise ones multiply in f32, by weights in f32.
+        maker.operand(
+            product(&[filters, channels / groups, kernel, kernel]),
+            if groups > 1 { Math::F32 } else { math },
+        )?,
+        maker.tensor(u64::from(filters), Type::F32)?,
     ];
     let result = maker.output(product(&[images, filters, output[0], output[1]]), dtype)?;
     let [x, w, bias] = tensors.each_ref().map(|tensor| tensor.pointer);
@@ -79,6 +89,9 @@ fn make(maker: &mut Maker, math: Math, sizes: Sizes, output: [u32; 2], pad: u32)
         strides: [stride; 2],
         dilations: [1, 1],
         pads: [pad as i32; 2],
+        layout,
+        // A few channels are read as a network is given them.
+        x_layout: if channels < 4 { Layout::Nchw } else { layout },
         x,
         w,
         y: result.pointer,
@@ -91,28 +104,38 @@ fn conv(maker: &mut Maker, math: Math, sizes: Sizes) -> Result<Case, Failure> {
     let pad = sizes.kernel / 2;
     let output = sizes.input.map(|side| (side + 2 * pad - sizes.kernel) / sizes.stride + 1);
     let Made { conv, tensors: [x, w, bias], output } = make(maker, math, sizes, output, pad)?;
-    let depthwise = sizes.groups > 1;
-    let mut launches = conv.launches()?;
-    // Single channels as products waste nearly all of a tile: nobody would take them.
-    launches.retain(|launch| !depthwise || launch.kernel.name.starts_with("rota_depthwise"));
+    let depthwise = conv.is_depthwise();
+    let launches = conv.launches()?;
     let chosen = maker.chosen(|room| conv.launches_on(MULTIPROCESSORS, room))?;
     let variants = Variant::mark_chains(launches.into_iter().map(|launch| vec![launch]), chosen);
     let terms = u64::from(sizes.channels / sizes.groups) * u64::from(sizes.kernel).pow(2);
     let expected = move |index: usize| {
         let [oh, ow] = conv.output.map(|side| side as usize);
-        let (ox, oy, rest) = (index % ow, index / ow % oh, index / (ow * oh));
-        let (filter, image) = (rest % sizes.filters as usize, rest / sizes.filters as usize);
+        let (all, filters) = (sizes.channels as usize, sizes.filters as usize);
+        let (image, filter, oy, ox) = match conv.layout {
+            Layout::Nchw => (index / ow / oh / filters, index / ow / oh % filters, index / ow % oh, index % ow),
+            Layout::Nhwc => {
+                (index / filters / ow / oh, index % filters, index / filters / ow % oh, index / filters % ow)
+            }
+        };
+        let [height, width] = sizes.input.map(|side| side as usize);
         let (channels, kernel) = ((sizes.channels / sizes.groups) as usize, sizes.kernel as usize);
         let first = filter / (sizes.filters / sizes.groups) as usize * channels;
-        let [height, width] = sizes.input.map(|side| side as usize);
+        let weight_of = |c: usize, ky: usize, kx: usize| match conv.layout {
+            Layout::Nchw => ((filter * channels + c) * kernel + ky) * kernel + kx,
+            Layout::Nhwc if depthwise => (ky * kernel + kx) * filters + filter,
+            Layout::Nhwc => ((filter * kernel + ky) * kernel + kx) * channels + c,
+        };
+        let place_of = |c: usize, iy: usize, ix: usize| match conv.x_layout {
+            Layout::Nchw => ((image * all + c) * height + iy) * width + ix,
+            Layout::Nhwc => ((image * height + iy) * width + ix) * all + c,
+        };
         let mut sum = f64::from(bias.values[filter]);
         for (c, ky, kx) in places(channels, kernel) {
             let (iy, ix) = (oy * sizes.stride as usize + ky, ox * sizes.stride as usize + kx);
             let (Some(iy), Some(ix)) = (iy.checked_sub(pad as usize), ix.checked_sub(pad as usize)) else { continue };
             if iy < height && ix < width {
-                let from = ((image * sizes.channels as usize + first + c) * height + iy) * width + ix;
-                let weight = ((filter * channels + c) * kernel + ky) * kernel + kx;
-                sum += f64::from(x.values[from]) * f64::from(w.values[weight]);
+                sum += f64::from(x.values[place_of(first + c, iy, ix)]) * f64::from(w.values[weight_of(c, ky, kx)]);
             }
         }
         sum.max(0.0)
@@ -174,11 +197,13 @@ fn places(channels: usize, kernel: usize) -> impl Iterator<Item = (usize, usize,
 
 fn what(math: Math, sizes: Sizes) -> String {
     let Sizes { images, channels, input: [h, w], filters, kernel, stride, .. } = sizes;
-    format!("{} {images}x{channels}x{h}x{w} to {filters}, {kernel}x{kernel}/{stride}", name(math))
+    let lying = if sizes.layout == Layout::Nhwc { ", channels last" } else { "" };
+    format!("{} {images}x{channels}x{h}x{w} to {filters}, {kernel}x{kernel}/{stride}{lying}", name(math))
 }
 
 fn peer(op: &str, math: Math, sizes: Sizes, pad: u32) -> Value {
-    let Sizes { images, channels, input, filters, kernel, stride, groups } = sizes;
+    let Sizes { images, channels, input, filters, kernel, stride, groups, layout } = sizes;
     json!({ "op": op, "dtype": name(math), "images": images, "channels": channels, "input": input, "filters": filters,
-        "kernel": kernel, "stride": stride, "groups": groups, "pad": pad })
+        "kernel": kernel, "stride": stride, "groups": groups, "pad": pad,
+        "channels_last": layout == Layout::Nhwc })
 }

@@ -3,7 +3,7 @@
 use super::{name, sum_tolerance};
 use crate::gpu::Failure;
 use crate::gpu::case::{Case, Maker, Planned, Scale, Tolerance, Variant, poison};
-use rota_kernels::{Cost, Epilogue, Gemm, Grouped, MULTIPROCESSORS, Math, Matrix, Pointer};
+use rota_kernels::{Cost, Epilogue, Gemm, Grouped, MULTIPROCESSORS, Math, Matrix, Pointer, Type};
 use serde_json::json;
 
 /// How the weights lie.
@@ -52,7 +52,7 @@ fn gemm(
     let dtype = math.storage();
     let [r, c, d] = [rows, columns, depth].map(u64::from);
     let (a, b) = (maker.operand(r * d, math)?, maker.operand(c * d, math)?);
-    let bias = maker.tensor(c, dtype)?;
+    let bias = maker.tensor(c, Type::F32)?;
     let output = maker.output(r * c, dtype)?;
     let wide = weights == Weights::Wide;
     let gemm = Gemm {

@@ -34,6 +34,7 @@ fn pool(maker: &mut Maker, float: Float, math: Math, window: Window, scale: Scal
     let pool = Pool {
         dtype: float,
         planes: planes as u32,
+        inner: 1,
         input: [side as u32; 2],
         output: [out as u32; 2],
         kernel: [3, 3],
@@ -84,6 +85,7 @@ fn resize(maker: &mut Maker, float: Float, math: Math, scale: Scale) -> Result<C
     let resize = Resize {
         dtype: float,
         planes: planes as u32,
+        inner: 1,
         input: [side; 2],
         output: [out; 2],
         taps: [table.taps; 2],
@@ -138,6 +140,7 @@ fn reduce(maker: &mut Maker, dtype: Type, along_rows: bool, scale: Scale) -> Res
     let whole = matches!(dtype, Type::I32 | Type::I64);
     let output = maker.output(outer * inner, dtype)?;
     let reduce = Reduce {
+        wide: false,
         dtype,
         reduction: if whole { Reduction::Sum } else { Reduction::Mean },
         last: false,

@@ -11,7 +11,7 @@ use crate::cuda::lower::epilogue::Finish;
 use rota_graph::{DType, NodeId, Source, Tensor, ValueId};
 use rota_kernels::dtype::Math;
 use rota_kernels::params::GroupedProblem;
-use rota_kernels::{Float, Gemm, Grouped, Launch, Pointer, Unfit};
+use rota_kernels::{Float, Gemm, Grouped, Launch, Layout, Pointer, Unfit};
 
 /// A value where it lies, perhaps not densely.
 #[derive(Clone, Debug)]
@@ -47,6 +47,8 @@ pub struct Builder<'a> {
     operands: Vec<Option<Operand>>,
     /// What the launches that come are for.
     label: String,
+    /// How what they write lies.
+    layout: Layout,
     /// Set by kernels that read an index past the end.
     flag: Option<Operand>,
     table_bytes: u64,
@@ -59,8 +61,8 @@ const HALF: DType = DType(10);
 impl<'a> Builder<'a> {
     pub fn new(flat: &'a Flat, options: Options) -> Builder<'a> {
         let operands = vec![None; flat.graph.values.len()];
-        let (buffers, steps, label) = (Vec::new(), Vec::new(), String::new());
-        Builder { flat, options, buffers, steps, operands, label, flag: None, table_bytes: 0 }
+        let (buffers, steps, label, layout) = (Vec::new(), Vec::new(), String::new(), Layout::Nchw);
+        Builder { flat, options, buffers, steps, operands, label, layout, flag: None, table_bytes: 0 }
     }
 
     /// Lowers every node.
@@ -158,6 +160,17 @@ impl<'a> Builder<'a> {
         self.add(dtype, dims, Place::Arena { offset: 0 })
     }
 
+    /// Whether a launch makes it: it is neither an input nor a weight.
+    pub fn is_made(&self, operand: &Operand) -> bool {
+        matches!(self.buffers[operand.buffer.0 as usize].place, Place::Arena { .. })
+    }
+
+    /// Room for a tensor that lies in `layout`, which the next launch will write.
+    pub fn scratch_in(&mut self, dtype: DType, dims: &[u64], layout: Layout) -> Operand {
+        self.layout = layout;
+        Operand { view: View::laid_out(dims, layout), ..self.scratch(dtype, dims) }
+    }
+
     /// What floats are kept as between launches.
     pub fn float(&self) -> DType {
         match self.options.precision {
@@ -202,7 +215,19 @@ impl<'a> Builder<'a> {
         self.constant(&Tensor::f32s(dims.to_vec(), values))
     }
 
-    /// The same in f32, for kernels that take nothing else.
+    /// A value in f32, densely, whatever floats are kept as: a weight before it was rounded.
+    pub fn exactly(&mut self, id: ValueId) -> Result<Operand, LowerError> {
+        let Source::Constant(tensor) = &self.flat.graph.value(id).source else {
+            let operand = self.operand(id)?;
+            return self.converted(&operand, DType::F32);
+        };
+        let node = self.label.clone();
+        let dtype = tensor.dtype.name().to_owned();
+        let tensor = evaluate::cast(tensor, DType::F32).ok_or(LowerError::Constant { dtype, node })?;
+        Ok(self.add(DType::F32, &tensor.dims.clone(), Place::Constant(tensor)))
+    }
+
+    /// Numbers that were computed here in f32, for kernels that take nothing else.
     pub fn exact(&mut self, dims: &[u64], values: &[f32]) -> Operand {
         self.add(DType::F32, dims, Place::Constant(Tensor::f32s(dims.to_vec(), values)))
     }
@@ -238,6 +263,14 @@ impl<'a> Builder<'a> {
         self.converted(operand, self.float())
     }
 
+    /// The same tensor as the device keeps floats, lying in `layout`: itself, or a copy.
+    pub fn picture(&mut self, operand: &Operand, layout: Layout) -> Result<Operand, LowerError> {
+        match operand.dtype == self.float() && operand.view.lies(layout) {
+            true => Ok(operand.clone()),
+            false => super::rules::copy_in(self, operand, self.float(), layout),
+        }
+    }
+
     /// The same tensor as `dtype`, densely.
     pub fn converted(&mut self, operand: &Operand, dtype: DType) -> Result<Operand, LowerError> {
         match operand.dtype == dtype {
@@ -267,9 +300,19 @@ impl<'a> Builder<'a> {
 
     /// Room for what a rule computes: the node's first output, or that of the group whose work it does.
     pub fn result(&mut self, site: &Site, finish: Option<(&Finish, ValueId)>) -> Result<Operand, LowerError> {
+        self.result_in(site, finish, Layout::Nchw)
+    }
+
+    /// The same, lying in `layout`.
+    pub fn result_in(
+        &mut self,
+        site: &Site,
+        finish: Option<(&Finish, ValueId)>,
+        layout: Layout,
+    ) -> Result<Operand, LowerError> {
         let value = finish.map_or(site.output(0)?, |(_, value)| value);
         let dims = site.sizes(value)?;
-        let operand = self.scratch(self.float(), &dims);
+        let operand = self.scratch_in(self.float(), &dims, layout);
         self.set(value, operand.clone());
         Ok(operand)
     }
@@ -304,13 +347,24 @@ impl<'a> Builder<'a> {
         self.operands[value.0 as usize] = Some(operand);
     }
 
+    /// How what the next launch writes lies, where it has no room of its own.
+    pub fn writes(&mut self, layout: Layout) {
+        self.layout = layout;
+    }
+
     pub fn push(&mut self, launch: Result<Launch, Unfit>) -> Result<(), LowerError> {
+        self.push_working_out(0, launch)
+    }
+
+    /// A launch whose threads work out that many places in pictures.
+    pub fn push_working_out(&mut self, places: u64, launch: Result<Launch, Unfit>) -> Result<(), LowerError> {
+        let layout = std::mem::take(&mut self.layout);
         let launch = launch.map_err(|unfit| LowerError::Node { node: self.label.clone(), why: unfit.to_string() })?;
         // A launch of an empty tensor has nothing to do, and drivers refuse it.
         if launch.grid.contains(&0) {
             return Ok(());
         }
-        self.steps.push(Step { label: self.label.clone(), launch, members: None });
+        self.steps.push(Step { label: self.label.clone(), launch, layout, places, members: None });
         Ok(())
     }
 
@@ -345,10 +399,21 @@ impl<'a> Builder<'a> {
         &mut self,
         launches: impl FnOnce(u32, &mut dyn FnMut(u64) -> Pointer) -> Result<Vec<Launch>, Unfit>,
     ) -> Result<(), LowerError> {
+        self.product_working_out(0, launches)
+    }
+
+    /// The same, when its threads work out that many places in pictures.
+    pub fn product_working_out(
+        &mut self,
+        mut places: u64,
+        launches: impl FnOnce(u32, &mut dyn FnMut(u64) -> Pointer) -> Result<Vec<Launch>, Unfit>,
+    ) -> Result<(), LowerError> {
         let multiprocessors = self.options.multiprocessors;
         let launches = launches(multiprocessors, &mut |bytes| self.scratch(DType::F32, &[bytes / 4]).pointer());
+        let layout = self.layout;
         for launch in launches.map_err(|unfit| self.refuse(unfit.to_string()))? {
-            self.push(Ok(launch))?;
+            self.layout = layout;
+            self.push_working_out(std::mem::take(&mut places), Ok(launch))?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@
 pub mod builder;
 mod catalogue;
 mod code;
+mod cost;
 pub mod elementwise;
 pub mod epilogue;
 pub mod evaluate;
@@ -25,6 +26,7 @@ pub mod view;
 pub use catalogue::{operators, unsupported};
 pub use flat::{Flat, Given, flatten};
 pub use program::Program;
+pub use rota_kernels::Layout;
 pub use site::Site;
 
 use super::Precision;
@@ -36,6 +38,7 @@ pub struct Options {
     /// Off: every node is a launch of its own; what fusion is compared with.
     pub fuse: bool,
     pub precision: Precision,
+    pub layout: Layouts,
     /// Of a stack: how many members lie side by side in its products. Each then computes the rows alone that it is asked about
     /// ([`program::Members`]). 0 for a model that is no stack.
     pub members: u32,
@@ -43,10 +46,24 @@ pub struct Options {
     pub multiprocessors: u32,
 }
 
+/// How pictures lie between launches; answers are the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Layouts {
+    /// As ONNX has them.
+    Nchw,
+    /// Channels last from the first convolution that has a kernel for it to the last; transposed in front of what has none.
+    Nhwc,
+    /// Whichever of the two takes less by [`cost`]'s estimate, of all launches together: so transposes are weighed against what they buy.
+    /// On tensor cores that is NHWC as a rule. Weights lie as the layout wants them, so where two batch
+    /// sizes of a model were to choose differently, both ways would be kept.
+    #[default]
+    Auto,
+}
+
 impl Default for Options {
     fn default() -> Options {
-        let multiprocessors = rota_kernels::MULTIPROCESSORS;
-        Options { fuse: true, precision: Precision::default(), members: 0, multiprocessors }
+        let (layout, multiprocessors) = (Layouts::default(), rota_kernels::MULTIPROCESSORS);
+        Options { fuse: true, precision: Precision::default(), layout, members: 0, multiprocessors }
     }
 }
 
@@ -69,5 +86,14 @@ pub enum LowerError {
 pub fn lower(model: &Graph, given: &[Given], options: Options) -> Result<Program, LowerError> {
     let flat = flatten(model, given)?;
     let groups = groups::find(&flat, options.fuse)?;
-    builder::Builder::new(&flat, options).run(&groups)
+    let build = |layout| builder::Builder::new(&flat, Options { layout, ..options }).run(&groups);
+    let convolves = flat.graph.nodes.iter().any(|node| node.operator == "Conv");
+    match options.layout {
+        Layouts::Auto if convolves => {
+            let (first, last) = (build(Layouts::Nchw)?, build(Layouts::Nhwc)?);
+            Ok(if cost::estimate(&last) < cost::estimate(&first) { last } else { first })
+        }
+        Layouts::Auto => build(Layouts::Nchw),
+        layout => build(layout),
+    }
 }

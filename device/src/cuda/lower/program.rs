@@ -3,7 +3,7 @@
 use super::memory::Arena;
 use rota_graph::{DType, Tensor};
 use rota_kernels::params::GroupedProblem;
-use rota_kernels::{Cost, Launch, Pointer};
+use rota_kernels::{Cost, Launch, Layout, Pointer};
 
 /// Index into [`Program::buffers`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,6 +47,10 @@ pub struct Step {
     pub label: String,
     /// Its device addresses are [`place`]s.
     pub launch: Launch,
+    /// How what it writes lies.
+    pub layout: Layout,
+    /// Places in pictures that its threads have to work out, one for each element or for four of them.
+    pub places: u64,
     /// What is in the table that the launch reads.
     pub members: Option<Members>,
 }

@@ -1,6 +1,7 @@
 //! Operators that only move elements: which element of the input each element of the output is.
 
 use super::{LowerError, Site};
+use rota_kernels::Layout;
 
 /// Elements of a dense tensor, picked by a stride per axis. Reshapes, transposes, slices, broadcasts and splits are views; a kernel that
 /// takes strides reads through them, and the others get a copy.
@@ -21,6 +22,31 @@ impl View {
             strides[axis - 1] = strides[axis] * dims[axis].max(1) as i64;
         }
         View { offset: 0, dims: dims.to_vec(), strides }
+    }
+
+    /// The whole of a tensor of dimensions `[images, channels, …]` that lies densely in `layout`.
+    pub fn laid_out(dims: &[u64], layout: Layout) -> View {
+        let order = axes(layout, dims.len());
+        let packed = View::dense(&order.iter().map(|&axis| dims[axis]).collect::<Vec<_>>());
+        let mut view = View::dense(dims);
+        order.iter().zip(&packed.strides).for_each(|(&axis, &stride)| view.strides[axis] = stride);
+        view
+    }
+
+    /// Whether its elements lie side by side in the order of `layout`. Of a single channel or pixel that is both.
+    pub fn lies(&self, layout: Layout) -> bool {
+        self.picked(&axes(layout, self.dims.len())).is_dense()
+    }
+
+    /// Whether it has channels last, and not first as well.
+    pub fn has_channels_last(&self) -> bool {
+        self.lies(Layout::Nhwc) && !self.lies(Layout::Nchw)
+    }
+
+    /// With its axes in this order.
+    pub fn picked(&self, order: &[usize]) -> View {
+        let (dims, strides) = order.iter().map(|&axis| (self.dims[axis], self.strides[axis])).unzip();
+        View { offset: self.offset, dims, strides }
     }
 
     pub fn elements(&self) -> u64 {
@@ -98,6 +124,14 @@ impl View {
         self.offset += if count > 0 { first * self.strides[axis] } else { 0 };
         self.dims[axis] = count as u64;
         self.strides[axis] *= step;
+    }
+}
+
+/// Axes of `[images, channels, …]` as they lie in memory, the innermost last. Of fewer than three there is one layout.
+pub fn axes(layout: Layout, rank: usize) -> Vec<usize> {
+    match layout {
+        Layout::Nhwc if rank > 2 => std::iter::once(0).chain(2..rank).chain([1]).collect(),
+        _ => (0..rank).collect(),
     }
 }
 
@@ -180,6 +214,17 @@ mod tests {
         assert_eq!(turned.reshaped(&[6]), None);
         assert_eq!(turned.reshaped(&[3, 1, 2]).unwrap().strides, [1, 0, 3]);
         assert_eq!(View::dense(&[2, 3]).reshaped(&[3, 2]), Some(View::dense(&[3, 2])));
+    }
+
+    #[test]
+    fn channels_lie_last_under_the_same_dimensions() {
+        let view = View::laid_out(&[2, 3, 4, 5], Layout::Nhwc);
+        assert_eq!(view.strides, [60, 1, 15, 3]);
+        assert!(view.has_channels_last() && !view.is_dense());
+        assert!(!View::dense(&[2, 3, 4, 5]).lies(Layout::Nhwc));
+        for one in [[2, 1, 4, 5], [2, 3, 1, 1]] {
+            assert!(View::dense(&one).lies(Layout::Nhwc) && View::laid_out(&one, Layout::Nhwc).is_dense());
+        }
     }
 
     #[test]

@@ -5,13 +5,13 @@ use crate::cuda::lower::builder::{Builder, Operand};
 use crate::cuda::lower::epilogue::Finish;
 use crate::cuda::lower::evaluate;
 use crate::cuda::lower::view::View;
-use crate::cuda::lower::{LowerError, Site};
+use crate::cuda::lower::{Layouts, LowerError, Site};
 use rota_graph::{DType, ValueId};
 use rota_kernels::layout::{Copy, Gather, Pad, PadMode, Picks};
-use rota_kernels::{Pointer, Type};
+use rota_kernels::{Layout, Pointer, Type};
 
 /// Copies the elements of a view to where another view says.
-fn transfer(b: &mut Builder, from: &Operand, to: &Operand) -> Result<(), LowerError> {
+pub(super) fn transfer(b: &mut Builder, from: &Operand, to: &Operand) -> Result<(), LowerError> {
     if from.view.elements() == 0 {
         return Ok(());
     }
@@ -30,18 +30,27 @@ pub fn dense(b: &mut Builder, operand: &Operand) -> Result<Operand, LowerError> 
 }
 
 pub fn concat(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Result<(), LowerError> {
-    let output = b.output(site, 0)?;
+    let mut output = b.output(site, 0)?;
     let axis = site.axis(site.node.int("axis").unwrap_or(1), output.dims().len())?;
+    let mut layout = Layout::Nchw;
+    for at in 0..site.node.inputs.len() {
+        if b.operand(site.input(at)?)?.view.has_channels_last() && b.options.layout == Layouts::Nhwc {
+            layout = Layout::Nhwc;
+        }
+    }
+    output.view = View::laid_out(&output.view.dims, layout);
+    b.set(site.output(0)?, output.clone());
     let mut begin = 0;
     for at in 0..site.node.inputs.len() {
         let mut part = b.operand(site.input(at)?)?;
         if part.dtype != output.dtype {
-            part = super::copy(b, &part, output.dtype)?;
+            part = super::copy_in(b, &part, output.dtype, layout)?;
         }
         let mut place = output.clone();
         place.view.offset += begin * place.view.strides[axis];
         begin += part.dims()[axis] as i64;
         place.view.dims.clone_from(&part.view.dims);
+        b.writes(layout);
         transfer(b, &part, &place)?;
     }
     Ok(())

@@ -30,8 +30,7 @@ pub fn gemm(b: &mut Builder, site: &Site, finish: Option<(&Finish, ValueId)>) ->
     let right = matrix(&right, site.flag("transB"), columns, depth);
     let mut epilogue = Epilogue { scale: site.node.float("alpha").unwrap_or(1.0), ..Epilogue::default() };
     if site.node.input(2).is_some() {
-        let added = b.operand(site.input(2)?)?;
-        let added = b.floats_of(&added)?;
+        let added = b.exactly(site.input(2)?)?;
         let wide = added.view.broadcast(&[u64::from(rows), u64::from(columns)]);
         let wide = wide.ok_or_else(|| site.refuse("adds a tensor that does not fit"))?;
         epilogue.bias = added.pointer();
@@ -180,7 +179,7 @@ fn apply(
         if epilogue.bias.is_some() {
             return Err(site.refuse("has two biases, which is not supported"));
         }
-        let shift = b.floats(&[finish.shift.len() as u64], &finish.shift)?;
+        let shift = b.exact(&[finish.shift.len() as u64], &finish.shift);
         epilogue.bias = shift.pointer();
         epilogue.bias_scale = 1.0;
         epilogue.bias_column = u32::from(finish.shift.len() == columns as usize && columns > 1);

@@ -11,7 +11,7 @@ mod windows;
 
 pub use layout::dense;
 pub use pattern::pattern;
-pub use pointwise::{copy, elementwise, zero};
+pub use pointwise::{copy, copy_in, elementwise, zero};
 
 use super::builder::Builder;
 use super::epilogue::Finish;

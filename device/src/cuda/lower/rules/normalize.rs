@@ -79,7 +79,8 @@ pub fn normalize(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) ->
 /// By tables of which inputs make each row and column of the output, and by how much.
 pub fn resize(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Result<(), LowerError> {
     let x = b.operand(site.input(0)?)?;
-    let x = b.floats_of(&x)?;
+    let layout = super::windows::layout_of(b, &x);
+    let x = b.picture(&x, layout)?;
     let output = site.output_dims(0)?;
     let rank = x.dims().len();
     let stretches = matches!(site.node.string("keep_aspect_ratio_policy"), None | Some("stretch"));
@@ -109,13 +110,14 @@ pub fn resize(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Re
     let pair = |dims: &[u64]| -> Result<[u32; 2], LowerError> {
         Ok([count(site, dims[rank - 2])?, count(site, dims[rank - 1])?])
     };
-    let planes = count(site, output[..rank - 2].iter().product())?;
+    let (planes, inner) = super::windows::planes(site, &output, layout, rank - 2)?;
     let (from, to) = (pair(x.dims())?, pair(&output)?);
-    let y = b.result(site, None)?;
+    let y = b.result_in(site, None, layout)?;
     b.push(
         Resize {
             dtype: b.storage(),
             planes,
+            inner,
             input: from,
             output: to,
             taps,

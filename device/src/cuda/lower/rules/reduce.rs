@@ -32,8 +32,8 @@ pub fn reduce(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Re
             b.set(site.output(0)?, x);
             return Ok(());
         }
-        (_, 6 | 7) => x,
-        (_, 1 | 10 | 16) => b.floats_of(&x)?,
+        (_, 1 | 6 | 7 | 10) => x,
+        (_, 16) => b.floats_of(&x)?,
         // Narrow integers are reduced as i32.
         _ => copy(b, &x, DType::I32)?,
     };
@@ -44,7 +44,14 @@ pub fn reduce(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Re
         6 => Type::I32,
         _ => Type::I64,
     };
-    let stored = if place { DType::I64 } else { x.dtype };
+    // Sums of many overflow fp16, and what is made of them (a variance: one large number less another) loses what it keeps.
+    let extreme = matches!(reduction, Reduction::Max | Reduction::Min);
+    let wide = dtype == Type::F16 && !extreme && !place;
+    let stored = match (place, wide) {
+        (true, _) => DType::I64,
+        (false, true) => DType::F32,
+        (false, false) => x.dtype,
+    };
     let wanted = site.output_dtype(0).map(|dtype| b.stored(dtype));
     let y = b.scratch(stored, &site.output_dims(0)?);
     if y.view.elements() > 0 {
@@ -54,11 +61,12 @@ pub fn reduce(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Re
         let [outer, reduced, inner] = [count(site, outer)?, count(site, reduced)?, count(site, inner)?];
         let last = site.flag("select_last_index");
         b.push(
-            Reduce { dtype, reduction, last, outer, count: reduced, inner, x: x.pointer(), y: y.pointer() }.launch(),
+            Reduce { dtype, reduction, last, wide, outer, count: reduced, inner, x: x.pointer(), y: y.pointer() }
+                .launch(),
         )?;
     }
     let y = match wanted {
-        Some(wanted) if wanted != y.dtype => copy(b, &y, wanted)?,
+        Some(wanted) if wanted != y.dtype && y.dtype != DType::F32 => copy(b, &y, wanted)?,
         _ => y,
     };
     b.set(site.output(0)?, y);

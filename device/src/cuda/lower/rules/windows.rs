@@ -1,12 +1,12 @@
 //! Convolutions and pools.
 
 use super::count;
-use crate::cuda::lower::builder::Builder;
+use crate::cuda::lower::builder::{Builder, Operand};
 use crate::cuda::lower::epilogue::Finish;
 use crate::cuda::lower::evaluate::floats;
-use crate::cuda::lower::{LowerError, Site};
+use crate::cuda::lower::{Layouts, LowerError, Site};
 use rota_graph::ValueId;
-use rota_kernels::{Conv, Epilogue, Pool, Reduce, Reduction, Window};
+use rota_kernels::{Conv, Epilogue, Layout, Pool, Reduce, Reduction, Window};
 
 /// A window over height and width; a sequence is a picture of height 1.
 struct Frame {
@@ -95,6 +95,73 @@ pub fn conv_transpose(b: &mut Builder, site: &Site, finish: Option<(&Finish, Val
     convolve(b, site, finish, true)
 }
 
+/// Channels last where the input has them so, and nothing as large has to be turned for it.
+pub(super) fn layout_of(b: &Builder, x: &Operand) -> Layout {
+    match b.options.layout {
+        Layouts::Nhwc if x.view.has_channels_last() => Layout::Nhwc,
+        _ => Layout::Nchw,
+    }
+}
+
+/// What stands before and behind the pixels of a tensor whose first `axes` are no pixels.
+pub(super) fn planes(site: &Site, dims: &[u64], layout: Layout, axes: usize) -> Result<(u32, u32), LowerError> {
+    let product = |dims: &[u64]| count(site, dims.iter().product());
+    match layout {
+        Layout::Nchw => Ok((product(&dims[..axes])?, 1)),
+        Layout::Nhwc => Ok((product(&dims[..1])?, product(&dims[1..axes])?)),
+    }
+}
+
+/// How a convolution's output lies. NHWC takes weights that are known now, since they have to lie otherwise too, and of depthwise ones fours of
+/// channels.
+fn layout_of_convolution(b: &Builder, site: &Site, channels: u64, filters: u64, groups: u32) -> Layout {
+    let depthwise = groups > 1 && u64::from(groups) == channels;
+    let fours = channels == filters && channels.is_multiple_of(4);
+    let known = site.constant(1).and_then(floats).is_some();
+    match b.options.layout {
+        Layouts::Nhwc if known && (!depthwise || fours) => Layout::Nhwc,
+        _ => Layout::Nchw,
+    }
+}
+
+/// The kernels as they have to lie, times what the group behind multiplies each channel by.
+fn weights(
+    b: &mut Builder,
+    site: &Site,
+    scale: &[f32],
+    layout: Layout,
+    depthwise: bool,
+) -> Result<Operand, LowerError> {
+    let dims = site.dims(1)?;
+    let scaled = scale.iter().any(|&scale| scale != 1.0);
+    let known = site.constant(1).filter(|_| scaled || layout == Layout::Nhwc).and_then(floats);
+    let Some(mut weights) = known else {
+        let weights = site.input(1)?;
+        return if depthwise {
+            b.exactly(weights)
+        } else {
+            b.operand(weights).and_then(|weights| b.floats_of(&weights))
+        };
+    };
+    // Factors by channel are multiplied in here, once.
+    let each = (weights.len() / dims[0].max(1) as usize).max(1);
+    for (filter, weights) in weights.chunks_mut(each).enumerate() {
+        let scale = scale[filter % scale.len()];
+        weights.iter_mut().for_each(|weight| *weight *= scale);
+    }
+    if layout == Layout::Nhwc {
+        // [outer, channels, taps] becomes [outer, taps, channels]; a depthwise one's channels are its filters.
+        let channels = if depthwise { dims[0] } else { dims[1] } as usize;
+        let block = (channels * dims[2..].iter().product::<u64>() as usize).max(1);
+        let turned = |block: &[f32]| -> Vec<f32> {
+            let taps = block.len() / channels;
+            (0..block.len()).map(|at| block[at % channels * taps + at / channels]).collect()
+        };
+        weights = weights.chunks(block).flat_map(turned).collect();
+    }
+    if depthwise { Ok(b.exact(&dims, &weights)) } else { b.floats(&dims, &weights) }
+}
+
 fn convolve(
     b: &mut Builder,
     site: &Site,
@@ -102,51 +169,45 @@ fn convolve(
     transposed: bool,
 ) -> Result<(), LowerError> {
     let x = b.operand(site.input(0)?)?;
-    let x = b.floats_of(&x)?;
     let (w, output) = (site.dims(1)?, site.output_dims(0)?);
     let frame = Frame::new(site, x.dims(), &output, &w[2..], transposed)?;
     let identity = Finish::default();
     let finish_of = finish.map_or(&identity, |(finish, _)| finish);
     let groups = count(site, u64::try_from(site.node.int("group").unwrap_or(1)).unwrap_or(0))?;
     let filters = count(site, output[1])?;
-    // Factors by channel are multiplied into the weights here, once.
-    let scaled = finish_of.scale.iter().any(|&scale| scale != 1.0);
-    let weights = match site.constant(1).filter(|_| scaled).and_then(floats) {
-        Some(mut weights) => {
-            let each = weights.len() / filters.max(1) as usize;
-            for (filter, weights) in weights.chunks_mut(each.max(1)).enumerate() {
-                let scale = finish_of.scale[filter % finish_of.scale.len()];
-                weights.iter_mut().for_each(|weight| *weight *= scale);
-            }
-            b.floats(&w, &weights)?
-        }
-        None => {
-            let weights = b.operand(site.input(1)?)?;
-            b.floats_of(&weights)?
-        }
+    let channels = x.dims()[1];
+    let depthwise = groups > 1 && u64::from(groups) == channels && !transposed;
+    let layout = match transposed {
+        true => Layout::Nchw,
+        false => layout_of_convolution(b, site, channels, output[1], groups),
     };
+    // A few channels, as a network's input has them, are no faster when they lie last: they are read as they come.
+    let few = !depthwise && !channels.is_multiple_of(4) && x.view.is_dense() && !x.view.lies(Layout::Nhwc);
+    let x_layout = if few { Layout::Nchw } else { layout };
+    let x = b.picture(&x, x_layout)?;
+    let weights = weights(b, site, &finish_of.scale, layout, depthwise)?;
     let mut epilogue =
         Epilogue { activation: finish_of.activation, residual_last: finish_of.residual_last, ..Epilogue::default() };
-    let changed = scaled || finish_of.shift.iter().any(|&shift| shift != 0.0);
+    let changed =
+        finish_of.scale.iter().any(|&scale| scale != 1.0) || finish_of.shift.iter().any(|&shift| shift != 0.0);
     if changed {
         let own = site.constant(2).and_then(floats).unwrap_or_else(|| vec![0.0; filters as usize]);
         let of = |all: &[f32], at: usize| all[at % all.len()];
         let bias = own.iter().enumerate().map(|(at, own)| own * of(&finish_of.scale, at) + of(&finish_of.shift, at));
-        epilogue.bias = b.floats(&[u64::from(filters)], &bias.collect::<Vec<_>>())?.pointer();
+        epilogue.bias = b.exact(&[u64::from(filters)], &bias.collect::<Vec<_>>()).pointer();
     } else if site.node.input(2).is_some() {
-        let bias = b.operand(site.input(2)?)?;
-        epilogue.bias = b.floats_of(&bias)?.pointer();
+        epilogue.bias = b.exactly(site.input(2)?)?.pointer();
     }
     epilogue.bias_row = 1;
     if let Some(residual) = finish_of.residual {
         let residual = b.operand(residual)?;
-        epilogue.residual = b.floats_of(&residual)?.pointer();
+        epilogue.residual = b.picture(&residual, layout)?.pointer();
     }
-    let y = b.result(site, finish)?;
+    let y = b.result_in(site, finish, layout)?;
     let conv = Conv {
         math: b.math(),
         images: count(site, x.dims()[0])?,
-        channels: count(site, x.dims()[1])?,
+        channels: count(site, channels)?,
         input: frame.input,
         filters,
         output: frame.output,
@@ -155,6 +216,8 @@ fn convolve(
         strides: frame.strides,
         dilations: frame.dilations,
         pads: frame.before(),
+        layout,
+        x_layout,
         x: x.pointer(),
         w: weights.pointer(),
         y: y.pointer(),
@@ -166,7 +229,7 @@ fn convolve(
     if transposed {
         return b.push(conv.launch_transposed());
     }
-    b.product(|multiprocessors, room| conv.launches_on(multiprocessors, room))
+    b.product_working_out(conv.places(), |multiprocessors, room| conv.launches_on(multiprocessors, room))
 }
 
 pub fn pool(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Result<(), LowerError> {
@@ -174,7 +237,8 @@ pub fn pool(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Resu
         return Err(site.refuse("is asked for the places of its maxima, which is not supported"));
     }
     let x = b.operand(site.input(0)?)?;
-    let x = b.floats_of(&x)?;
+    let layout = layout_of(b, &x);
+    let x = b.picture(&x, layout)?;
     let output = site.output_dims(0)?;
     let kernel = site.node.ints("kernel_shape").ok_or_else(|| site.refuse("lacks its kernel_shape"))?;
     let kernel: Vec<u64> = kernel.iter().map(|&size| size as u64).collect();
@@ -185,10 +249,12 @@ pub fn pool(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Resu
         _ if site.flag("count_include_pad") => Window::AverageWithPadding(behind),
         _ => Window::Average,
     };
-    let y = b.result(site, None)?;
+    let (planes, inner) = planes(site, x.dims(), layout, 2)?;
+    let y = b.result_in(site, None, layout)?;
     let pool = Pool {
         dtype: b.storage(),
-        planes: count(site, x.dims()[0] * x.dims()[1])?,
+        planes,
+        inner,
         input: frame.input,
         output: frame.output,
         kernel: frame.kernel,
@@ -208,22 +274,24 @@ pub fn pool(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Resu
 /// The mean or the maximum of each channel.
 pub fn global_pool(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Result<(), LowerError> {
     let x = b.operand(site.input(0)?)?;
-    let x = b.floats_of(&x)?;
+    let layout = layout_of(b, &x);
+    let x = b.picture(&x, layout)?;
     if x.dims().len() < 2 {
         return Err(site.refuse("takes no picture"));
     }
-    let (planes, pixels) = (x.dims()[..2].iter().product(), x.dims()[2..].iter().product());
+    let (outer, inner) = planes(site, x.dims(), layout, 2)?;
+    let pixels = count(site, x.dims()[2..].iter().product())?;
     let reduction = if site.node.operator == "GlobalMaxPool" { Reduction::Max } else { Reduction::Mean };
     let y = b.output(site, 0)?;
-    let (outer, pixels) = (count(site, planes)?, count(site, pixels)?);
     b.push(
         Reduce {
             dtype: b.storage().into(),
             reduction,
             last: false,
+            wide: false,
             outer,
             count: pixels,
-            inner: 1,
+            inner,
             x: x.pointer(),
             y: y.pointer(),
         }
