@@ -119,6 +119,7 @@ impl Daemon {
         let poller = poller.map_err(system("epoll"))?;
         let poller_cores = cores_without_device(&roles);
         let keeper = Keeper::new(&roles);
+        let engines = roles.iter().map(|role| role.engine().map(|(engine, ..)| Arc::clone(engine))).collect();
         let (to_keeper, changes) = channel();
         let loader = Loader {
             devices: roles,
@@ -126,7 +127,7 @@ impl Daemon {
             default_slo: Duration::from_secs_f64(config.default_slo_ms / 1e3),
             sharing: config.prefix.then(Sharing::new),
         };
-        let options = control_options(config, &socket_path, problems)?;
+        let options = control::Options { engines, ..control_options(config, &socket_path, problems)? };
         let mut control = Control::new(options, poll, listener, inbox, to_poller, wake, (to_loader, to_keeper))
             .map_err(system("the socket can't be watched"))?;
         for source in sources {
@@ -183,6 +184,7 @@ fn control_options(config: &Config, socket: &Path, problems: Vec<Problem>) -> Re
         problems,
         limits: config.limits,
         prefix: config.prefix,
+        engines: Vec::new(),
         queries: config.queries()?,
         uid: rustix::process::getuid().as_raw(),
     })

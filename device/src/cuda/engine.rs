@@ -6,6 +6,7 @@ use super::model::Model;
 use super::runner::CudaRunner;
 use super::workbench::Workbench;
 use super::{CudaError, Precision, driver, lower};
+use crate::engine::Usage;
 use crate::{Arena, CompileOptions, Engine, EngineKind, engine};
 use rota_kernels::dtype::Math;
 use std::path::Path;
@@ -84,6 +85,10 @@ impl Engine for CudaEngine {
 
     fn let_go(&self, arena: &Arena) -> bool {
         arenas::let_go(arena)
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.gpu.usage()
     }
 
     fn load(&self, file: &Path, options: &CompileOptions) -> Result<engine::Loaded, engine::LoadError> {

@@ -7,12 +7,14 @@ use super::CudaError;
 use super::arenas::{self, Giving};
 use super::driver::{Context, DeviceMemory, Driver, DriverError, Function, GpuInfo, Module, Stream};
 use super::flight::Kit;
+use super::upload::Uploads;
 use crate::Arena;
+use crate::engine::Usage;
 use rota_graph::Tensor;
 use rota_kernels::Kernel;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// A GPU, and the session on it that is alive.
@@ -32,8 +34,6 @@ struct Current {
 
 /// A lost GPU is asked this often whether it is back.
 const RETRY: Duration = Duration::from_millis(100);
-/// Weights are uploaded in pieces of this size, so that the copies of a batch find their turn between them.
-const UPLOAD_PIECE: usize = 4 << 20;
 
 /// What is alive on a GPU until it is lost.
 pub struct Session {
@@ -46,12 +46,34 @@ pub struct Session {
     pub copies_out: Stream,
     module: Module,
     functions: Mutex<HashMap<&'static str, Function>>,
-    uploads: Mutex<Stream>,
-    weights: Mutex<HashMap<[u8; 32], Weak<DeviceMemory>>>,
+    uploads: Uploads,
+    /// By content.
+    weights: Mutex<HashMap<[u8; 32], Weak<Weight>>>,
     arena: Mutex<Option<Arc<DeviceMemory>>>,
+    /// Bytes of the plans that there are.
+    pub(super) plan_bytes: AtomicU64,
     /// Of batches that have ended.
     kits: Mutex<Vec<Kit>>,
     lost: AtomicBool,
+}
+
+/// A constant on the GPU.
+#[derive(Default)]
+pub struct Weight {
+    /// Set once it is there; whoever wants it meanwhile waits for whoever is about it, and nobody else does.
+    memory: OnceLock<Result<DeviceMemory, CudaError>>,
+}
+
+impl Weight {
+    /// 0 for one that is not there, or not yet.
+    fn bytes(&self) -> u64 {
+        self.memory.get().and_then(|memory| memory.as_ref().ok()).map_or(0, DeviceMemory::bytes)
+    }
+
+    /// As the GPU knows it. Of one that [`Session::weight`] gave.
+    pub fn address(&self) -> u64 {
+        self.memory.get().and_then(|memory| memory.as_ref().ok()).map_or(0, DeviceMemory::address)
+    }
 }
 
 // SAFETY: streams, modules and functions are the driver's, which may be called on them from any thread.
@@ -91,6 +113,22 @@ impl Gpu {
     }
 }
 
+impl Gpu {
+    /// What lies in its memory; `None` while it is lost, or is just coming back.
+    pub fn usage(&self) -> Option<Usage> {
+        let session = {
+            let current = self.current.try_lock().ok()?;
+            Arc::clone(current.session.as_ref().filter(|session| !session.is_lost())?)
+        };
+        let (free, total) = session.context.memory().ok()?;
+        let weights = session.weights.lock().unwrap_or_else(PoisonError::into_inner);
+        let weights = weights.values().filter_map(Weak::upgrade).map(|weight| weight.bytes()).sum();
+        let arena = session.arena.lock().unwrap_or_else(PoisonError::into_inner);
+        let activations = arena.as_ref().map_or(0, |arena| arena.bytes());
+        Some(Usage { weights, plans: session.plan_bytes.load(Ordering::Relaxed), activations, free, total })
+    }
+}
+
 impl Session {
     fn begin(driver: Driver, info: &GpuInfo, image: &[u8]) -> Result<Arc<Session>, CudaError> {
         let context = Arc::new(Context::retain(driver, info.ordinal)?);
@@ -103,11 +141,12 @@ impl Session {
             stream: Stream::new(&context)?,
             copies_in: Stream::new(&context)?,
             copies_out: Stream::new(&context)?,
-            uploads: Mutex::new(Stream::new(&context)?),
+            uploads: Uploads::new(&context)?,
             module,
             functions: Mutex::default(),
             weights: Mutex::default(),
             arena: Mutex::default(),
+            plan_bytes: AtomicU64::new(0),
             kits: Mutex::default(),
             lost: AtomicBool::new(false),
             context,
@@ -137,24 +176,42 @@ impl Session {
     }
 
     /// A constant's memory: the one that has the same content, else a new one.
-    pub fn weight(&self, tensor: &Tensor) -> Result<Arc<DeviceMemory>, CudaError> {
+    pub fn weight(&self, tensor: &Tensor) -> Result<Arc<Weight>, CudaError> {
         let hash = *blake3::hash(&tensor.data).as_bytes();
-        let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(memory) = weights.get(&hash).and_then(Weak::upgrade) {
-            return Ok(memory);
+        let weight = {
+            let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = weights.get(&hash).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                weights.retain(|_, weight| weight.strong_count() > 0);
+                let weight = Arc::new(Weight::default());
+                weights.insert(hash, Arc::downgrade(&weight));
+                weight
+            })
+        };
+        match weight.memory.get_or_init(|| self.bring(tensor)) {
+            Ok(_) => Ok(weight),
+            Err(error) => {
+                // The next that wants it tries again.
+                let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
+                if weights.get(&hash).is_some_and(|known| std::ptr::eq(known.as_ptr(), &*weight)) {
+                    weights.remove(&hash);
+                }
+                Err(error.clone())
+            }
         }
-        weights.retain(|_, memory| memory.strong_count() > 0);
+    }
+
+    fn bring(&self, tensor: &Tensor) -> Result<DeviceMemory, CudaError> {
         let memory = self.allocate(tensor.data.len() as u64, "weights")?;
-        let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-        for (piece, bytes) in tensor.data.chunks(UPLOAD_PIECE).enumerate() {
-            let to = memory.address() + (piece * UPLOAD_PIECE) as u64;
-            // SAFETY: `bytes` is borrowed from the tensor and `memory` is as large as it; both live until the stream was waited for.
-            let copied = unsafe { uploads.upload(to, bytes.as_ptr(), bytes.len()) };
-            copied.and_then(|()| uploads.synchronize()).map_err(|error| self.noted(error))?;
-        }
-        let memory = Arc::new(memory);
-        weights.insert(hash, Arc::downgrade(&memory));
+        self.uploads.upload(memory.address(), &tensor.data).map_err(|error| self.noted(error))?;
         Ok(memory)
+    }
+
+    /// Lets `give` give the copies of a batch's inputs to `copies_in`, which it is given: of weights that are uploaded meanwhile, at most one
+    /// piece comes before them. Arenas stay where they are meanwhile ([`Session::giving`]).
+    pub fn copy_in(&self, give: impl FnOnce(&Stream) -> Result<(), DriverError>) -> Result<(), DriverError> {
+        let _giving = self.giving();
+        self.uploads.let_pass(&self.copies_in, || give(&self.copies_in))
     }
 
     /// Events and a table for a batch.
@@ -200,9 +257,7 @@ impl Session {
 
     /// Fills memory that nobody uses yet with zeros.
     pub fn clear(&self, memory: &DeviceMemory) -> Result<(), CudaError> {
-        let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-        let cleared = uploads.clear(memory.address(), memory.bytes() as usize).and_then(|()| uploads.synchronize());
-        cleared.map_err(|error| self.noted(error))
+        self.uploads.clear(memory.address(), memory.bytes() as usize).map_err(|error| self.noted(error))
     }
 
     /// Memory of the GPU, or the refusal with the figures.

@@ -1,7 +1,8 @@
 //! The cuda device: a model's graph lowered to our own kernels, launched through NVIDIA's driver.
 //!
 //! [`lower`] is pure: from a graph and sizes to launches over a memory plan. [`driver`] has the driver's calls. Between them `gpu`
-//! holds what networks on a GPU share, `plan` a program as it lies there, captured, and `runner` finds the plan for what comes.
+//! holds what networks on a GPU share, `arenas` the clients' memory that all GPUs reach, `upload` the way of weights, `plan` a program as it lies on
+//! a GPU, captured; `runner` finds the plan for what comes, and `warm` has plans made before it comes.
 //! [`CudaEngine`] loads models like any other engine, so whatever runs on engines runs on GPUs: whole models and parts of a
 //! prefix group, checks, profiles.
 
@@ -16,6 +17,7 @@ mod model;
 mod plan;
 pub mod roofline;
 pub(crate) mod runner;
+mod upload;
 pub(crate) mod warm;
 pub mod workbench;
 
