@@ -6,6 +6,7 @@
 // ROTA_STANDIN_POOLS      0: as a driver without memory pools (1)
 // ROTA_STANDIN_GPU        whose times it has: h100, h200, a100, l4 or t4; unset: what the host takes to compute (clock.h)
 // ROTA_STANDIN_HOST       how the host's own time passes then: "real", or "none" (clock.h)
+// ROTA_STANDIN_SLOWER     how many times as long everything takes then (1; model.cpp)
 // ROTA_STANDIN_TIMES      a file that says what kernels take there (model.cpp)
 // ROTA_STANDIN_TRACE      a file for what happens when, as chrome://tracing shows it (timetable.cpp)
 // ROTA_STANDIN_COPY_US_PER_MB  how long copies from the host take at least (0)
