@@ -126,31 +126,24 @@ fn is_noticed(daemon: &Daemon) -> bool {
     daemon.log().contains("lost; the others go on")
 }
 
-/// Loses GPU 1 while `work` is done again and again, until that is noticed; what `work` returns is added up.
-fn lose(folder: &Folder, daemon: &Daemon, mut work: impl FnMut() -> usize) -> usize {
-    folder.write("faults", "lost 1\n");
-    let mut done = 0;
-    for _ in 0..50 {
-        done += work();
-        if is_noticed(daemon) {
-            return done;
-        }
-    }
-    panic!("the loss is not noticed\n{}", daemon.log());
-}
-
-/// Gives GPU 1 back while `work` is done, until it serves again.
-fn regain(folder: &Folder, daemon: &Daemon, mut work: impl FnMut()) {
-    std::fs::remove_file(folder.path().join("faults")).unwrap();
-    let batches = |status: &Value| status["devices"][1]["batches"].as_u64().unwrap();
-    let before = batches(&daemon.status());
+/// Does `work` again and again until the daemon is as `done` wants it.
+fn until(daemon: &Daemon, what: &str, done: impl Fn(&Daemon) -> bool, mut work: impl FnMut()) {
     for _ in 0..50 {
         work();
-        if daemon.log().contains(" back ") && batches(&daemon.status()) > before {
+        if done(daemon) {
             return;
         }
     }
-    panic!("the GPU does not serve again\n{}", daemon.log());
+    panic!("not so: {what}\n{}", daemon.log());
+}
+
+/// Gives GPU 1 back while `work` is done, until it serves again.
+fn regain(folder: &Folder, daemon: &Daemon, work: impl FnMut()) {
+    let batches = |daemon: &Daemon| daemon.status()["devices"][1]["batches"].as_u64().unwrap();
+    let before = batches(daemon);
+    std::fs::remove_file(folder.path().join("faults")).unwrap();
+    let is_back = |daemon: &Daemon| daemon.log().contains(" back ") && batches(daemon) > before;
+    until(daemon, "the GPU serves again", is_back, work);
 }
 
 /// Whether the plan is one for so many GPUs.
@@ -188,19 +181,22 @@ fn serve_the_demo(scope: &Scope) {
         // A stream goes on all the while: each of its requests needs the answer before it.
         let stream = threads.spawn(|| hear(&daemon, &manifest, scope, &over));
         assert!(asker.ask(&questions).is_empty(), "both answer\n{}", daemon.log());
-        let failed = lose(&folder, &daemon, || {
-            let (mut failed, mut left) = (0, asker.ask(&questions));
+        folder.write("faults", "lost 1\n");
+        let mut failed = 0;
+        until(&daemon, "the loss is noticed", is_noticed, || {
+            let mut left = asker.ask(&questions);
             // Asked again, each is answered, by another GPU.
             while !left.is_empty() {
                 failed += left.len();
                 left = asker.ask(left);
             }
-            failed
         });
         // What was with the GPU, running and prepared, and what it was given before its loss was noticed.
         assert!(failed <= 4 * 4, "{failed} requests failed\n{}", daemon.log());
-        assert!(asker.ask(&questions).is_empty(), "the others go on\n{}", daemon.log());
-        assert!(planned_for(scope.gpus - 1)(&daemon.status()), "the plan is for those\n{}", daemon.status());
+        let is_planned = |daemon: &Daemon| planned_for(scope.gpus - 1)(&daemon.status());
+        until(&daemon, "the plan is for the others", is_planned, || {
+            assert!(asker.ask(&questions).is_empty(), "the others go on\n{}", daemon.log());
+        });
         regain(&folder, &daemon, || assert!(asker.ask(&questions).is_empty(), "{}", daemon.log()));
         over.store(true, Ordering::Release);
         stream.join().unwrap();
@@ -305,14 +301,11 @@ fn a_page_is_read_by_a_query_while_a_gpu_is_lost_in_the_middle_of_a_run() {
     assert_eq!(reader.read(|| ()), 0, "{}", daemon.log());
     let mut runs = 1;
     let mut lost = 0;
-    for _ in 0..50 {
+    until(&daemon, "the loss is noticed", is_noticed, || {
         lost += reader.read(|| drop(folder.write("faults", "lost 1\n")));
         runs += 1;
-        if is_noticed(&daemon) {
-            break;
-        }
-    }
-    assert!(lost > 0 && is_noticed(&daemon), "it is noticed by the calls that were lost\n{}", daemon.log());
+    });
+    assert!(lost > 0, "it is noticed by the calls that were lost\n{}", daemon.log());
     assert_eq!(reader.read(|| ()), 0, "the other goes on\n{}", daemon.log());
     regain(&folder, &daemon, || {
         runs += 1;

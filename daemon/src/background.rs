@@ -145,6 +145,8 @@ pub const MAX_BATCH_DEFAULT: u32 = 32;
 /// SLO of a model that names none: this many times ℓ(1), and not less than `SLO_MIN`.
 const SLO_FACTOR: u32 = 8;
 const SLO_MIN: Duration = Duration::from_millis(10);
+/// A model that was unloaded has given back its memory by then, or executes for longer.
+const LEAVING_MAX: Duration = Duration::from_secs(10);
 /// Profiling has time.
 const PROFILING: i32 = 19;
 /// A plan, or a network's launches, takes a fraction of a second, which must not become a minute on a busy host.
@@ -182,6 +184,8 @@ impl Loader {
     }
 
     fn load_source(&mut self, id: ModelId, source: &Source) -> Loaded {
+        // What is unloaded for it may be all that there is room for.
+        rota_device::cpu::wait_for_leaving(LEAVING_MAX);
         let result = match source {
             Source::Repository(entry) => self.load(id, entry),
             Source::Emulated(profile) => self.load_emulated(id, profile),

@@ -9,7 +9,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use rustix::thread::CpuSet;
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -69,11 +69,41 @@ struct Shared {
     trouble: Mutex<Option<String>>,
     /// Set after a push to `changes`, cleared by the thread before it takes them.
     changed: AtomicBool,
-    /// Networks to put into service, or out of it with `None`. Cold: the thread locks it only when `changed` is set.
+    /// Networks to put into service, or out of it. Cold: the thread locks it only when `changed` is set.
     changes: Mutex<Vec<Change>>,
 }
 
-type Change = (NetworkId, Option<Box<dyn Network>>);
+enum Change {
+    Install(NetworkId, Box<dyn Network>),
+    Remove(NetworkId, Leaving),
+}
+
+/// A network that is being taken out of service, counted for as long as it holds memory.
+struct Leaving;
+
+static LEAVING: AtomicUsize = AtomicUsize::new(0);
+
+impl Leaving {
+    fn new() -> Leaving {
+        LEAVING.fetch_add(1, Ordering::AcqRel);
+        Leaving
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        LEAVING.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Waits until the networks that were taken out of service have given back what they held, `most` at the longest. For whoever is about
+/// to load another in their place.
+pub fn wait_for_leaving(most: Duration) {
+    let begin = Instant::now();
+    while LEAVING.load(Ordering::Acquire) > 0 && begin.elapsed() < most {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
 
 impl CpuDevice {
     /// Starts the thread. Fails when it can't be started or pinned: a core that is not the process's.
@@ -119,8 +149,8 @@ impl CpuDevice {
         self.wake();
     }
 
-    fn change(&self, id: NetworkId, network: Option<Box<dyn Network>>) {
-        self.shared.changes.lock().unwrap_or_else(PoisonError::into_inner).push((id, network));
+    fn change(&self, change: Change) {
+        self.shared.changes.lock().unwrap_or_else(PoisonError::into_inner).push(change);
         self.shared.changed.store(true, Ordering::Release);
         self.wake();
     }
@@ -139,11 +169,11 @@ impl Device for CpuDevice {
     }
 
     fn install(&mut self, id: NetworkId, network: Box<dyn Network>) {
-        self.change(id, Some(network));
+        self.change(Change::Install(id, network));
     }
 
     fn remove(&mut self, id: NetworkId) {
-        self.change(id, None);
+        self.change(Change::Remove(id, Leaving::new()));
     }
 
     fn prepare(&mut self, batch: Box<Batch>) {
@@ -266,13 +296,15 @@ impl Executor {
 
     fn take_changes(&mut self) {
         let changes = std::mem::take(&mut *self.shared.changes.lock().unwrap_or_else(PoisonError::into_inner));
-        for (id, network) in changes {
+        for change in changes {
+            let (id, network, leaving) = match change {
+                Change::Install(id, network) => (id, Some(network), Leaving::new()),
+                Change::Remove(id, leaving) => (id, None, leaving),
+            };
             if let Some(index) = self.networks.iter().position(|(installed, _)| *installed == id) {
-                unload(self.networks.swap_remove(index).1);
+                unload(self.networks.swap_remove(index).1, leaving);
             }
-            if let Some(network) = network {
-                self.networks.push((id, network));
-            }
+            self.networks.extend(network.map(|network| (id, network)));
         }
     }
 
@@ -429,10 +461,11 @@ pub(crate) fn fail(batch: &mut Batch) {
 }
 
 /// Drops a network on a thread of its own: unloading takes milliseconds, which belong to the next batch.
-fn unload(network: Box<dyn Network>) {
+fn unload(network: Box<dyn Network>, leaving: Leaving) {
     // When no thread can be had, the network is dropped here, with the closure.
     let _ = std::thread::Builder::new().name("rota-unload".into()).spawn(move || {
         drop(network);
+        drop(leaving);
         release_memory();
     });
 }
