@@ -37,6 +37,15 @@ struct Piece {
     copied: Event,
 }
 
+/// Counts a batch as given when it is dropped: also when giving it panicked, or pieces would wait for ever.
+struct Given<'a>(&'a AtomicU64);
+
+impl Drop for Given<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 /// Bytes that go at once.
 pub(super) const PIECE_BYTES: usize = 4 << 20;
 
@@ -55,11 +64,10 @@ impl Uploads {
 
     /// Lets `give` give the copies of one batch's inputs to `stream`: of weights, at most one piece comes before them.
     pub fn let_pass(&self, stream: &Stream, give: impl FnOnce() -> Result<(), DriverError>) -> Result<(), DriverError> {
-        // Sequentially consistent with `given` below: a piece that does not see this batch was with the GPU before it.
+        // Sequentially consistent with `wait_for_givers`: a piece that does not see this batch was with the GPU before it.
         self.begun.fetch_add(1, Ordering::SeqCst);
-        let given = give().and_then(|()| self.inputs.record(stream));
-        self.given.fetch_add(1, Ordering::SeqCst);
-        given
+        let _given = Given(&self.given);
+        give().and_then(|()| self.inputs.record(stream))
     }
 
     /// Copies `bytes` to the GPU's memory from `to` on, which is as large and used by nobody yet. Waits until they are there.
