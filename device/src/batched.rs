@@ -9,7 +9,7 @@ mod answer;
 mod check;
 pub(crate) mod stack;
 
-use crate::cuda::flight::{self, Flight};
+use crate::cuda::flight::{self, Flights};
 use crate::cuda::runner::CudaRunner;
 use crate::cuda::warm;
 use crate::parts::{Feed, Part, Row, run_part};
@@ -17,6 +17,7 @@ use crate::strided::Strided;
 use crate::view::{Inputs, View};
 use crate::{Batch, DType, Dim, HostTensor, Network, Outcome, RunError, ShapeClass, Signature, Span, Written};
 use answer::Answer;
+pub(crate) use answer::Form;
 use check::check_inputs;
 pub(crate) use check::{check_output, input_layout};
 use stack::Stack;
@@ -74,7 +75,7 @@ pub(crate) struct Batched<R> {
     /// Each behind those that it goes on from; one that all outputs come of runs for every request.
     pub(crate) parts: Vec<Part<R>>,
     /// What can run instead of several last parts.
-    stacks: Vec<Stack<R>>,
+    pub(crate) stacks: Vec<Stack<R>>,
     /// By request of the current batch: how many last parts it waits for.
     open: Vec<u32>,
     /// The batch buffers, one per input.
@@ -83,10 +84,8 @@ pub(crate) struct Batched<R> {
     sound: Vec<usize>,
     /// Where the items of the requests that run together lie in the batch buffers.
     rows: Vec<Row>,
-    /// Batches that a GPU has: the one that executes, and the one that is staged behind it.
-    pub(crate) flights: Vec<Flight>,
-    /// The set of buffers that the last flight took.
-    pub(crate) last_slot: usize,
+    /// Batches that a GPU has.
+    pub(crate) flights: Flights,
     /// The largest batch that it was made for; 0: not said.
     pub(crate) max_items: u32,
     /// The class whose plans were made beforehand, to be made again after a loss.
@@ -111,8 +110,7 @@ impl<R: Runner> Batched<R> {
             gathered,
             sound: Vec::new(),
             rows: Vec::new(),
-            flights: Vec::new(),
-            last_slot: 1,
+            flights: Flights::default(),
             max_items: 0,
             warmed: None,
         }
@@ -136,6 +134,12 @@ impl<R: Runner> Batched<R> {
     /// The runner of its one part.
     pub(crate) fn runner_mut(&mut self) -> &mut R {
         &mut self.parts[0].runner
+    }
+
+    /// Whether all of it runs on a GPU.
+    pub(crate) fn is_on_gpu(&mut self) -> bool {
+        let stacks = self.stacks.iter_mut().map(|stack| &mut stack.part);
+        self.parts.iter_mut().chain(stacks).all(|part| part.runner.on_gpu().is_some())
     }
 
     /// Runs the requests `group` as one batch. After an error those that are still pending have no outputs.
@@ -296,7 +300,7 @@ impl<R: Runner> Batched<R> {
         answer: impl Fn(usize) -> Result<Answer<'a>, String>,
     ) -> Result<(), String> {
         for (place, index) in outputs.clone().enumerate() {
-            let Answer { dtype, shape, .. } = answer(place)?;
+            let Form { dtype, shape, .. } = answer(place)?.form;
             check_output(&self.signature.outputs[index], dtype, shape, part.items)?;
         }
         let (inputs, all_outputs) = (self.signature.inputs.len(), self.signature.outputs.len());
@@ -304,11 +308,11 @@ impl<R: Runner> Batched<R> {
             let spec = &self.signature.outputs[index];
             let answer = answer(place)?;
             let layout =
-                answer.layout(spec.batch_axis).ok_or_else(|| format!("output '{}' is too large", spec.name))?;
+                answer.form.layout(spec.batch_axis).ok_or_else(|| format!("output '{}' is too large", spec.name))?;
             for &Row { request, first, items } in &part.rows {
                 let span = batch.spans[request * (inputs + all_outputs) + inputs + index];
                 let entry = &mut batch.requests[request];
-                let mut shape = answer.shape;
+                let mut shape = answer.form.shape;
                 let (place, own, all) = match spec.batch_axis {
                     Some(axis) => {
                         shape.dims_mut()[axis] = entry.items;

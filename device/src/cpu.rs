@@ -308,11 +308,11 @@ impl Executor {
     fn may_begin(&self) -> bool {
         let Some(id) = self.starts.front() else { return false };
         let next = self.prepared.iter().find(|batch| batch.id == *id);
-        let is_staged = |batch: &Box<Batch>| {
+        let is_staged = |batch: &Batch| {
             let network = self.networks.iter().find(|(installed, _)| *installed == batch.network);
             network.is_some_and(|(_, network)| network.is_staged(batch))
         };
-        self.running.is_empty() || self.running.len() == 1 && next.is_some_and(is_staged)
+        self.running.is_empty() || self.running.len() == 1 && next.is_some_and(|next| is_staged(next))
     }
 
     /// Executes the batch whose start came first, if there is one; a start without a batch is forgotten.

@@ -114,7 +114,7 @@ impl Network for Away {
     }
 
     fn is_staged(&self, batch: &Batch) -> bool {
-        batch.id.0 % 2 == 0
+        batch.id.0.is_multiple_of(2)
     }
 
     fn begin(&mut self, batch: &mut Batch, _: &mut dyn FnMut(&mut Batch, usize)) -> bool {

@@ -81,6 +81,7 @@ fn options() -> CompileOptions {
 
 /// Batches of two requests each, which go round, and what each request gives alone.
 struct Work {
+    #[expect(clippy::vec_box, reason = "a device takes and gives them boxed")]
     batches: Vec<Box<Batch>>,
     alone: Vec<[Vec<HostTensor>; 2]>,
 }

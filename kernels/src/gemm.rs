@@ -224,7 +224,8 @@ impl Gemm {
         (u32::from(a), u32::from(b))
     }
 
-    fn cost(&self) -> Cost {
+    /// What it costs, in however many launches.
+    pub fn cost(&self) -> Cost {
         let [rows, columns, depth] = [self.rows, self.columns, self.depth].map(u64::from);
         let batches = u64::from(self.batches[0]) * u64::from(self.batches[1]);
         // A stride of 0 means that the operand is read once for all batches.

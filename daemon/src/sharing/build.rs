@@ -45,7 +45,9 @@ pub(super) fn build(
     store: &Store,
 ) -> Result<Ready, BuildError> {
     let members: Vec<&Known> = tree.members.iter().map(|id| &known[id]).collect();
-    let cuts = Cuts::make(tree, &members, index)?;
+    let engines = devices.iter().filter_map(DeviceRole::engine).map(|(engine, ..)| engine.kind());
+    let stack_bytes_max = engines.map(stacks::weight_bytes_max).max().unwrap_or(0);
+    let cuts = Cuts::make(tree, &members, index, stack_bytes_max)?;
     let max_batch = members.iter().map(|member| member.model.max_batch).max().unwrap_or(1);
     let mut networks: Networks = Vec::new();
     let mut profiles = Vec::new();
@@ -67,16 +69,15 @@ pub(super) fn build(
         let specs: Vec<PartSpec> = specs.collect::<Result<_, String>>()?;
         let joined = parts::join(cuts.signature.clone(), specs, max_batch);
         let mut joined = joined.map_err(|error| error.to_string())?;
-        // A GPU's batches fly part by part.
-        let in_use = match device.is_cpu() {
-            true => cuts.stack(tree, &members, &mut joined, (&**engine, &options), max_batch)?,
-            false => Vec::new(),
-        };
+        let in_use = cuts.stack(tree, &members, &mut joined, (&**engine, &options), max_batch)?;
         let mut network = joined.network();
         if networks.iter().all(Option::is_none) {
             cuts.compare(&mut *network, &members)?;
         }
-        let times = cuts.measure(&**engine, &options, store, &members[0].checked.hints, max_batch)?;
+        let times = match given(device, tree, &members, max_batch) {
+            Some(times) => times,
+            None => cuts.measure(&**engine, &options, store, &members[0].checked.hints, max_batch)?,
+        };
         let all = Costs { tree, times: &times, stacks: &in_use };
         profiles.push(Some(all.profile(max_batch)?));
         shared_time = all.shared_time();
@@ -92,6 +93,13 @@ pub(super) fn build(
     let profiled = cuts.profiled(&members[0].checked.hints);
     let model = Model::of_group(id, group, (cuts.signature, memory_bytes), (profiled, profiles, true));
     Ok((Arc::new(model), networks))
+}
+
+/// ℓ(b) of the shared part and of the members' own ones, where the device's settings give it.
+fn given(device: &DeviceRole, tree: &Tree, members: &[&Known], max_batch: u32) -> Option<Vec<Profile>> {
+    let names: Vec<&str> = members.iter().map(|member| &member.model.name[..]).collect();
+    // A file knows one shared part of a model.
+    device.given().filter(|_| tree.branches.len() == 1)?.parts(&names, max_batch)
 }
 
 /// A model's networks as they were when it was loaded.
@@ -137,7 +145,7 @@ pub(super) struct Part {
 }
 
 impl Cuts {
-    fn make(tree: &Tree, members: &[&Known], index: &Index) -> Result<Cuts, BuildError> {
+    fn make(tree: &Tree, members: &[&Known], index: &Index, stack_bytes_max: u64) -> Result<Cuts, BuildError> {
         let folder = Folder::new().map_err(|error| format!("no folder for the parts: {error}"))?;
         let mut outputs = Vec::with_capacity(members.len());
         let mut end = 0;
@@ -181,14 +189,14 @@ impl Cuts {
                     }
                     None => {
                         part.outputs = outputs[at].clone();
-                        heads.push(stacks::is_small(stage.weight_bytes).then(|| stage.model.clone()));
+                        heads.push((stage.weight_bytes <= stack_bytes_max / 2).then(|| stage.model.clone()));
                         own.push(part);
                     }
                 }
             }
             inputs.push(taken);
         }
-        let stacks = stacks::find(&own.iter().zip(heads).collect::<Vec<_>>(), &folder)?;
+        let stacks = stacks::find(&own.iter().zip(heads).collect::<Vec<_>>(), stack_bytes_max, &folder)?;
         let parts = branches.into_iter().flatten().chain(own).collect();
         let first = &members[0].checked.signature;
         let signature = Signature {
@@ -216,7 +224,8 @@ impl Cuts {
             let tolerance = tolerance.fold(f64::INFINITY, f64::min);
             stack.load(joined, tree.branches.len(), compiler, &inputs, tolerance)
         };
-        Ok(self.stacks.iter().filter_map(load).collect())
+        let most = stacks::weight_bytes_max(compiler.0.kind());
+        Ok(self.stacks.iter().filter(|stack| stack.weight_bytes <= most).filter_map(load).collect())
     }
 
     /// Generated inputs of so many items.

@@ -5,7 +5,8 @@ use super::gpu::Gpu;
 use super::model::Model;
 use super::runner::CudaRunner;
 use super::workbench::Workbench;
-use super::{CudaError, Precision, driver};
+use super::{CudaError, Precision, driver, lower};
+use crate::engine::Usage;
 use crate::{Arena, CompileOptions, Engine, EngineKind, engine};
 use rota_kernels::dtype::Math;
 use std::path::Path;
@@ -26,7 +27,12 @@ impl CudaEngine {
 
     /// Opens GPU `ordinal`.
     pub fn open(ordinal: u32, precision: Precision) -> Result<CudaEngine, CudaError> {
-        let gpu = Gpu::open(driver::open()?, ordinal)?;
+        let driver = driver::open()?;
+        let count = driver.count()?;
+        if ordinal >= count {
+            return Err(CudaError::NoGpu { ordinal, count });
+        }
+        let gpu = Gpu::open(driver, ordinal)?;
         let (name, capability) = (gpu.info.name.clone(), gpu.info.compute_capability);
         let needed = match precision {
             Precision::Fp32 => Math::F32,
@@ -35,7 +41,10 @@ impl CudaEngine {
         };
         match capability >= needed.capability() {
             true => Ok(CudaEngine { gpu, precision }),
-            false => Err(CudaError::Capability { gpu: name, capability, needed: needed.capability() }),
+            false => {
+                let (precision, needed) = (precision.name(), needed.capability());
+                Err(CudaError::Capability { gpu: name, precision, capability, needed })
+            }
         }
     }
 
@@ -62,12 +71,7 @@ impl CudaEngine {
 
 impl Engine for CudaEngine {
     fn describe(&self) -> String {
-        let precision = match self.precision {
-            Precision::Fp32 => "fp32",
-            Precision::Tf32 => "tf32",
-            Precision::Fp16 => "fp16",
-        };
-        format!("{}, {precision}", self.gpu.info.name)
+        format!("{}, {}", self.gpu.info.name, self.precision.name())
     }
 
     fn kind(&self) -> EngineKind {
@@ -83,17 +87,23 @@ impl Engine for CudaEngine {
         arenas::let_go(arena)
     }
 
+    fn usage(&self) -> Option<Usage> {
+        self.gpu.usage()
+    }
+
     fn load(&self, file: &Path, options: &CompileOptions) -> Result<engine::Loaded, engine::LoadError> {
         let model = Model::read(file, options)?;
         let (signature, memory_bytes) = (model.signature.clone(), model.graph.weight_bytes());
-        Ok(engine::Loaded { signature, memory_bytes, runner: Box::new(self.runner(model)) })
+        let runner = self.runner(model, options.stack_members);
+        Ok(engine::Loaded { signature, memory_bytes, runner: Box::new(runner) })
     }
 }
 
 impl CudaEngine {
-    /// What runs the model.
-    pub(super) fn runner(&self, model: Model) -> CudaRunner {
+    /// What runs the model; `members` as in [`CompileOptions::stack_members`].
+    pub(super) fn runner(&self, model: Model, members: u32) -> CudaRunner {
         let settled = model.settled();
-        CudaRunner::new(Arc::clone(&self.gpu), Arc::new(model.graph), self.precision, settled)
+        let options = lower::Options { precision: self.precision, members, ..lower::Options::default() };
+        CudaRunner::new(Arc::clone(&self.gpu), Arc::new(model.graph), options, settled)
     }
 }

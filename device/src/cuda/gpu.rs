@@ -6,12 +6,14 @@
 use super::CudaError;
 use super::arenas::{self, Giving};
 use super::driver::{Context, DeviceMemory, Driver, DriverError, Function, GpuInfo, Module, Stream};
+use super::flight::Kit;
 use super::upload::Uploads;
 use crate::Arena;
+use crate::engine::Usage;
 use rota_graph::Tensor;
 use rota_kernels::Kernel;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -48,6 +50,10 @@ pub struct Session {
     /// By content.
     weights: Mutex<HashMap<[u8; 32], Weak<Weight>>>,
     arena: Mutex<Option<Arc<DeviceMemory>>>,
+    /// Bytes of the plans that there are.
+    pub(super) plan_bytes: AtomicU64,
+    /// Of batches that have ended.
+    kits: Mutex<Vec<Kit>>,
     lost: AtomicBool,
 }
 
@@ -59,6 +65,11 @@ pub struct Weight {
 }
 
 impl Weight {
+    /// 0 for one that is not there, or not yet.
+    fn bytes(&self) -> u64 {
+        self.memory.get().and_then(|memory| memory.as_ref().ok()).map_or(0, DeviceMemory::bytes)
+    }
+
     /// As the GPU knows it. Of one that [`Session::weight`] gave.
     pub fn address(&self) -> u64 {
         self.memory.get().and_then(|memory| memory.as_ref().ok()).map_or(0, DeviceMemory::address)
@@ -88,17 +99,33 @@ impl Gpu {
             return Ok(Arc::clone(session));
         }
         if current.retry_at.is_some_and(|at| Instant::now() < at) {
-            return Err(CudaError::Lost { gpu: self.info.name.clone() });
+            return Err(CudaError::Lost { gpu: self.info.label() });
         }
         current.retry_at = Some(Instant::now() + RETRY);
         if let Some(lost) = &current.session {
             arenas::leave(lost);
-            lost.context.reset().map_err(|_| CudaError::Lost { gpu: self.info.name.clone() })?;
+            lost.context.reset().map_err(|_| CudaError::Lost { gpu: self.info.label() })?;
         }
         let session = Session::begin(self.driver, &self.info, self.image)?;
         arenas::join(&session);
         *current = Current { session: Some(Arc::clone(&session)), retry_at: None };
         Ok(session)
+    }
+}
+
+impl Gpu {
+    /// What lies in its memory; `None` while it is lost, or is just coming back.
+    pub fn usage(&self) -> Option<Usage> {
+        let session = {
+            let current = self.current.try_lock().ok()?;
+            Arc::clone(current.session.as_ref().filter(|session| !session.is_lost())?)
+        };
+        let (free, total) = session.context.memory().ok()?;
+        let weights = session.weights.lock().unwrap_or_else(PoisonError::into_inner);
+        let weights = weights.values().filter_map(Weak::upgrade).map(|weight| weight.bytes()).sum();
+        let arena = session.arena.lock().unwrap_or_else(PoisonError::into_inner);
+        let activations = arena.as_ref().map_or(0, |arena| arena.bytes());
+        Some(Usage { weights, plans: session.plan_bytes.load(Ordering::Relaxed), activations, free, total })
     }
 }
 
@@ -119,6 +146,8 @@ impl Session {
             functions: Mutex::default(),
             weights: Mutex::default(),
             arena: Mutex::default(),
+            plan_bytes: AtomicU64::new(0),
+            kits: Mutex::default(),
             lost: AtomicBool::new(false),
             context,
         }))
@@ -183,6 +212,17 @@ impl Session {
     pub fn copy_in(&self, give: impl FnOnce(&Stream) -> Result<(), DriverError>) -> Result<(), DriverError> {
         let _giving = self.giving();
         self.uploads.let_pass(&self.copies_in, || give(&self.copies_in))
+    }
+
+    /// Events and a table for a batch.
+    pub fn kit(&self) -> Result<Kit, DriverError> {
+        let kept = self.kits.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        kept.map_or_else(|| Kit::new(&self.context), Ok)
+    }
+
+    /// Takes them back.
+    pub fn keep(&self, kit: Kit) {
+        self.kits.lock().unwrap_or_else(PoisonError::into_inner).push(kit);
     }
 
     /// Makes an arena known to the driver, so that copies from and to it need no step in between. At once, when somebody else has done it or is

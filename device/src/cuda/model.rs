@@ -43,7 +43,7 @@ impl Model {
     ///
     /// `fuse` off: a launch for each node, to compare with.
     pub fn program(&self, items: u32, hints: &Hints, precision: Precision, fuse: bool) -> Result<Program, CudaError> {
-        let options = lower::Options { fuse, precision };
+        let options = lower::Options { fuse, precision, members: 0 };
         let mut numbers = sample::Numbers(1);
         let given = |content: bool, numbers: &mut sample::Numbers| -> Option<Vec<Given>> {
             let each = self.signature.inputs.iter().zip(self.settled()).map(|(spec, settled)| {

@@ -1,9 +1,9 @@
 //! Runs a sub-model on a GPU: finds or makes the plan for the shapes that come, and executes it.
 
+use super::CudaError;
 use super::gpu::Gpu;
 use super::lower::{self, Given, Program};
 use super::plan::Plan;
-use super::{CudaError, Precision};
 use crate::batched::Runner;
 use crate::view::{Inputs, View};
 use rota_graph::Graph;
@@ -20,7 +20,7 @@ const CONTENT_BYTES_MAX: usize = 64;
 pub struct CudaRunner {
     gpu: Arc<Gpu>,
     graph: Arc<Graph>,
-    precision: Precision,
+    options: lower::Options,
     /// By input: whether its content may be compiled in, because it has neither a batch nor a size of its own to vary.
     settled: Vec<bool>,
     /// The last used comes last.
@@ -36,8 +36,8 @@ struct Known {
 }
 
 impl CudaRunner {
-    pub fn new(gpu: Arc<Gpu>, graph: Arc<Graph>, precision: Precision, settled: Vec<bool>) -> CudaRunner {
-        CudaRunner { gpu, graph, precision, settled, plans: Vec::new() }
+    pub fn new(gpu: Arc<Gpu>, graph: Arc<Graph>, options: lower::Options, settled: Vec<bool>) -> CudaRunner {
+        CudaRunner { gpu, graph, options, settled, plans: Vec::new() }
     }
 
     /// What the inputs are to a plan; `content`: with the content of those that are settled.
@@ -99,7 +99,7 @@ impl CudaRunner {
     }
 
     fn lower(&self, inputs: &dyn Inputs) -> Result<(Vec<Given>, Program), CudaError> {
-        let options = lower::Options { precision: self.precision, ..lower::Options::default() };
+        let options = self.options;
         let plain = self.given(inputs, false);
         match lower::lower(&self.graph, &plain, options) {
             Ok(program) => Ok((plain, program)),

@@ -117,8 +117,8 @@ bool fails_now(const char* what);
 bool is_lost(int ordinal);
 void complain(const std::string& what);
 
-// What was asked for so far, for tests: "graph launch", "upload", "staged upload", "download", "staged download", "register",
-// "unregister", "capture", "allocate".
+// What was asked for so far, for tests: "graph launch", "launch" (of one kernel), "upload", "staged upload", "download", "staged download",
+// "copy", "register", "unregister", "capture", "allocate".
 void count(const char* what);
 // For tests: the order in which copies to a GPU were given and done; see trace.cpp.
 uint64_t trace_given(const void* stream, size_t bytes);

@@ -3,6 +3,7 @@
 // ROTA_STANDIN_GPUS       how many GPUs there are (1)
 // ROTA_STANDIN_MEMORY_MB  memory of each (16384)
 // ROTA_STANDIN_CC         compute capability ("9.0")
+// ROTA_STANDIN_POOLS      0: as a driver without memory pools (1)
 // ROTA_STANDIN_GPU        whose times it has: h100, h200, a100, l4 or t4; unset: what the host takes to compute (clock.h)
 // ROTA_STANDIN_HOST       how the host's own time passes then: "real", or "none" (clock.h)
 // ROTA_STANDIN_SLOWER     how many times as long everything takes then (1; model.cpp)

@@ -71,6 +71,7 @@ ROTA_DRIVER_CALL cuLaunchKernel(CUfunction handle, unsigned gx, unsigned gy, uns
     return CUDA_ERROR_INVALID_VALUE;
   auto params = std::make_shared<std::vector<char>>(parameters(*function, list, extra));
   if (params->size() != function->params_bytes) return CUDA_ERROR_INVALID_VALUE;
+  if (!captures_of_this_thread) count("launch");
   const auto work = [=] {
     const uint32_t grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
     if (fails_now("launch")) return complain(function->name + ": fails as it was told to"), CUDA_ERROR_LAUNCH_FAILED;

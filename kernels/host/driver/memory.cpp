@@ -80,6 +80,14 @@ ROTA_DRIVER_CALL cuMemAlloc_v2(CUdeviceptr* address, size_t bytes) {
   return CUDA_SUCCESS;
 }
 
+// The pool has whatever is free; the address is good at once, as one of a real pool is.
+ROTA_DRIVER_CALL cuMemAllocAsync(CUdeviceptr* address, size_t bytes, CUstream handle) {
+  Device* device;
+  if (CUresult result = current(device)) return result;
+  if (!device->find<Stream>(handle)) return CUDA_ERROR_INVALID_HANDLE;
+  return cuMemAlloc_v2(address, bytes);
+}
+
 ROTA_DRIVER_CALL cuMemFree_v2(CUdeviceptr address) {
   Device* device;
   if (CUresult result = current(device)) return result;
@@ -90,6 +98,31 @@ ROTA_DRIVER_CALL cuMemFree_v2(CUdeviceptr address) {
   device->allocations.erase(found);
   free(reinterpret_cast<void*>(address));
   return CUDA_SUCCESS;
+}
+
+// Nothing may be given to the GPU that uses it from now on; it is free once the stream has come to this.
+ROTA_DRIVER_CALL cuMemFreeAsync(CUdeviceptr address, CUstream handle) {
+  Device* device;
+  if (CUresult result = current(device)) return result;
+  auto stream = device->find<Stream>(handle);
+  if (!stream) return CUDA_ERROR_INVALID_HANDLE;
+  size_t bytes;
+  {
+    std::lock_guard lock(device->mutex);
+    auto found = device->allocations.find(address);
+    if (found == device->allocations.end()) return CUDA_ERROR_INVALID_VALUE;
+    bytes = found->second;
+    device->allocations.erase(found);
+  }
+  // Given back even where the stream never comes to it, in a context that is lost.
+  std::shared_ptr<void> memory(reinterpret_cast<void*>(address), free);
+  const auto work = [=] {
+    std::lock_guard lock(device->mutex);
+    device->memory_used -= bytes;
+    return (void)memory, CUDA_SUCCESS;
+  };
+  uint64_t comes;
+  return stream->push_point(0, work, &comes) ? CUDA_SUCCESS : CUDA_ERROR_NOT_SUPPORTED;
 }
 
 ROTA_DRIVER_CALL cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
@@ -205,6 +238,7 @@ ROTA_DRIVER_CALL cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t b
   auto stream = device->find<Stream>(handle);
   if (!stream) return CUDA_ERROR_INVALID_HANDLE;
   if (!device->owns(to, bytes) || !device->owns(from, bytes)) return CUDA_ERROR_INVALID_VALUE;
+  count("copy");
   void* target = reinterpret_cast<void*>(to);
   const void* source = reinterpret_cast<const void*>(from);
   const auto work = [=] { return memcpy(target, source, bytes), CUDA_SUCCESS; };

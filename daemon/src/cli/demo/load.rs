@@ -30,6 +30,8 @@ struct Stream {
 
 /// Requests per second that are asked of one model at most: more shows nothing new on one machine.
 const RATE_MAX: f64 = 500.0;
+/// On a device that is slow for a model its SLO is at least so many times ℓ(1): what nothing can meet shows nothing.
+const SLO_FACTOR: f64 = 4.0;
 const REDRAW: Duration = Duration::from_millis(250);
 /// Between lines when nobody watches.
 const LINE: Duration = Duration::from_secs(2);
@@ -48,7 +50,14 @@ pub fn show(
     let models: Vec<&Model> = manifest.models.iter().filter(|m| m.task != Task::Map).collect();
     let mut streams = Vec::new();
     for (index, model) in models.iter().enumerate() {
-        let Some((batch_of_one_ms, slo_ms)) = profile_of(&before, &model.name) else { continue };
+        let Some((batch_of_one_ms, wanted_ms)) = profile_of(&before, &model.name) else { continue };
+        let slo_ms = wanted_ms.max(SLO_FACTOR * batch_of_one_ms);
+        if slo_ms > wanted_ms {
+            let name = &model.name;
+            println!(
+                "{name} takes {batch_of_one_ms:.0} ms alone here: its SLO is {slo_ms:.0} ms instead of {wanted_ms:.0}"
+            );
+        }
         let rate = (plan.share / models.len() as f64 * 1e3 / batch_of_one_ms).min(RATE_MAX);
         let inputs = write_inputs(manifest, model, workshop, index)?;
         let session = format!("{},slo_ms={slo_ms},rate={rate:.3}{inputs}{}", model.name, rooms_of(rooms, &model.name));
@@ -163,7 +172,8 @@ fn watch(streams: &mut [Stream], socket: &Path, length: Duration, interrupted: &
 }
 
 fn session<'a>(status: &'a Value, stream: &Stream) -> Option<&'a Value> {
-    let ours = |s: &&Value| s["model"] == stream.model.as_str() && s["slo_ms"].as_f64() == Some(stream.slo_ms);
+    let is_its = |slo_ms: f64| (slo_ms - stream.slo_ms).abs() < 1e-3;
+    let ours = |s: &&Value| s["model"] == stream.model.as_str() && s["slo_ms"].as_f64().is_some_and(is_its);
     status["sessions"].as_array()?.iter().find(ours)
 }
 

@@ -36,11 +36,14 @@ pub struct Options {
     /// Off: every node is a launch of its own; what fusion is compared with.
     pub fuse: bool,
     pub precision: Precision,
+    /// Of a stack: how many members lie side by side in its products. Each then computes the rows alone that it is asked about
+    /// ([`program::Members`]). 0 for a model that is no stack.
+    pub members: u32,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { fuse: true, precision: Precision::default() }
+        Options { fuse: true, precision: Precision::default(), members: 0 }
     }
 }
 

@@ -111,7 +111,7 @@ pub fn mat_mul(b: &mut Builder, site: &Site, finish: Option<(&Finish, ValueId)>)
             c: Matrix::row_major(Pointer(output.pointer().0 + step), columns).batched([each * second.size, each]),
             epilogue: shifted,
         };
-        b.push(gemm.launch())?;
+        b.product(&gemm)?;
     }
     Ok(())
 }
