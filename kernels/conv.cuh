@@ -19,11 +19,16 @@ __device__ __forceinline__ void conv(const ConvParams& p) {
     const T* w = at<const T>(p.w) + static_cast<size_t>(group) * p.group_filters * depth;
     typename Tile::Sums sums = {};
     Tile::multiply(Strided<T>{w, p.group_filters, depth, depth, 1, p.w_vector != 0},
-                   Patches<T>(p, group, first_column + Tile::own_column()), first_row, first_column, depth, sums);
+                   Patches<T>(p, group, first_column + Tile::own_column()), first_row, first_column,
+                   own_depths(depth, p.split_depth), sums);
     Tile::store(sums, [&](unsigned tile_row, unsigned tile_column, float sum) {
       const unsigned row = first_row + tile_row, column = first_column + tile_column;
       if (row >= p.group_filters || column >= columns) return;
       const unsigned filter = group * p.group_filters + row;
+      if (p.partial) {
+        at<float>(p.partial)[(static_cast<size_t>(blockIdx.z) * p.filters + filter) * columns + column] = sum;
+        return;
+      }
       const unsigned image = divide(column, p.by_out_pixels), pixel = column - image * pixels;
       const size_t place = (static_cast<size_t>(image) * p.filters + filter) * pixels + pixel;
       const T* bias = p.bias ? at<const T>(p.bias) + filter : nullptr;

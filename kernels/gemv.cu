@@ -8,8 +8,7 @@
 // Cost    bytes of b (a stays in L1), 2*rows*columns*depth flop
 // Roof    1x1280 by 1280x1000 f32: 5.1 MB at 3.35 TB/s (H100 SXM) = 1.5 us; not run on a GPU
 // Test    tests/gemm.rs: three loops in f64, as gemm.cu
-#include "epilogue.cuh"
-#include "readers.cuh"
+#include "gemm.cuh"
 
 constexpr unsigned ROWS = 8, GROUP = 8, GROUPS = 32, WIDTH = 4 * GROUP;
 
@@ -18,11 +17,15 @@ template <class T>
 struct Operands {
   const GemmParams& p;
   uint64_t shift;  // of c and the residual
+  float* partial;
+  Depths depths;
   Strided<T> a, b;
 
   __device__ __forceinline__ Operands(const GemmParams& params, unsigned batch) : p(params) {
     const uint64_t outer = batch / p.batch_inner, inner = batch % p.batch_inner;
     shift = outer * p.c_outer + inner * p.c_inner;
+    partial = partial_of(p, batch);
+    depths = own_depths(p.depth, p.split_depth);
     a = {at<const T>(p.a) + outer * p.a_outer + inner * p.a_inner, p.rows, p.depth, p.a_row, p.a_depth,
          p.a_vector != 0 && p.a_depth == 1};
     b = {at<const T>(p.b) + outer * p.b_outer + inner * p.b_inner, p.columns, p.depth, p.b_column, p.b_depth, p.b_vector != 0};
@@ -30,6 +33,10 @@ struct Operands {
 
   __device__ __forceinline__ void keep(unsigned row, unsigned column, float sum) const {
     if (row >= p.rows || column >= p.columns) return;
+    if (partial) {
+      partial[static_cast<size_t>(row) * p.columns + column] = sum;
+      return;
+    }
     const size_t place = shift + static_cast<size_t>(row) * p.c_row + column;
     const T* bias = p.bias ? at<const T>(p.bias) + static_cast<size_t>(row) * p.epilogue.bias_row +
                                  static_cast<size_t>(column) * p.epilogue.bias_column
@@ -45,7 +52,7 @@ __device__ __forceinline__ void gemv_deep(const GemmParams& p) {
   for (unsigned batch = blockIdx.y; batch < p.batch_outer * p.batch_inner; batch += gridDim.y) {
     const Operands<T> operands(p, batch);
     float sums[ROWS] = {};
-    for (unsigned depth = lane * 4; depth < p.depth; depth += WARP * 4) {
+    for (unsigned depth = operands.depths.begin + lane * 4; depth < operands.depths.end; depth += WARP * 4) {
       const Four<float> right = operands.b.load4(column, depth, true);
 #pragma unroll
       for (unsigned r = 0; r < ROWS; r++) {
@@ -74,7 +81,7 @@ __device__ __forceinline__ void gemv_wide(const GemmParams& p) {
   for (unsigned batch = blockIdx.y; batch < p.batch_outer * p.batch_inner; batch += gridDim.y) {
     const Operands<T> operands(p, batch);
     Four<float> sums[ROWS] = {};
-    for (unsigned depth = group; depth < p.depth; depth += GROUPS) {
+    for (unsigned depth = operands.depths.begin + group; depth < operands.depths.end; depth += GROUPS) {
       const Four<float> right = operands.b.load4(first + within, depth, false);
 #pragma unroll
       for (unsigned r = 0; r < ROWS; r++) {

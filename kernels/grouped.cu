@@ -25,7 +25,7 @@ __device__ __forceinline__ void grouped(const GroupedParams& p) {
     __syncthreads();
     const unsigned down = (g.rows + Tile::ROWS - 1) / Tile::ROWS, across = (g.columns + Tile::COLUMNS - 1) / Tile::COLUMNS;
     for (unsigned tile = blockIdx.x; tile < down * across; tile += gridDim.x) {
-      product_tile<Tile>(g, g.epilogue, tile / across * Tile::ROWS, tile % across * Tile::COLUMNS);
+      product_tile<Tile>(g, g.epilogue, tile / across * Tile::ROWS, tile % across * Tile::COLUMNS, {0, g.depth}, nullptr);
     }
   }
 }

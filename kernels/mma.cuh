@@ -36,6 +36,38 @@ inline void mma_on_host(float (&sums)[4], const uint32_t (&a)[4], const uint32_t
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 #endif
 
+// Four matrices of 8 rows of 16 bytes out of shared memory. Lane l gives where row l % 8 of matrix l / 8 lies, and gets of each matrix
+// word l % 4 of row l / 4.
+__device__ __forceinline__ void load_matrices(uint32_t (&words)[4], const void* row) {
+#ifdef ROTA_HOST
+  const auto rows = rota_host::show(row, __LINE__);
+  const unsigned lane = rota_host::lane();
+  for (unsigned m = 0; m < 4; m++) words[m] = static_cast<const uint32_t*>(rows.lane(m * 8 + lane / 4))[lane % 4];
+#else
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
+               : "memory");
+#endif
+}
+
+// The same of their transposes, whose elements are of 16 bits: of each matrix, column l / 4 of rows 2 (l % 4) and that + 1.
+__device__ __forceinline__ void load_matrices_transposed(uint32_t (&words)[4], const void* row) {
+#ifdef ROTA_HOST
+  const auto rows = rota_host::show(row, __LINE__);
+  const unsigned lane = rota_host::lane();
+  for (unsigned m = 0; m < 4; m++) {
+    const auto half = [&](unsigned r) { return static_cast<const uint16_t*>(rows.lane(m * 8 + r))[lane / 4]; };
+    words[m] = half(lane % 4 * 2) | static_cast<uint32_t>(half(lane % 4 * 2 + 1)) << 16;
+  }
+#else
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row)))
+               : "memory");
+#endif
+}
+
 // Architectures before 8.0 have no such instruction. The driver takes code for those only where there is nothing newer, and the
 // device refuses these kernels there; the trap is for whoever launches one all the same.
 #if !defined(ROTA_HOST) && defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
@@ -60,6 +92,8 @@ struct Tf32 {
 #endif
   }
   static __device__ __forceinline__ float number(uint32_t word, unsigned) { return __uint_as_float(word); }
+  // Of what lies in shared memory as it was stored.
+  static __device__ __forceinline__ uint32_t operand(uint32_t stored) { return word(__uint_as_float(stored)); }
   static __device__ __forceinline__ Four<uint32_t> pack_along(const Four<float> (&four)[1]) {
     return {{word(four[0].v[0]), word(four[0].v[1]), word(four[0].v[2]), word(four[0].v[3])}};
   }
@@ -93,6 +127,7 @@ struct Pairs {
     return {{word(four[0].v[0], four[1].v[0]), word(four[0].v[1], four[1].v[1]), word(four[0].v[2], four[1].v[2]),
              word(four[0].v[3], four[1].v[3])}};
   }
+  static __device__ __forceinline__ uint32_t operand(uint32_t stored) { return stored; }
   static __device__ __forceinline__ float number(uint32_t word, unsigned part) {
     return to_float(T{static_cast<uint16_t>(word >> (16 * part))});
   }

@@ -94,22 +94,22 @@ struct MmaTile {
 
   template <class A, class B>
   static __device__ __forceinline__ void multiply(const A& a, const B& b, unsigned first_row, unsigned first_column,
-                                                  unsigned depth, Sums& sums) {
+                                                  Depths depths, Sums& sums) {
     using TileA = uint32_t[2][WORDS][ROWS + PAD];
     using TileB = uint32_t[2][WORDS][COLUMNS + PAD];
     ROTA_SHARED(TileA, tile_a);
     ROTA_SHARED(TileB, tile_b);
     Share<ROWS> share_a;
     Share<COLUMNS> share_b;
-    share_a.fetch(a, first_row, 0);
-    share_b.fetch(b, first_column, 0);
+    share_a.fetch(a, first_row, depths.begin);
+    share_b.fetch(b, first_column, depths.begin);
     share_a.put(a.along_depth(), tile_a[0]);
     share_b.put(b.along_depth(), tile_b[0]);
     __syncthreads();
 
     unsigned now = 0;
-    for (unsigned step = 0; step < depth; step += DEPTH) {
-      const bool more = step + DEPTH < depth;
+    for (unsigned step = depths.begin; step < depths.end; step += DEPTH) {
+      const bool more = step + DEPTH < depths.end;
       if (more) {
         share_a.fetch(a, first_row, step + DEPTH);
         share_b.fetch(b, first_column, step + DEPTH);
@@ -127,8 +127,14 @@ struct MmaTile {
   // As SimtTile::store; a band is 16 rows of every row of warps.
   template <class Keep>
   static __device__ __forceinline__ void store(const Sums& sums, const Keep& keep) {
-    using Band = float[16 * WARPS_Y][COLUMNS + PAD];
     ROTA_SHARED(Band, band);
+    store_through(band, sums, keep);
+  }
+
+  using Band = float[16 * WARPS_Y][COLUMNS + PAD];
+
+  template <class Keep>
+  static __device__ __forceinline__ void store_through(Band& band, const Sums& sums, const Keep& keep) {
     const unsigned lane = threadIdx.x % WARP;
     const unsigned row = warp_y() * 16 + lane / 4, column = warp_x() * SIDE + lane % 4 * 2;
 #pragma unroll

@@ -5,27 +5,11 @@
 // Roof    8192 rows of 384 f32: 25 MB at 3.35 TB/s (H100 SXM) = 8 us; not run on a GPU
 // Test    tests/normalize.rs: f64 sums, absolute tolerance 1e-5 (f16: 4e-3)
 #include "divide.cuh"
+#include "team.cuh"
 #include "types.cuh"
-
-constexpr unsigned WARPS_MAX = 8;
-
-// The sum over the block, for all of its threads.
-__device__ __forceinline__ float block_sum(float value, float (&partial)[WARPS_MAX]) {
-  value = warp_sum(value);
-  const unsigned warps = blockDim.x / WARP;
-  if (warps == 1) return value;
-  if (threadIdx.x % WARP == 0) partial[threadIdx.x / WARP] = value;
-  __syncthreads();
-  float sum = 0.0f;
-  for (unsigned warp = 0; warp < warps; warp++) sum += partial[warp];
-  __syncthreads();
-  return sum;
-}
 
 template <class T>
 __device__ __forceinline__ void normalize(const NormalizeParams& p) {
-  using Partial = float[WARPS_MAX];
-  ROTA_SHARED(Partial, partial);
   for (unsigned row = blockIdx.x; row < p.rows; row += gridDim.x) {
     const size_t start = static_cast<size_t>(row) * p.columns;
     const T* x = at<const T>(p.x) + start;
@@ -36,14 +20,14 @@ __device__ __forceinline__ void normalize(const NormalizeParams& p) {
     if (!p.root_mean_square) {
       float sum = 0.0f;
       for (unsigned c = threadIdx.x; c < p.columns; c += blockDim.x) sum += value(c);
-      mean = block_sum(sum, partial) / static_cast<float>(p.columns);
+      mean = OfBlock::across(warp_sum(sum), Add()) / static_cast<float>(p.columns);
     }
     float squares = 0.0f;
     for (unsigned c = threadIdx.x; c < p.columns; c += blockDim.x) {
       const float distance = value(c) - mean;
       squares = fmaf(distance, distance, squares);
     }
-    const float variance = block_sum(squares, partial) / static_cast<float>(p.columns);
+    const float variance = OfBlock::across(warp_sum(squares), Add()) / static_cast<float>(p.columns);
     const float factor = 1.0f / sqrtf(variance + p.epsilon);
 
     const unsigned first = row % p.row_period * p.row_step;

@@ -36,6 +36,13 @@ typedef struct Epilogue {
   uint32_t bias_column;
 } Epilogue;
 
+// n / divisor for n < 2^31 is (n * multiplier) >> (31 + shift).
+typedef struct Divider {
+  uint32_t divisor;
+  uint32_t multiplier;
+  uint32_t shift;
+} Divider;
+
 // c[o,i] = epilogue(a[o,i] b[o,i]) for o < batch_outer, i < batch_inner.
 // a is rows x depth, b depth x columns; of each one's two strides at least one should be 1 for speed, none has to be.
 typedef struct GemmParams {
@@ -44,6 +51,7 @@ typedef struct GemmParams {
   uint64_t c;
   uint64_t bias;
   uint64_t residual;  // laid out like c
+  uint64_t partial;   // f32 [parts][batch_outer][batch_inner][rows][columns]: what a split depth's sums become instead of c; 0 for none
   uint64_t a_outer;   // strides between batches
   uint64_t a_inner;
   uint64_t b_outer;
@@ -62,8 +70,24 @@ typedef struct GemmParams {
   uint32_t c_row;  // c's columns lie side by side
   uint32_t a_vector;  // 1: four neighbours along the stride of 1 may be loaded at once
   uint32_t b_vector;
+  uint32_t split_depth;  // of a part, a multiple of the tile's steps; all of the depth where it is not split
+  uint32_t reserved;
   Epilogue epilogue;
 } GemmParams;
+
+// y[i, j, k, l] = epilogue(sum over the parts of partial[part, i, j, k, l]).
+typedef struct SplitParams {
+  uint64_t partial;  // f32, without gaps
+  uint64_t y;
+  uint64_t bias;
+  uint64_t residual;  // laid out like y
+  uint64_t y_strides[4];
+  uint32_t bias_strides[4];  // in place of the epilogue's
+  Divider dims[4];
+  uint32_t parts;
+  uint32_t count;  // of y's elements
+  Epilogue epilogue;
+} SplitParams;
 
 // y[o, c, i] = exp(x[o, c, i] - max) / sum over c; log of it when `log` is 1.
 typedef struct SoftmaxParams {
@@ -89,13 +113,6 @@ enum RotaType {
   ROTA_I64 = 9,
   ROTA_BOOL = 10,  // one byte, 0 or 1
 };
-
-// n / divisor for n < 2^31 is (n * multiplier) >> (31 + shift).
-typedef struct Divider {
-  uint32_t divisor;
-  uint32_t multiplier;
-  uint32_t shift;
-} Divider;
 
 #define ROTA_RANK 6
 
@@ -222,6 +239,7 @@ typedef struct ConvParams {
   uint64_t y;
   uint64_t bias;      // per filter
   uint64_t residual;  // laid out like y
+  uint64_t partial;   // f32 [parts][filters][images][out_height][out_width]: as GemmParams has it
   uint32_t images;
   uint32_t channels;  // of all groups together
   uint32_t height;
@@ -248,6 +266,8 @@ typedef struct ConvParams {
   Divider by_kernel_width;
   Divider by_filters;  // depthwise: filters; transposed: fours of filters
   Divider by_across;   // depthwise: fours of out_width
+  uint32_t split_depth;  // as GemmParams has it
+  uint32_t reserved;
   Epilogue epilogue;
 } ConvParams;
 

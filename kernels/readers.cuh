@@ -7,6 +7,15 @@
 #include "divide.cuh"
 #include "types.cuh"
 
+// The steps of the depth that a block multiplies.
+struct Depths { unsigned begin, end; };
+
+// All of them, or the part that is blockIdx.z's.
+__device__ __forceinline__ Depths own_depths(unsigned depth, unsigned split_depth) {
+  const unsigned begin = blockIdx.z * split_depth;
+  return {begin, min(depth, begin + split_depth)};
+}
+
 // Element (outer, depth) at base + outer * outer_stride + depth * depth_stride.
 // `vector`: one of the strides is 1, and fours along it are aligned and end with the matrix.
 template <class T>
@@ -16,6 +25,11 @@ struct Strided {
   bool vector;
 
   __device__ __forceinline__ bool along_depth() const { return depth_stride == 1; }
+
+  __device__ __forceinline__ bool inside(unsigned outer, unsigned depth) const { return outer < outers && depth < depths; }
+  __device__ __forceinline__ const T* place(unsigned outer, unsigned depth) const {
+    return base + static_cast<size_t>(outer) * outer_stride + static_cast<size_t>(depth) * depth_stride;
+  }
 
   __device__ __forceinline__ float load(unsigned outer, unsigned depth) const {
     if (outer >= outers || depth >= depths) return 0.0f;

@@ -1,10 +1,12 @@
 // reduce.cu: y[o, i] = reduction of x[o, :, i]; sums, extremes and their places.
 // Shapes  x [outer, count, inner], y [outer, inner]; f32, f16, i32, i64; arithmetic in f32, or in 64-bit integers
-// Tiling  inner = 1: a warp per output, lanes stride over the row; else a thread per output, neighbours read neighbours
+// Tiling  inner = 1: a warp per output, lanes stride over the row, or ("long") a block of 256 where rows are few and long;
+//         else a thread per output, neighbours read neighbours
 // Cost    bytes of x and y, an operation or two per element: memory-bound
 // Roof    64x4096 rows of 49: 51 MB at 3.35 TB/s (H100 SXM) = 15 us; not run on a GPU
 // Test    tests/reduce.rs: plain loops, relative tolerance 1e-5; integers and places exactly
 #include "divide.cuh"
+#include "team.cuh"
 #include "types.cuh"
 
 __device__ __forceinline__ float widen(float x) { return x; }
@@ -112,22 +114,24 @@ __device__ __forceinline__ V largest_of(const ReduceParams& p, const T* x, unsig
   return largest;
 }
 
-template <class T, class V>
+template <class T, class V, class Team>
 __device__ __forceinline__ void reduce_rows(const ReduceParams& p) {
-  const unsigned lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
-  for (unsigned output = blockIdx.x * warps + threadIdx.x / WARP; output < p.outer; output += gridDim.x * warps) {
+  const unsigned rank = Team::rank(), size = Team::size();
+  for (unsigned output = blockIdx.x * Team::count() + Team::index(); output < p.outer; output += gridDim.x * Team::count()) {
     const T* x = at<const T>(p.x) + static_cast<size_t>(output) * p.count;
     V shift = V(0);
     if (p.reduction == ROTA_REDUCE_LOG_SUM_EXP) {
-      shift = largest_of<T, V>(p, x, lane, WARP);
+      shift = largest_of<T, V>(p, x, rank, size);
 #pragma unroll
       for (unsigned offset = WARP / 2; offset; offset /= 2) {
         const V other = __shfl_xor_sync(FULL_WARP, shift, offset);
         shift = other > shift ? other : shift;
       }
+      shift = Team::across(shift, [](V a, V b) { return b > a ? b : a; });
     }
-    const Seen<V> seen = warp_combine(p, fold(p, x, lane, WARP, shift));
-    if (lane == 0) finish_reduction<T>(p, output, seen, shift);
+    const Seen<V> folded = warp_combine(p, fold(p, x, rank, size, shift));
+    const Seen<V> seen = Team::across(folded, [&](Seen<V> a, Seen<V> b) { return combine(p, a, b); });
+    if (rank == 0) finish_reduction<T>(p, output, seen, shift);
   }
 }
 
@@ -143,7 +147,8 @@ __device__ __forceinline__ void reduce_columns(const ReduceParams& p) {
 }
 
 #define REDUCE(name, T, V)                                                              \
-  ROTA_KERNEL(rota_reduce_rows_##name, ReduceParams, 256, 4) { reduce_rows<T, V>(p); }  \
+  ROTA_KERNEL(rota_reduce_rows_##name, ReduceParams, 256, 4) { reduce_rows<T, V, OfWarp>(p); }   \
+  ROTA_KERNEL(rota_reduce_long_##name, ReduceParams, 256, 4) { reduce_rows<T, V, OfBlock>(p); }  \
   ROTA_KERNEL(rota_reduce_columns_##name, ReduceParams, 256, 4) { reduce_columns<T, V>(p); }
 REDUCE(f32, float, float)
 REDUCE(f16, f16, float)

@@ -61,10 +61,10 @@ struct SimtTile {
   // The first of the four columns that all of this thread's fours are of, when b is not read along the depth.
   static __device__ __forceinline__ unsigned own_column() { return threadIdx.x % (COLUMNS / 4) * 4; }
 
-  // sums += tile of a times tile of b, over the whole depth.
+  // sums += tile of a times tile of b, over those depths.
   template <class A, class B>
   static __device__ __forceinline__ void multiply(const A& a, const B& b, unsigned first_row, unsigned first_column,
-                                                  unsigned depth, Sums& sums) {
+                                                  Depths depths, Sums& sums) {
     using TileA = float[2][DEPTH][ROWS + PAD];
     using TileB = float[2][DEPTH][COLUMNS + PAD];
     ROTA_SHARED(TileA, tile_a);
@@ -74,15 +74,15 @@ struct SimtTile {
 
     Share<ROWS> share_a;
     Share<COLUMNS> share_b;
-    share_a.fetch(a, first_row, 0);
-    share_b.fetch(b, first_column, 0);
+    share_a.fetch(a, first_row, depths.begin);
+    share_b.fetch(b, first_column, depths.begin);
     share_a.put(a.along_depth(), tile_a[0]);
     share_b.put(b.along_depth(), tile_b[0]);
     __syncthreads();
 
     unsigned now = 0;
-    for (unsigned step = 0; step < depth; step += DEPTH) {
-      const bool more = step + DEPTH < depth;
+    for (unsigned step = depths.begin; step < depths.end; step += DEPTH) {
+      const bool more = step + DEPTH < depths.end;
       if (more) {
         share_a.fetch(a, first_row, step + DEPTH);
         share_b.fetch(b, first_column, step + DEPTH);

@@ -124,6 +124,39 @@ fn a_model_that_a_gpu_does_not_hold_is_served_by_the_cpu_alone() {
     }
 }
 
+/// A model that begins with the layers that all of these have, and has a head of `classes` for itself.
+fn specialised(classes: usize) -> Vec<u8> {
+    const WIDTH: usize = 256;
+    let scaled = |seed: u64, count: usize| noise(seed, count).into_iter().map(|v| v * 0.1).collect::<Vec<f32>>();
+    let mut sketch = Sketch::new("specialised");
+    let x = sketch.input("x", &[-1, WIDTH as i64], "n");
+    let w = sketch.floats("trunk", &[WIDTH as u64, WIDTH as u64], &scaled(1, WIDTH * WIDTH));
+    let trunk = sketch.node("MatMul", &[&x, &w], "trunk_out", &[]);
+    let relu = sketch.node("Relu", &[&trunk], "relu", &[]);
+    let w = sketch.floats("head", &[WIDTH as u64, classes as u64], &scaled(classes as u64, WIDTH * classes));
+    sketch.node("MatMul", &[&relu, &w], "y", &[]);
+    sketch.output("y", &[-1, classes as i64], "n");
+    sketch.into_file()
+}
+
+#[test]
+fn models_that_share_a_trunk_are_served_whole_where_a_gpu_does_not_hold_all_of_them() {
+    let folder = Folder::new("gpu-some");
+    for (name, classes) in [("few", 3), ("many", 4096)] {
+        folder.write(&format!("repository/{name}/1/model.onnx"), specialised(classes));
+        folder.write(&format!("repository/{name}/model.toml"), "max_batch = 2\n");
+    }
+    let config = format!("{CUDA}[[device]]\nkind = \"cpu\"\nthreads = 1\n");
+    let mut daemon = serve(&folder, &config, &[("ROTA_STANDIN_MEMORY_MB", Path::new("3"))]);
+    daemon.wait_until("what is shared was looked at", |status| status["grouping"] == false);
+    assert!(daemon.log().contains("Stand-in GPU, fp32 serves 1 of these 2 models"), "{}", daemon.log());
+    let mut client = daemon.client();
+    for name in ["few", "many"] {
+        let session = client.open(name, PATIENT).unwrap();
+        assert!(ask(&mut client, &session, 256).is_answered());
+    }
+}
+
 #[test]
 fn a_model_that_no_device_holds_is_refused_with_the_figures_and_the_others_are_served() {
     let folder = Folder::new("gpu-full");

@@ -4,8 +4,9 @@
 //!
 //! Plans have 1, 2, 4 … items up to the largest batch; 1 and the sizes that are named are written.
 
+use rota_device::cuda::lower::Options;
 use rota_device::cuda::roofline::GPUS;
-use rota_device::cuda::{Model, Precision, standin};
+use rota_device::cuda::{Model, standin};
 use rota_device::{CompileOptions, Hints};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -29,7 +30,7 @@ fn main() -> Result<(), AnyError> {
     let model = Model::read(&file, &CompileOptions::default())?;
     let mut lines = BTreeSet::new();
     for items in batches {
-        let program = model.program(items, &hints, Precision::Fp32, true)?;
+        let program = model.program(items, &hints, Options::default())?;
         lines.extend(program.steps.iter().map(|step| standin::time_line(&step.launch, gpu.time(step))));
     }
     lines.iter().for_each(|line| print!("{line}"));

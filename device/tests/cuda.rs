@@ -3,7 +3,7 @@
 mod common;
 
 use common::{execute, inputs, onnxruntime};
-use rota_device::cuda::lower::Program;
+use rota_device::cuda::lower::{Options, Program};
 use rota_device::cuda::{CudaEngine, Model, Precision, driver};
 use rota_device::engine::{self, CompileOptions, Engine, EngineChoice};
 use rota_device::sample::Hints;
@@ -206,7 +206,7 @@ fn activations_take_at_most_a_fifth_more_than_they_must() {
     for (file, hints) in all_models() {
         let model = Model::read(&file, &CompileOptions::default()).unwrap();
         for items in [1, 3, 8, 32] {
-            let program = model.program(items, &hints, Precision::Fp32, true).unwrap();
+            let program = model.program(items, &hints, Options::default()).unwrap();
             let arena = &program.arena;
             let most = arena.lower_bound + arena.lower_bound / 5;
             assert!(arena.peak <= most, "{}: {} of {}", file.display(), arena.peak, arena.lower_bound);
@@ -218,7 +218,7 @@ fn activations_take_at_most_a_fifth_more_than_they_must() {
 fn fusion_saves_launches_and_bytes() {
     for (file, hints) in all_models() {
         let model = Model::read(&file, &CompileOptions::default()).unwrap();
-        let program = |fuse| model.program(8, &hints, Precision::Fp32, fuse).unwrap();
+        let program = |fuse| model.program(8, &hints, Options { fuse, ..Options::default() }).unwrap();
         let (fused, plain) = (program(true), program(false));
         let bytes = |program: &Program| program.cost().bytes_read + program.cost().bytes_written;
         assert!(fused.steps.len() <= plain.steps.len() && bytes(&fused) <= bytes(&plain), "{}", file.display());
@@ -330,7 +330,7 @@ fn attention_and_normalisation_written_as_many_nodes_are_a_launch_each() {
     let file = model_of("block", s.into_file());
     compare(&file, &Hints::default(), &[1, 3, 8]);
     let model = Model::read(&file, &CompileOptions::default()).unwrap();
-    let program = model.program(2, &Hints::default(), Precision::Fp32, true).unwrap();
+    let program = model.program(2, &Hints::default(), Options::default()).unwrap();
     let kernels: Vec<&str> = program.steps.iter().map(|step| step.launch.kernel.name).collect();
     assert_eq!(kernels.len(), 5, "{kernels:?}");
     assert_eq!((kernels[0], kernels[4]), ("rota_normalize_f32", "rota_attention_f32"), "{kernels:?}");

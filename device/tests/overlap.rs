@@ -4,6 +4,7 @@
 mod common;
 
 use common::timed::{Done, Engine, Scratch, has_settings, open, written};
+use rota_device::cuda::lower::Options;
 use rota_device::cuda::roofline::GPUS;
 use rota_device::cuda::{CudaEngine, Model, Precision, standin};
 use rota_device::engine::{CompileOptions, Engine as _};
@@ -60,7 +61,7 @@ impl Files {
         let model = Scratch::write(&format!("{test}.onnx"), &pictures());
         let read = Model::read(model.path(), &options()).unwrap();
         let lines = |items: u32| -> String {
-            let program = read.program(items, &Hints::default(), Precision::Fp32, true).unwrap();
+            let program = read.program(items, &Hints::default(), Options::default()).unwrap();
             program.steps.iter().map(|step| standin::time_line(&step.launch, GPUS[0].time(step))).collect()
         };
         let times = Scratch::write(&format!("{test}.times"), [1, 2, 4, ITEMS].map(lines).concat().as_bytes());

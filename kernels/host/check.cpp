@@ -29,6 +29,7 @@ struct Touch {
 
 struct Byte {
   Touch write, reads[2];
+  bool under_way;  // a copy is, and nobody has waited for it
 };
 
 // A stretch of memory and what is known of its bytes.
@@ -94,6 +95,7 @@ void note_read(Byte& byte, const Touch& now) {
 template <class Place>
 void check_byte(Byte& byte, bool initialised, Kind kind, const Place& place) {
   const Touch now = touch(kind);
+  if (kind != Kind::Write && byte.under_way) return report(kind, place() + ", to which a copy is under way that was not waited for");
   if (kind != Kind::Write && !initialised && byte.write.thread == 0) return report(kind, place() + ", which nobody has written");
   const bool both_atomic = byte.write.atomic && kind == Kind::Atomic;
   if (!both_atomic && !ordered(byte.write, now)) return report_race(kind, place(), byte.write, "wrote");
@@ -101,6 +103,7 @@ void check_byte(Byte& byte, bool initialised, Kind kind, const Place& place) {
   for (const Touch& read : byte.reads)
     if (!ordered(read, now)) return report_race(kind, place(), read, "read");
   byte.write = now;
+  byte.under_way = false;
 }
 
 bool within(uint64_t address, uint64_t bytes, const void* start, uint64_t size) {
@@ -175,6 +178,19 @@ void check(const void* pointer, unsigned bytes, Kind kind) {
 
 void check_block() {
   if (checker) checker->shared.assign(machine.shared.size(), {});
+}
+
+void check_copy_begins(void* target) {
+  if (!checker) return;
+  check(target, 16, Kind::Write);
+  const uint64_t first = reinterpret_cast<uint64_t>(target) - reinterpret_cast<uint64_t>(machine.shared.data());
+  for (unsigned i = 0; i < 16 && first + i < checker->shared.size(); i++) checker->shared[first + i].under_way = true;
+}
+
+void check_copy_lands(void* target, const void* source) {
+  if (!checker) return;
+  if (source) check(source, 16, Kind::Read);
+  check(target, 16, Kind::Write);
 }
 
 Checking::Checking(const RotaHostCheck& check, const void* params, size_t params_bytes) {

@@ -50,6 +50,12 @@ void warp_barrier(unsigned line, bool orders_memory);
 // The block's memory for one declaration of shared memory; the same for all of its threads.
 void* shared_memory(const void* declaration, size_t bytes);
 
+// 16 bytes from `source`, or zeros for null, which land in shared memory when the thread waits for them, and not before.
+void begin_copy(void* target, const void* source);
+void close_copies();
+// Until at most so many groups that were closed are under way.
+void wait_for_copies(unsigned groups);
+
 float half_to_float(uint16_t bits);
 uint16_t float_to_half(float value);
 

@@ -15,6 +15,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
+#include <cstring>
 #include <numeric>
 
 namespace rota_host {
@@ -124,6 +125,7 @@ void start_block(const Grid& grid, uint3 index) {
   machine.arrived = machine.left = 0;
   fill_shared();
   machine.warps.assign((running.count + 31) / 32, {});
+  machine.copies.assign(running.count, {});
   for (unsigned i = 0; i < running.count; i++) {
     prepare(machine.threads[i], i);
     machine.warps[i / 32].lanes++;
@@ -193,6 +195,28 @@ void warp_barrier(unsigned line, bool orders_memory) {
   }
   running.current->state = AT_WARP_BARRIER;
   yield();
+}
+
+// On a GPU the bytes come at any time between; here nothing sensible is there until they are waited for.
+void begin_copy(void* target, const void* source) {
+  check_copy_begins(target);
+  memset(target, 0x7d, 16);
+  Copies& copies = machine.copies[running.current->linear];
+  copies.under_way.push_back({target, source, copies.closed});
+}
+
+void close_copies() { machine.copies[running.current->linear].closed++; }
+
+void wait_for_copies(unsigned groups) {
+  Copies& copies = machine.copies[running.current->linear];
+  const auto landed = [&](const Copies::Copy& copy) { return copy.group + groups < copies.closed; };
+  for (const Copies::Copy& copy : copies.under_way) {
+    if (!landed(copy)) break;  // they are in their order
+    check_copy_lands(copy.target, copy.source);
+    if (copy.source) memcpy(copy.target, copy.source, 16);
+    else memset(copy.target, 0, 16);
+  }
+  copies.under_way.erase(std::remove_if(copies.under_way.begin(), copies.under_way.end(), landed), copies.under_way.end());
 }
 
 void* shared_memory(const void* declaration, size_t bytes) {

@@ -40,9 +40,17 @@ struct SharedRange {
   size_t bytes;
 };
 
+// What a thread has begun to copy, and how many groups it has closed.
+struct Copies {
+  struct Copy { void* target; const void* source; unsigned group; };
+  std::vector<Copy> under_way;
+  unsigned closed = 0;
+};
+
 // The machine that this thread of the host is; grown once, then reused by all launches.
 struct Machine {
   std::vector<Thread> threads;
+  std::vector<Copies> copies;         // by thread
   std::vector<unsigned char> shared;  // all of a block's shared memory, with a gap behind each range
   std::vector<SharedRange> ranges;
   size_t shared_used = 0;
@@ -69,8 +77,13 @@ void stop();
 #ifdef ROTA_CHECK
 // check.cpp: told when a block begins, so that it forgets what shared memory held.
 void check_block();
+// And of copies: the target is nobody's from their begin until they land.
+void check_copy_begins(void* target);
+void check_copy_lands(void* target, const void* source);
 #else
 inline void check_block() {}
+inline void check_copy_begins(void*) {}
+inline void check_copy_lands(void*, const void*) {}
 #endif
 
 constexpr size_t SHARED_MAX = 228 * 1024;  // more than any architecture has for one block

@@ -1,4 +1,4 @@
-//! Attention without stored scores: `attention.cu`.
+//! Attention without stored scores: `attention.cu`, and `attention_mma.cu` on tensor cores.
 
 use crate::dtype::Float;
 use crate::launch::{Cost, GRID_YZ_MAX, Kernel, Launch, Unfit};
@@ -10,6 +10,17 @@ pub(crate) static ATTENTION: [Kernel; 2] = [
     Kernel::new::<AttentionParams>("rota_attention_f32", BLOCKS),
     Kernel::new::<AttentionParams>("rota_attention_f16", BLOCKS),
 ];
+
+/// f16 on tensor cores, by the largest head.
+pub(crate) static TENSOR: [Kernel; 3] = [
+    Kernel::new::<AttentionParams>("rota_attention_f16_mma_32", BLOCKS),
+    Kernel::new::<AttentionParams>("rota_attention_f16_mma_64", BLOCKS),
+    Kernel::new::<AttentionParams>("rota_attention_f16_mma_128", BLOCKS),
+];
+/// Rows of a block: on ordinary cores, on tensor cores.
+const ROWS: [u32; 2] = [16, 64];
+/// Elements that `attention_mma.cu` copies at once.
+const COPIED: u64 = 8;
 
 /// Columns of a head that fit the kernel's shared memory.
 pub const HEAD_MAX: u32 = 128;
@@ -66,8 +77,35 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// The launch.
+    /// The launch: on tensor cores, if they can take it.
     pub fn launch(&self) -> Result<Launch, Unfit> {
+        match self.tensor_kernel() {
+            Some(kernel) => self.launch_with(kernel, ROWS[1]),
+            None => self.launch_with(&ATTENTION[self.dtype as usize], ROWS[0]),
+        }
+    }
+
+    /// The launch of each kernel that can do it, for tests that have to see them all.
+    pub fn launches(&self) -> Result<Vec<Launch>, Unfit> {
+        let plain = self.launch_with(&ATTENTION[self.dtype as usize], ROWS[0]);
+        [plain].into_iter().chain(self.tensor_kernel().map(|kernel| self.launch_with(kernel, ROWS[1]))).collect()
+    }
+
+    fn tensor_kernel(&self) -> Option<&'static Kernel> {
+        let whole = |value: u64| value.is_multiple_of(COPIED);
+        let fits = |heads: &Heads| {
+            heads.pointer.0.is_multiple_of(COPIED * self.dtype.bytes()) && heads.strides.iter().copied().all(whole)
+        };
+        let sizes = [self.size, self.v_size].into_iter().all(|size| whole(u64::from(size)));
+        let fit = self.dtype == Float::F16 && sizes && [&self.q, &self.k, &self.v, &self.y].into_iter().all(fits);
+        fit.then(|| match self.size.max(self.v_size) {
+            0..=32 => &TENSOR[0],
+            33..=64 => &TENSOR[1],
+            _ => &TENSOR[2],
+        })
+    }
+
+    fn launch_with(&self, kernel: &'static Kernel, rows_each: u32) -> Result<Launch, Unfit> {
         let widest = self.size.max(self.v_size);
         if widest > HEAD_MAX {
             let (what, value, max) = ("columns of a head", u64::from(widest), u64::from(HEAD_MAX));
@@ -108,7 +146,7 @@ impl Attention {
             bytes_written: self.dtype.bytes() * pairs * rows * v_size,
             flops: pairs * rows * columns * (2 * (size + v_size) + 5),
         };
-        let grid = [self.rows.div_ceil(16).max(1), (pairs as u32).max(1), 1];
-        Ok(Launch::new(&ATTENTION[self.dtype as usize], grid, BLOCKS[0], params, cost))
+        let grid = [self.rows.div_ceil(rows_each).max(1), (pairs as u32).max(1), 1];
+        Ok(Launch::new(kernel, grid, BLOCKS[0], params, cost))
     }
 }

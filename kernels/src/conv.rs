@@ -5,23 +5,24 @@ use crate::epilogue::Epilogue;
 use crate::gemm::{Gemm, Matrix, Tile, choose, tile};
 use crate::launch::{Cost, GRID_YZ_MAX, Kernel, Launch, Unfit, fit, spread};
 use crate::params::{ConvParams, Divider, Pointer};
+use crate::split::{Cut, MULTIPROCESSORS, Split};
 
 /// Tiles of the implicit matrix product for f32, tf32 and f16, the largest first.
 pub(crate) static TILES: [[Tile; 3]; 3] = [
     [
-        tile::<ConvParams>("rota_conv_f32_128x64", &[256], 128, 64),
-        tile::<ConvParams>("rota_conv_f32_64x64", &[256], 64, 64),
-        tile::<ConvParams>("rota_conv_f32_16x64", &[128], 16, 64),
+        tile::<ConvParams>("rota_conv_f32_128x64", &[256], [128, 64, 16]),
+        tile::<ConvParams>("rota_conv_f32_64x64", &[256], [64, 64, 16]),
+        tile::<ConvParams>("rota_conv_f32_16x64", &[128], [16, 64, 32]),
     ],
     [
-        tile::<ConvParams>("rota_conv_tf32_128x64", &[256], 128, 64),
-        tile::<ConvParams>("rota_conv_tf32_64x64", &[128], 64, 64),
-        tile::<ConvParams>("rota_conv_tf32_32x64", &[64], 32, 64),
+        tile::<ConvParams>("rota_conv_tf32_128x64", &[256], [128, 64, 16]),
+        tile::<ConvParams>("rota_conv_tf32_64x64", &[128], [64, 64, 16]),
+        tile::<ConvParams>("rota_conv_tf32_32x64", &[64], [32, 64, 16]),
     ],
     [
-        tile::<ConvParams>("rota_conv_f16_128x64", &[256], 128, 64),
-        tile::<ConvParams>("rota_conv_f16_64x64", &[128], 64, 64),
-        tile::<ConvParams>("rota_conv_f16_32x64", &[64], 32, 64),
+        tile::<ConvParams>("rota_conv_f16_128x64", &[256], [128, 64, 32]),
+        tile::<ConvParams>("rota_conv_f16_64x64", &[128], [64, 64, 32]),
+        tile::<ConvParams>("rota_conv_f16_32x64", &[64], [32, 64, 32]),
     ],
 ];
 
@@ -96,8 +97,24 @@ impl Conv {
         if let Some(gemm) = self.as_gemm() {
             return gemm.launch();
         }
-        let tiles = &TILES[self.math as usize];
-        self.implicit(choose(tiles, self.filters / self.groups, self.columns()?, u64::from(self.groups)))
+        self.implicit(self.tile(MULTIPROCESSORS)?, Cut::whole(self.depth()?), Pointer::NONE)
+    }
+
+    /// The launches, in order, for a GPU of that many multiprocessors, as [`Gemm::launches_on`] gives them.
+    pub fn launches_on(&self, multiprocessors: u32, room: impl FnOnce(u64) -> Pointer) -> Result<Vec<Launch>, Unfit> {
+        self.check()?;
+        if self.groups > 1 && self.groups == self.channels {
+            return Ok(vec![self.launch()?]);
+        }
+        if let Some(gemm) = self.as_gemm() {
+            return gemm.launches_on(multiprocessors, room);
+        }
+        let (tile, depth) = (self.tile(multiprocessors)?, self.depth()?);
+        let tiles = tile.count(self.filters / self.groups, self.columns()?) * u64::from(self.groups);
+        match Cut::best(tiles, depth, tile, multiprocessors) {
+            cut @ Cut { parts: 1, .. } => Ok(vec![self.implicit(tile, cut, Pointer::NONE)?]),
+            cut => Ok(self.split(tile, cut, room(self.sums_cost(cut.parts).bytes_written))?.to_vec()),
+        }
     }
 
     /// A launch of every kernel and block that can do it, for tests that have to see them all.
@@ -116,9 +133,18 @@ impl Conv {
             all.extend(gemm.launches()?);
         }
         for tile in &TILES[self.math as usize] {
-            all.push(self.implicit(tile)?);
+            all.push(self.implicit(tile, Cut::whole(self.depth()?), Pointer::NONE)?);
         }
         Ok(all)
+    }
+
+    /// The two launches with each tile of the implicit product, with the depth in up to `parts`, for the same. `partial` has room for that many
+    /// outputs' sums in f32.
+    pub fn split_launches(&self, parts: u32, partial: Pointer) -> Result<Vec<[Launch; 2]>, Unfit> {
+        self.check()?;
+        let depth = self.depth()?;
+        let split = |tile: &'static Tile| self.split(tile, Cut::into_parts(depth, tile.depth, parts), partial);
+        TILES[self.math as usize].iter().map(split).collect()
     }
 
     /// The launch of the transposed convolution.
@@ -241,20 +267,64 @@ impl Conv {
         Ok(Launch::new(kernel, spread(work, threads), threads, self.params()?, self.forward_cost()))
     }
 
-    fn implicit(&self, tile: &'static Tile) -> Result<Launch, Unfit> {
+    fn tile(&self, multiprocessors: u32) -> Result<&'static Tile, Unfit> {
+        let matrix = [self.filters / self.groups, self.columns()?];
+        Ok(choose(&TILES[self.math as usize], matrix, u64::from(self.groups), multiprocessors))
+    }
+
+    /// Products per output.
+    fn depth(&self) -> Result<u32, Unfit> {
+        let taps = u64::from(self.kernel[0]) * u64::from(self.kernel[1]);
+        fit("conv", "channels times kernel", u64::from(self.channels / self.groups) * taps)
+    }
+
+    /// The implicit product. The sums go to `partial`, if there is one, and nothing else is done.
+    fn implicit(&self, tile: &'static Tile, cut: Cut, partial: Pointer) -> Result<Launch, Unfit> {
         let columns = self.columns()?;
         let blocks = fit("conv", "number of tiles", tile.count(self.filters / self.groups, columns))?;
-        let grid = [blocks, u64::from(self.groups).min(GRID_YZ_MAX) as u32, 1];
-        Ok(Launch::new(&tile.kernel, grid, tile.kernel.blocks[0], self.params()?, self.forward_cost()))
+        let grid = [blocks, u64::from(self.groups).min(GRID_YZ_MAX) as u32, cut.parts];
+        let (whole, cost) = match partial.is_some() {
+            true => {
+                let sums = Conv { y: Pointer::NONE, epilogue: Epilogue::default(), ..*self };
+                (sums, Cost { bytes_written: 0, ..sums.forward_cost() } + self.sums_cost(cut.parts))
+            }
+            false => (*self, self.forward_cost()),
+        };
+        let params = ConvParams { partial, split_depth: cut.depth, ..whole.params()? };
+        Ok(Launch::new(&tile.kernel, grid, tile.kernel.blocks[0], params, cost))
+    }
+
+    /// The parts' sums in `partial`, and what makes the output of them.
+    fn split(&self, tile: &'static Tile, cut: Cut, partial: Pointer) -> Result<[Launch; 2], Unfit> {
+        let pixels = self.output_pixels();
+        let split = Split {
+            dtype: self.math.storage(),
+            parts: cut.parts,
+            partial,
+            dims: [1, self.filters, self.images, pixels],
+            y: self.y,
+            y_strides: [0, u64::from(pixels), u64::from(self.filters) * u64::from(pixels), 1],
+            bias_strides: [0, 1, 0, 0],
+            epilogue: &self.epilogue,
+        };
+        let (elements, flops) = self.epilogue_cost();
+        let bytes = self.bytes();
+        let outputs = Cost { bytes_read: bytes * elements, bytes_written: bytes * self.outputs(), flops };
+        Ok([self.implicit(tile, cut, partial)?, split.launch(outputs)?])
+    }
+
+    fn outputs(&self) -> u64 {
+        u64::from(self.images) * u64::from(self.filters) * u64::from(self.output_pixels())
+    }
+
+    /// Of leaving the sums of that many parts.
+    fn sums_cost(&self, parts: u32) -> Cost {
+        Cost { bytes_written: 4 * u64::from(parts) * self.outputs(), ..Cost::default() }
     }
 
     fn params(&self) -> Result<ConvParams, Unfit> {
         let group_channels = self.channels / self.groups;
-        let depth = fit(
-            "conv",
-            "channels times kernel",
-            u64::from(group_channels) * u64::from(self.kernel[0]) * u64::from(self.kernel[1]),
-        )?;
+        let depth = self.depth()?;
         let elements = u64::from(self.images) * u64::from(self.channels) * self.input_pixels();
         fit("conv", "number of elements of the input", elements)?;
         let by = |divisor: u32| Divider::by(divisor.max(1));
@@ -264,6 +334,7 @@ impl Conv {
             y: self.y,
             bias: self.epilogue.bias,
             residual: self.epilogue.residual,
+            partial: Pointer::NONE,
             images: self.images,
             channels: self.channels,
             height: self.input[0],
@@ -290,27 +361,32 @@ impl Conv {
             by_kernel_width: by(self.kernel[1]),
             by_filters: by(self.filters),
             by_across: by(self.output[1].div_ceil(4)),
+            split_depth: depth,
+            reserved: 0,
             epilogue: self.epilogue.params(),
         })
     }
 
     fn forward_cost(&self) -> Cost {
         let taps = u64::from(self.channels / self.groups) * u64::from(self.kernel[0] * self.kernel[1]);
-        let outputs = u64::from(self.images) * u64::from(self.filters) * u64::from(self.output_pixels());
-        self.cost(u64::from(self.filters) * taps, 2 * outputs * taps)
+        self.cost(u64::from(self.filters) * taps, 2 * self.outputs() * taps)
     }
 
     fn cost(&self, weights: u64, flops: u64) -> Cost {
-        let columns = u64::from(self.images) * u64::from(self.output_pixels());
-        let outputs = u64::from(self.filters) * columns;
         let inputs = u64::from(self.images) * u64::from(self.channels) * self.input_pixels();
-        let epilogue = Epilogue { bias_row: 1, bias_column: 0, ..self.epilogue };
-        let (elements, operations) = epilogue.cost(1, u64::from(self.filters), columns);
+        let (elements, operations) = self.epilogue_cost();
         Cost {
             bytes_read: self.bytes() * (inputs + weights + elements),
-            bytes_written: self.bytes() * outputs,
+            bytes_written: self.bytes() * self.outputs(),
             flops: flops + operations,
         }
+    }
+
+    /// Elements that the epilogue reads, and its operations.
+    fn epilogue_cost(&self) -> (u64, u64) {
+        let columns = u64::from(self.images) * u64::from(self.output_pixels());
+        let epilogue = Epilogue { bias_row: 1, bias_column: 0, ..self.epilogue };
+        epilogue.cost(1, u64::from(self.filters), columns)
     }
 }
 

@@ -1,52 +1,79 @@
-//! Matrix products: `gemm.cu`, `gemm_mma.cu` and `gemv.cu`.
+//! Matrix products: `gemm.cu`, `gemm_mma.cu`, `gemm_async.cu` and `gemv.cu`; with `split.cu` where a depth is split.
 
 use crate::dtype::Math;
 use crate::epilogue::Epilogue;
 use crate::launch::{Cost, GRID_YZ_MAX, Kernel, Launch, Unfit, fit};
 use crate::params::{GemmParams, Params, Pointer};
+use crate::split::{Cut, MULTIPROCESSORS, Split};
 
-/// A kernel whose block of `threads` computes `rows` x `columns`.
-pub(crate) const fn tile<P: Params>(name: &'static str, threads: &'static [u32], rows: u32, columns: u32) -> Tile {
-    Tile { kernel: Kernel::new::<P>(name, threads), rows, columns }
+/// A kernel whose block of `threads` computes `rows` x `columns` in steps of `depth`.
+pub(crate) const fn tile<P: Params>(
+    name: &'static str,
+    threads: &'static [u32],
+    [rows, columns, depth]: [u32; 3],
+) -> Tile {
+    Tile { kernel: Kernel::new::<P>(name, threads), rows, columns, depth, ahead: 1 }
 }
 
 /// For each [`Math`], the largest first.
 pub(crate) static TILES: [[Tile; 3]; 4] = [
     [
-        tile::<GemmParams>("rota_gemm_f32_128x64", &[256], 128, 64),
-        tile::<GemmParams>("rota_gemm_f32_64x64", &[256], 64, 64),
-        tile::<GemmParams>("rota_gemm_f32_16x64", &[128], 16, 64),
+        tile::<GemmParams>("rota_gemm_f32_128x64", &[256], [128, 64, 16]),
+        tile::<GemmParams>("rota_gemm_f32_64x64", &[256], [64, 64, 16]),
+        tile::<GemmParams>("rota_gemm_f32_16x64", &[128], [16, 64, 32]),
     ],
     [
-        tile::<GemmParams>("rota_gemm_tf32_128x64", &[256], 128, 64),
-        tile::<GemmParams>("rota_gemm_tf32_64x64", &[128], 64, 64),
-        tile::<GemmParams>("rota_gemm_tf32_32x64", &[64], 32, 64),
+        tile::<GemmParams>("rota_gemm_tf32_128x64", &[256], [128, 64, 16]),
+        tile::<GemmParams>("rota_gemm_tf32_64x64", &[128], [64, 64, 16]),
+        tile::<GemmParams>("rota_gemm_tf32_32x64", &[64], [32, 64, 16]),
     ],
     [
-        tile::<GemmParams>("rota_gemm_f16_128x64", &[256], 128, 64),
-        tile::<GemmParams>("rota_gemm_f16_64x64", &[128], 64, 64),
-        tile::<GemmParams>("rota_gemm_f16_32x64", &[64], 32, 64),
+        tile::<GemmParams>("rota_gemm_f16_128x64", &[256], [128, 64, 32]),
+        tile::<GemmParams>("rota_gemm_f16_64x64", &[128], [64, 64, 32]),
+        tile::<GemmParams>("rota_gemm_f16_32x64", &[64], [32, 64, 32]),
     ],
     [
-        tile::<GemmParams>("rota_gemm_bf16_128x64", &[256], 128, 64),
-        tile::<GemmParams>("rota_gemm_bf16_64x64", &[128], 64, 64),
-        tile::<GemmParams>("rota_gemm_bf16_32x64", &[64], 32, 64),
+        tile::<GemmParams>("rota_gemm_bf16_128x64", &[256], [128, 64, 32]),
+        tile::<GemmParams>("rota_gemm_bf16_64x64", &[128], [64, 64, 32]),
+        tile::<GemmParams>("rota_gemm_bf16_32x64", &[64], [32, 64, 32]),
     ],
 ];
+
+/// For operands that can be copied to shared memory as they are, by [`Math`] without f32, the largest first.
+pub(crate) static ASYNC: [[Tile; 3]; 3] = [
+    [
+        tile::<GemmParams>("rota_gemm_tf32_128x64_async", &[256], [128, 64, 16]).ahead(2),
+        tile::<GemmParams>("rota_gemm_tf32_64x64_async", &[128], [64, 64, 16]).ahead(3),
+        tile::<GemmParams>("rota_gemm_tf32_32x64_async", &[64], [32, 64, 16]).ahead(3),
+    ],
+    [
+        tile::<GemmParams>("rota_gemm_f16_128x64_async", &[256], [128, 64, 32]).ahead(2),
+        tile::<GemmParams>("rota_gemm_f16_64x64_async", &[128], [64, 64, 32]).ahead(3),
+        tile::<GemmParams>("rota_gemm_f16_32x64_async", &[64], [32, 64, 32]).ahead(3),
+    ],
+    [
+        tile::<GemmParams>("rota_gemm_bf16_128x64_async", &[256], [128, 64, 32]).ahead(2),
+        tile::<GemmParams>("rota_gemm_bf16_64x64_async", &[128], [64, 64, 32]).ahead(3),
+        tile::<GemmParams>("rota_gemm_bf16_32x64_async", &[64], [32, 64, 32]).ahead(3),
+    ],
+];
+
+/// Bytes of such a copy.
+const COPY_BYTES: u64 = 16;
 
 /// For products of a few rows, by what is stored (f32, f16, bf16): b read along the depth, or across its columns.
 pub(crate) static FEW_ROWS: [[Tile; 2]; 3] = [
     [
-        tile::<GemmParams>("rota_gemv_f32_deep", &[128], FEW, 4),
-        tile::<GemmParams>("rota_gemv_f32_wide", &[256], FEW, 32),
+        tile::<GemmParams>("rota_gemv_f32_deep", &[128], [FEW, 4, 128]),
+        tile::<GemmParams>("rota_gemv_f32_wide", &[256], [FEW, 32, 32]),
     ],
     [
-        tile::<GemmParams>("rota_gemv_f16_deep", &[128], FEW, 4),
-        tile::<GemmParams>("rota_gemv_f16_wide", &[256], FEW, 32),
+        tile::<GemmParams>("rota_gemv_f16_deep", &[128], [FEW, 4, 128]),
+        tile::<GemmParams>("rota_gemv_f16_wide", &[256], [FEW, 32, 32]),
     ],
     [
-        tile::<GemmParams>("rota_gemv_bf16_deep", &[128], FEW, 4),
-        tile::<GemmParams>("rota_gemv_bf16_wide", &[256], FEW, 32),
+        tile::<GemmParams>("rota_gemv_bf16_deep", &[128], [FEW, 4, 128]),
+        tile::<GemmParams>("rota_gemv_bf16_wide", &[256], [FEW, 32, 32]),
     ],
 ];
 
@@ -58,23 +85,35 @@ pub(crate) struct Tile {
     pub kernel: Kernel,
     pub rows: u32,
     pub columns: u32,
+    /// Of a step.
+    pub depth: u32,
+    /// Steps whose loads are under way while one is multiplied.
+    pub ahead: u32,
 }
 
 impl Tile {
+    /// The same with so many steps' loads under way.
+    pub(crate) const fn ahead(self, steps: u32) -> Tile {
+        Tile { kernel: self.kernel, rows: self.rows, columns: self.columns, depth: self.depth, ahead: steps }
+    }
+
     /// Blocks for one product.
     pub(crate) fn count(&self, rows: u32, columns: u32) -> u64 {
         u64::from(rows.div_ceil(self.rows)) * u64::from(columns.div_ceil(self.columns))
     }
 }
 
-/// A grid with fewer blocks than this leaves much of a large GPU idle, so a smaller tile is taken (an H100 has 132
-/// multiprocessors).
-const BLOCKS_WANTED: u64 = 132;
-
-/// The largest tile that still makes enough blocks and of which more than half is used; else the smallest that the rows need.
-pub(crate) fn choose(tiles: &'static [Tile; 3], rows: u32, columns: u32, batches: u64) -> &'static Tile {
+/// The largest tile that still makes a block for each of `multiprocessors` and of which more than half is used; else the smallest that the
+/// rows need.
+pub(crate) fn choose(
+    tiles: &'static [Tile; 3],
+    [rows, columns]: [u32; 2],
+    batches: u64,
+    multiprocessors: u32,
+) -> &'static Tile {
     let fits = |tile: &&Tile| {
-        rows * 2 > tile.rows && columns * 2 > tile.columns && tile.count(rows, columns) * batches >= BLOCKS_WANTED
+        let blocks = tile.count(rows, columns) * batches;
+        rows * 2 > tile.rows && columns * 2 > tile.columns && blocks >= u64::from(multiprocessors)
     };
     let [.., middle, smallest] = tiles;
     tiles.iter().find(fits).unwrap_or(if rows <= smallest.rows { smallest } else { middle })
@@ -109,14 +148,13 @@ impl Matrix {
         Matrix { batch, ..self }
     }
 
-    /// Whether fours along the stride of 1 are aligned and end with the matrix.
-    fn vector(&self, rows: u32, columns: u32, element_bytes: u64) -> bool {
+    /// Whether groups of so many elements along the stride of 1 are aligned and end with the matrix.
+    fn aligned(&self, [rows, columns]: [u32; 2], element_bytes: u64, elements: u64) -> bool {
         let (along, across) = if self.column == 1 { (columns, self.row) } else { (rows, self.column) };
         (self.column == 1 || self.row == 1)
-            && self.pointer.0.is_multiple_of(4 * element_bytes)
-            && along.is_multiple_of(4)
-            && across.is_multiple_of(4)
-            && self.batch.iter().all(|stride| stride.is_multiple_of(4))
+            && self.pointer.0.is_multiple_of(elements * element_bytes)
+            && [u64::from(along), u64::from(across)].iter().all(|size| size.is_multiple_of(elements))
+            && self.batch.iter().all(|stride| stride.is_multiple_of(elements))
     }
 }
 
@@ -146,18 +184,64 @@ pub struct Gemm {
 }
 
 impl Gemm {
-    /// The launch, with the tile that suits the shapes.
+    /// The launch of the whole depth, with the tile that suits the shapes.
     pub fn launch(&self) -> Result<Launch, Unfit> {
-        if let Some(tile) = self.few_rows() {
-            return self.launch_with(tile);
+        self.launch_with(self.tile(MULTIPROCESSORS), Cut::whole(self.depth), Pointer::NONE)
+    }
+
+    /// The launches, in order, for a GPU of that many multiprocessors: one, or, where few tiles have much depth, one that shares the depth
+    /// among more blocks and one that adds up what they leave. `room` gives memory for that many bytes of sums, and is asked only then.
+    pub fn launches_on(&self, multiprocessors: u32, room: impl FnOnce(u64) -> Pointer) -> Result<Vec<Launch>, Unfit> {
+        let tile = self.tile(multiprocessors);
+        let tiles = tile.count(self.rows, self.columns) * self.batch_count();
+        match Cut::best(tiles, self.depth, tile, multiprocessors) {
+            cut @ Cut { parts: 1, .. } => Ok(vec![self.launch_with(tile, cut, Pointer::NONE)?]),
+            cut => Ok(self.split_with(tile, cut, room(self.sums_cost(cut.parts).bytes_written))?.to_vec()),
         }
-        let batches = u64::from(self.batches[0]) * u64::from(self.batches[1]);
-        self.launch_with(choose(&TILES[self.math as usize], self.rows, self.columns, batches))
     }
 
     /// The launch with each tile that there is, for tests that have to see them all.
     pub fn launches(&self) -> Result<Vec<Launch>, Unfit> {
-        TILES[self.math as usize].iter().chain(self.few_rows()).map(|tile| self.launch_with(tile)).collect()
+        self.tiles().map(|tile| self.launch_with(tile, Cut::whole(self.depth), Pointer::NONE)).collect()
+    }
+
+    /// The two launches with each tile, with the depth in up to `parts`, for the same. `partial` has room for that many outputs' sums in f32.
+    pub fn split_launches(&self, parts: u32, partial: Pointer) -> Result<Vec<[Launch; 2]>, Unfit> {
+        let split =
+            |tile: &'static Tile| self.split_with(tile, Cut::into_parts(self.depth, tile.depth, parts), partial);
+        self.tiles().map(split).collect()
+    }
+
+    fn tile(&self, multiprocessors: u32) -> &'static Tile {
+        let tiles = self.copied().unwrap_or(&TILES[self.math as usize]);
+        self.few_rows().unwrap_or_else(|| choose(tiles, [self.rows, self.columns], self.batch_count(), multiprocessors))
+    }
+
+    fn tiles(&self) -> impl Iterator<Item = &'static Tile> {
+        TILES[self.math as usize].iter().chain(self.copied().into_iter().flatten()).chain(self.few_rows())
+    }
+
+    /// The tiles that copy operands as they are, if these can be copied so.
+    fn copied(&self) -> Option<&'static [Tile; 3]> {
+        let tiles = match self.math {
+            Math::F32 => return None,
+            Math::Tf32 => &ASYNC[0],
+            Math::F16 => &ASYNC[1],
+            Math::Bf16 => &ASYNC[2],
+        };
+        let bytes = self.math.storage().bytes();
+        let fit = self.a.column == 1
+            && self.a.aligned([self.rows, self.depth], bytes, COPY_BYTES / bytes)
+            && self.b.aligned([self.depth, self.columns], bytes, COPY_BYTES / bytes);
+        fit.then_some(tiles)
+    }
+
+    fn batch_count(&self) -> u64 {
+        u64::from(self.batches[0]) * u64::from(self.batches[1])
+    }
+
+    fn outputs(&self) -> u64 {
+        self.batch_count() * u64::from(self.rows) * u64::from(self.columns)
     }
 
     /// The kernel for a few rows, if there are so few and b can be read along one of its axes.
@@ -176,8 +260,26 @@ impl Gemm {
         }
     }
 
-    fn launch_with(&self, tile: &'static Tile) -> Result<Launch, Unfit> {
-        let batches = u64::from(self.batches[0]) * u64::from(self.batches[1]);
+    /// The parts' sums in `partial`, and what makes the output of them.
+    fn split_with(&self, tile: &'static Tile, cut: Cut, partial: Pointer) -> Result<[Launch; 2], Unfit> {
+        let epilogue = &self.epilogue;
+        let split = Split {
+            dtype: self.math.storage(),
+            parts: cut.parts,
+            partial,
+            dims: [self.batches[0], self.batches[1], self.rows, self.columns],
+            y: self.c.pointer,
+            y_strides: [self.c.batch[0], self.c.batch[1], u64::from(self.c.row), 1],
+            bias_strides: [0, 0, epilogue.bias_row, epilogue.bias_column],
+            epilogue,
+        };
+        let first = self.launch_with(tile, cut, partial)?;
+        Ok([first, split.launch(self.outputs_cost())?])
+    }
+
+    /// The sums go to `partial`, if there is one, and nothing else is done.
+    fn launch_with(&self, tile: &'static Tile, cut: Cut, partial: Pointer) -> Result<Launch, Unfit> {
+        let batches = self.batch_count();
         fit("gemm", "batches", batches)?;
         let blocks = fit("gemm", "number of tiles", tile.count(self.rows, self.columns))?;
         if self.c.column != 1 {
@@ -186,12 +288,17 @@ impl Gemm {
             return Err(Unfit::Unsupported { kernel: "gemm", what });
         }
         let (a_vector, b_vector) = self.vectors();
+        let (c, epilogue, written) = match partial.is_some() {
+            true => (Pointer::NONE, Epilogue::default(), self.sums_cost(cut.parts)),
+            false => (self.c.pointer, self.epilogue, self.outputs_cost()),
+        };
         let params = GemmParams {
             a: self.a.pointer,
             b: self.b.pointer,
-            c: self.c.pointer,
-            bias: self.epilogue.bias,
-            residual: self.epilogue.residual,
+            c,
+            bias: epilogue.bias,
+            residual: epilogue.residual,
+            partial,
             a_outer: self.a.batch[0],
             a_inner: self.a.batch[1],
             b_outer: self.b.batch[0],
@@ -210,34 +317,48 @@ impl Gemm {
             c_row: self.c.row,
             a_vector,
             b_vector,
-            epilogue: self.epilogue.params(),
+            split_depth: cut.depth,
+            reserved: 0,
+            epilogue: epilogue.params(),
         };
-        let grid = [blocks, batches.min(GRID_YZ_MAX) as u32, 1];
-        Ok(Launch::new(&tile.kernel, grid, tile.kernel.blocks[0], params, self.cost()))
+        let grid = [blocks, batches.min(GRID_YZ_MAX) as u32, cut.parts];
+        Ok(Launch::new(&tile.kernel, grid, tile.kernel.blocks[0], params, self.products_cost() + written))
     }
 
     /// Whether fours of a and of b may be loaded at once, as the kernels want to be told.
     pub(crate) fn vectors(&self) -> (u32, u32) {
         let bytes = self.math.storage().bytes();
-        let a = self.a.vector(self.rows, self.depth, bytes);
-        let b = self.b.vector(self.depth, self.columns, bytes);
+        let a = self.a.aligned([self.rows, self.depth], bytes, 4);
+        let b = self.b.aligned([self.depth, self.columns], bytes, 4);
         (u32::from(a), u32::from(b))
     }
 
-    /// What it costs, in however many launches.
+    /// What it costs, in one launch.
     pub fn cost(&self) -> Cost {
+        self.products_cost() + self.outputs_cost()
+    }
+
+    /// Of reading the operands and multiplying them.
+    fn products_cost(&self) -> Cost {
         let [rows, columns, depth] = [self.rows, self.columns, self.depth].map(u64::from);
-        let batches = u64::from(self.batches[0]) * u64::from(self.batches[1]);
         // A stride of 0 means that the operand is read once for all batches.
         let copies = |matrix: &Matrix| -> u64 {
             (0..2).map(|axis| if matrix.batch[axis] == 0 { 1 } else { u64::from(self.batches[axis]) }).product()
         };
-        let (elements, operations) = self.epilogue.cost(batches, rows, columns);
+        let elements = copies(&self.a) * rows * depth + copies(&self.b) * depth * columns;
+        let flops = 2 * self.outputs() * depth;
+        Cost { bytes_read: self.math.storage().bytes() * elements, bytes_written: 0, flops }
+    }
+
+    /// Of leaving the sums of that many parts.
+    fn sums_cost(&self, parts: u32) -> Cost {
+        Cost { bytes_written: 4 * u64::from(parts) * self.outputs(), ..Cost::default() }
+    }
+
+    /// Of the epilogue, and of writing the output.
+    fn outputs_cost(&self) -> Cost {
+        let (elements, flops) = self.epilogue.cost(self.batch_count(), u64::from(self.rows), u64::from(self.columns));
         let bytes = self.math.storage().bytes();
-        Cost {
-            bytes_read: bytes * (copies(&self.a) * rows * depth + copies(&self.b) * depth * columns + elements),
-            bytes_written: bytes * batches * rows * columns,
-            flops: 2 * batches * rows * columns * depth + operations,
-        }
+        Cost { bytes_read: bytes * elements, bytes_written: bytes * self.outputs(), flops }
     }
 }

@@ -9,16 +9,16 @@ use crate::params::{GroupedParams, GroupedProblem, Pointer};
 /// For f32, tf32 and f16, the larger first.
 pub(crate) static TILES: [[Tile; 2]; 3] = [
     [
-        tile::<GroupedParams>("rota_grouped_f32_64x64", &[256], 64, 64),
-        tile::<GroupedParams>("rota_grouped_f32_16x64", &[128], 16, 64),
+        tile::<GroupedParams>("rota_grouped_f32_64x64", &[256], [64, 64, 16]),
+        tile::<GroupedParams>("rota_grouped_f32_16x64", &[128], [16, 64, 32]),
     ],
     [
-        tile::<GroupedParams>("rota_grouped_tf32_64x64", &[128], 64, 64),
-        tile::<GroupedParams>("rota_grouped_tf32_32x64", &[64], 32, 64),
+        tile::<GroupedParams>("rota_grouped_tf32_64x64", &[128], [64, 64, 16]),
+        tile::<GroupedParams>("rota_grouped_tf32_32x64", &[64], [32, 64, 16]),
     ],
     [
-        tile::<GroupedParams>("rota_grouped_f16_64x64", &[128], 64, 64),
-        tile::<GroupedParams>("rota_grouped_f16_32x64", &[64], 32, 64),
+        tile::<GroupedParams>("rota_grouped_f16_64x64", &[128], [64, 64, 32]),
+        tile::<GroupedParams>("rota_grouped_f16_32x64", &[64], [32, 64, 32]),
     ],
 ];
 

@@ -87,6 +87,11 @@ impl Launch {
         Launch { kernel, grid, block: [threads, 1, 1], shared_bytes: 0, params: params.as_bytes().to_vec(), cost }
     }
 
+    /// Blocks of the whole grid.
+    pub fn blocks(&self) -> u64 {
+        self.grid.iter().map(|&count| u64::from(count)).product()
+    }
+
     /// The device addresses among the parameters, in the struct's order.
     pub fn pointers(&self) -> impl Iterator<Item = Pointer> {
         self.params[..self.kernel.pointers * 8]
@@ -146,6 +151,12 @@ pub(crate) fn spread(work: u32, threads: u32) -> [u32; 3] {
     [work.div_ceil(threads).clamp(1, THREADS_MAX / threads), 1, 1]
 }
 
+/// Whether rows are so few that a warp for each leaves multiprocessors of a large GPU without a block, and so long that a block's threads have some
+/// of each.
+pub(crate) fn few_and_long(rows: u32, columns: u32) -> bool {
+    rows < 4 * crate::MULTIPROCESSORS && columns >= 1024
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,7 +183,7 @@ mod tests {
         };
         let mut launch = conv.launch().unwrap();
         launch.relocate(|Pointer(place)| Pointer(place + 0x7000_0000_0000));
-        let moved = [16, 32, 48, 0, 64].map(|place| Pointer(if place == 0 { 0 } else { place + 0x7000_0000_0000 }));
+        let moved = [16, 32, 48, 0, 64, 0].map(|place| Pointer(if place == 0 { 0 } else { place + 0x7000_0000_0000 }));
         assert_eq!(launch.pointers().collect::<Vec<_>>(), moved);
         // 2 x 3 x 25 inputs, 4 x 27 weights and as many residuals as outputs; a product and a sum per tap, a sum per residual.
         let outputs = 2 * 4 * 25;

@@ -32,6 +32,7 @@ pub mod recurrent;
 pub mod resize;
 pub mod resources;
 pub mod softmax;
+pub mod split;
 pub mod standin;
 
 pub use attention::Attention;
@@ -50,19 +51,25 @@ pub use pool::{Pool, Reduce, Reduction, Window};
 pub use recurrent::{Cell, RecurrentStep};
 pub use resize::Resize;
 pub use softmax::Softmax;
+pub use split::MULTIPROCESSORS;
 
 /// Every kernel there is.
 pub fn kernels() -> Vec<&'static Kernel> {
     let mut all: Vec<&'static Kernel> = Vec::new();
     all.extend(gemm::TILES.iter().chain(&conv::TILES).flatten().map(|tile| &tile.kernel));
+    all.extend(gemm::ASYNC.iter().flatten().map(|tile| &tile.kernel));
     all.extend(gemm::FEW_ROWS.iter().flatten().map(|tile| &tile.kernel));
+    all.extend(&split::SPLIT);
     all.extend(grouped::TILES.iter().flatten().map(|tile| &tile.kernel));
     all.push(&batch::MOVE);
     all.extend(conv::DEPTHWISE.iter().flatten().chain(&conv::TRANSPOSE));
     all.extend(pool::POOL.iter().chain(pool::REDUCE.iter().flatten()));
     all.extend(layout::COPY.iter().chain(&layout::TRANSPOSE).chain(&layout::GATHER).chain(&layout::PAD));
-    all.extend(resize::RESIZE.iter().chain(&normalize::NORMALIZE).chain(&attention::ATTENTION));
+    all.extend(
+        resize::RESIZE.iter().chain(&normalize::NORMALIZE).chain(&attention::ATTENTION).chain(&attention::TENSOR),
+    );
     all.extend([&recurrent::LSTM, &recurrent::GRU, &recurrent::GRU_RESET, &recurrent::GRU_UPDATE, &recurrent::RNN]);
+    all.extend(&softmax::LONG);
     all.extend([&softmax::F32, &softmax::F16, &elementwise::F32, &elementwise::I64]);
     all
 }

@@ -81,12 +81,13 @@ params! {
     }
 
     /// Of `gemm.cu` and `gemm_mma.cu`.
-    GemmParams(5) {
+    GemmParams(6) {
         a: Pointer,
         b: Pointer,
         c: Pointer,
         bias: Pointer,
         residual: Pointer,
+        partial: Pointer,
         a_outer: u64,
         a_inner: u64,
         b_outer: u64,
@@ -105,6 +106,22 @@ params! {
         c_row: u32,
         a_vector: u32,
         b_vector: u32,
+        split_depth: u32,
+        reserved: u32,
+        epilogue: Epilogue,
+    }
+
+    /// Of `split.cu`.
+    SplitParams(4) {
+        partial: Pointer,
+        y: Pointer,
+        bias: Pointer,
+        residual: Pointer,
+        y_strides: [u64; 4],
+        bias_strides: [u32; 4],
+        dims: [Divider; 4],
+        parts: u32,
+        count: u32,
         epilogue: Epilogue,
     }
 
@@ -153,12 +170,13 @@ params! {
     }
 
     /// Of `conv.cu`, `depthwise.cu` and `conv_transpose.cu`.
-    ConvParams(5) {
+    ConvParams(6) {
         x: Pointer,
         w: Pointer,
         y: Pointer,
         bias: Pointer,
         residual: Pointer,
+        partial: Pointer,
         images: u32,
         channels: u32,
         height: u32,
@@ -185,6 +203,8 @@ params! {
         by_kernel_width: Divider,
         by_filters: Divider,
         by_across: Divider,
+        split_depth: u32,
+        reserved: u32,
         epilogue: Epilogue,
     }
 

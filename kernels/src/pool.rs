@@ -1,7 +1,7 @@
 //! Windows and whole axes: `pool.cu` and `reduce.cu`.
 
 use crate::dtype::{Float, Type};
-use crate::launch::{Cost, Kernel, Launch, Unfit, fit, spread};
+use crate::launch::{Cost, Kernel, Launch, Unfit, few_and_long, fit, spread};
 use crate::params::{Divider, Pointer, PoolParams, ReduceParams};
 
 const BLOCKS: &[u32] = &[64, 128, 256];
@@ -9,23 +9,27 @@ const BLOCKS: &[u32] = &[64, 128, 256];
 pub(crate) static POOL: [Kernel; 2] =
     [Kernel::new::<PoolParams>("rota_pool_f32", BLOCKS), Kernel::new::<PoolParams>("rota_pool_f16", BLOCKS)];
 
-/// By element type; along rows, then along columns.
-pub(crate) static REDUCE: [[Kernel; 2]; 4] = [
+/// By element type; along rows, along columns, and along rows with a block for each.
+pub(crate) static REDUCE: [[Kernel; 3]; 4] = [
     [
         Kernel::new::<ReduceParams>("rota_reduce_rows_f32", BLOCKS),
         Kernel::new::<ReduceParams>("rota_reduce_columns_f32", BLOCKS),
+        Kernel::new::<ReduceParams>("rota_reduce_long_f32", &[256]),
     ],
     [
         Kernel::new::<ReduceParams>("rota_reduce_rows_f16", BLOCKS),
         Kernel::new::<ReduceParams>("rota_reduce_columns_f16", BLOCKS),
+        Kernel::new::<ReduceParams>("rota_reduce_long_f16", &[256]),
     ],
     [
         Kernel::new::<ReduceParams>("rota_reduce_rows_i32", BLOCKS),
         Kernel::new::<ReduceParams>("rota_reduce_columns_i32", BLOCKS),
+        Kernel::new::<ReduceParams>("rota_reduce_long_i32", &[256]),
     ],
     [
         Kernel::new::<ReduceParams>("rota_reduce_rows_i64", BLOCKS),
         Kernel::new::<ReduceParams>("rota_reduce_columns_i64", BLOCKS),
+        Kernel::new::<ReduceParams>("rota_reduce_long_i64", &[256]),
     ],
 ];
 
@@ -163,13 +167,39 @@ pub struct Reduce {
 }
 
 impl Reduce {
-    /// The launch.
+    /// The launch; with a block per row where rows are few and long.
     pub fn launch(&self) -> Result<Launch, Unfit> {
-        self.launch_with(128)
+        match self.inner == 1 && few_and_long(self.outer, self.count) {
+            true => self.launch_long(),
+            false => self.launch_with(128),
+        }
     }
 
-    /// The launch with a block of `threads`.
+    /// The launch with a block of `threads`, in which a warp has an output, or with an inner axis a thread.
     pub fn launch_with(&self, threads: u32) -> Result<Launch, Unfit> {
+        match self.inner {
+            1 => self.launch_of(0, threads, |outputs| u64::from(outputs) * 32),
+            _ => self.launch_of(1, threads, u64::from),
+        }
+    }
+
+    /// The launch with a block per row; there must be no inner axis.
+    ///
+    /// # Panics
+    /// With one.
+    pub fn launch_long(&self) -> Result<Launch, Unfit> {
+        assert_eq!(self.inner, 1, "a row's elements lie side by side");
+        self.launch_of(2, 256, |outputs| u64::from(outputs) * 256)
+    }
+
+    /// The launch of each kernel and block that can do it, for tests that have to see them all.
+    pub fn launches(&self) -> Result<Vec<Launch>, Unfit> {
+        let long = (self.inner == 1).then(|| self.launch_long());
+        BLOCKS.iter().map(|&threads| self.launch_with(threads)).chain(long).collect()
+    }
+
+    /// `work` says how many threads so many outputs ask for.
+    fn launch_of(&self, kernel: usize, threads: u32, work: impl Fn(u32) -> u64) -> Result<Launch, Unfit> {
         use Reduction::{L2, LogSum, LogSumExp};
         let unfit = |what: String| Err(Unfit::Unsupported { kernel: "reduce", what });
         let kernels = match self.dtype {
@@ -195,8 +225,6 @@ impl Reduce {
             by_inner: Divider::by(self.inner.max(1)),
             reserved_too: 0,
         };
-        let rows = self.inner == 1;
-        let work = if rows { u64::from(outputs) * 32 } else { u64::from(outputs) };
         let elements = u64::from(outputs) * u64::from(self.count);
         let places = matches!(self.reduction, Reduction::ArgMax | Reduction::ArgMin);
         let cost = Cost {
@@ -204,7 +232,7 @@ impl Reduce {
             bytes_written: u64::from(outputs) * if places { 8 } else { self.dtype.bytes() },
             flops: elements * if matches!(self.reduction, Reduction::SumSquare | L2 | LogSumExp) { 2 } else { 1 },
         };
-        let work = work.min(u64::from(u32::MAX)) as u32;
-        Ok(Launch::new(&kernels[usize::from(!rows)], spread(work, threads), threads, params, cost))
+        let work = work(outputs).min(u64::from(u32::MAX)) as u32;
+        Ok(Launch::new(&kernels[kernel], spread(work, threads), threads, params, cost))
     }
 }

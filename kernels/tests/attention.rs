@@ -23,10 +23,10 @@ proptest! {
     fn masked_and_causal_rows_of_every_type_equal_three_loops(
         outers in 1..3_u32,
         heads in 1..3_u32,
-        rows in 1..35_u32,
+        rows in prop_oneof![1..35_u32, 60..80_u32],
         more in 0..40_u32,
-        size in prop_oneof![1..20_u32, Just(64), Just(128)],
-        v_size in prop_oneof![1..20_u32, Just(64), Just(128)],
+        size in prop_oneof![1..20_u32, Just(8), Just(32), Just(40), Just(64), Just(96), Just(128)],
+        v_size in prop_oneof![1..20_u32, Just(8), Just(32), Just(40), Just(64), Just(96), Just(128)],
         causal in any::<bool>(),
         masked in any::<bool>(),
         dtype in prop_oneof![Just(Float::F32), Just(Float::F16)],
@@ -72,9 +72,44 @@ proptest! {
                 expected[(((o * rows + r) * heads + h) * v_size + d) as usize] = value as f32;
             }
         }
-        run_all(&[attention.launch().unwrap()], &mut memory, |memory, _| {
+        prop_assert_eq!(Some(attention.launch().unwrap()), attention.launches().unwrap().pop());
+        run_all(&attention.launches().unwrap(), &mut memory, |memory, _| {
             let tolerance = if dtype == Float::F32 { 2e-5 } else { 4e-3 };
             assert_close(&Tensor::download(dtype, memory, attention.y.pointer, count), &expected, tolerance, &format!("{attention:?}"));
         });
     }
+}
+
+#[test]
+fn heads_that_can_be_copied_as_they_are_go_to_tensor_cores() {
+    let attention = |dtype, size: u32, address: u64| {
+        let heads =
+            Heads { pointer: Pointer(address), strides: [u64::from(size) * 40, u64::from(size), u64::from(size)] };
+        let mask = Mask { pointer: Pointer::NONE, strides: [0; 4] };
+        let (q, k, v, y) = (heads, heads, heads, heads);
+        let (outers, heads, rows, columns) = (1, 1, 40, 40);
+        Attention {
+            dtype,
+            outers,
+            heads,
+            rows,
+            columns,
+            size,
+            v_size: size,
+            scale: 1.0,
+            causal: false,
+            q,
+            k,
+            v,
+            y,
+            mask,
+        }
+    };
+    let name = |attention: Attention| attention.launch().unwrap().kernel.name;
+    assert_eq!(name(attention(Float::F16, 32, 256)), "rota_attention_f16_mma_32");
+    assert_eq!(name(attention(Float::F16, 40, 256)), "rota_attention_f16_mma_64");
+    assert_eq!(name(attention(Float::F16, 128, 256)), "rota_attention_f16_mma_128");
+    assert_eq!(name(attention(Float::F16, 15, 256)), "rota_attention_f16");
+    assert_eq!(name(attention(Float::F16, 32, 264)), "rota_attention_f16");
+    assert_eq!(name(attention(Float::F32, 32, 256)), "rota_attention_f32");
 }

@@ -71,7 +71,7 @@ fn every_kernel_is_refused_what_lies_past_the_end_of_what_it_reads_and_of_what_i
 }
 
 /// The planted kernels, and words of what is said of each; nothing for those that are right.
-const PLANTED: [(Kernel, &str); 17] = [
+const PLANTED: [(Kernel, &str); 20] = [
     (planted("planted_right"), ""),
     (
         planted("planted_missing_barrier"),
@@ -92,6 +92,9 @@ const PLANTED: [(Kernel, &str); 17] = [
     (planted("planted_lanes_missing"), "a warp operation lacks some of its lanes"),
     (planted("planted_plain_flag"), "byte 0 of buffer 1, which thread 0 of block 0 wrote"),
     (planted("planted_atomic_flag"), ""),
+    (planted("planted_copies_waited_for"), ""),
+    (planted("planted_copies_not_waited_for"), "to which a copy is under way that was not waited for"),
+    (planted("planted_copies_without_a_barrier"), "a race"),
 ];
 
 const fn planted(name: &'static str) -> Kernel {
@@ -100,7 +103,7 @@ const fn planted(name: &'static str) -> Kernel {
 
 #[test]
 fn each_planted_mistake_is_caught_and_what_is_right_passes() {
-    static KERNELS: [(Kernel, &str); 17] = PLANTED;
+    static KERNELS: [(Kernel, &str); 20] = PLANTED;
     let library = checking_library("librota_planted.so", &folder().join("host/planted"));
     let host = Host::open(library).unwrap();
     for (kernel, expected) in &KERNELS {

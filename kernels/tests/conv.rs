@@ -4,8 +4,8 @@ mod support;
 
 use proptest::prelude::*;
 use rota_kernels::host::{Host, Memory};
-use rota_kernels::{Activation, Conv, Epilogue, Float, Math, Pointer};
-use support::{Numbers, Tensor, assert_close, run_all};
+use rota_kernels::{Activation, Conv, Epilogue, Float, Launch, Math, Pointer};
+use support::{Numbers, Tensor, assert_close, run_chains};
 
 /// Sizes of a convolution, without its tensors.
 #[derive(Clone, Debug)]
@@ -151,22 +151,27 @@ fn check(shape: &Shape, transposed: bool, math: Math) {
         let sum = *value + bias[index / pixels_out as usize % filters as usize];
         *value = sum * (sum / 6.0 + 0.5).clamp(0.0, 1.0) + residual[index];
     }
-    let launches = if transposed {
-        [32, 64, 128].map(|threads| conv.launch_transposed_with(threads).unwrap()).to_vec()
+    let alone = |launch: Launch| vec![launch];
+    let chains: Vec<Vec<Launch>> = if transposed {
+        [32, 64, 128].map(|threads| alone(conv.launch_transposed_with(threads).unwrap())).to_vec()
     } else {
-        let mut all = conv.launches().unwrap();
-        all.extend(conv.launch());
-        all
+        let partial = memory.alloc(PARTS as usize * expected.len() * 4);
+        let split = conv.split_launches(PARTS, partial).unwrap();
+        let whole = conv.launches().unwrap().into_iter().chain(conv.launch());
+        whole.map(alone).chain(split.iter().map(|pair| pair.to_vec())).collect()
     };
     let tolerance = match math {
         Math::F32 => 1e-4,
         _ => 4e-2,
     };
-    run_all(&launches, &mut memory, |memory, launch| {
+    run_chains(&chains, &mut memory, |memory, launch| {
         let what = format!("{} {shape:?}", launch.kernel.name);
         assert_close(&Tensor::download(dtype, memory, conv.y, expected.len()), &expected, tolerance, &what);
     });
 }
+
+/// Of a depth that is split.
+const PARTS: u32 = 3;
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]

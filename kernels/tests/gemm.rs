@@ -4,8 +4,8 @@ mod support;
 
 use proptest::prelude::*;
 use rota_kernels::host::Memory;
-use rota_kernels::{Activation, Epilogue, Gemm, Math, Matrix, Pointer, Type};
-use support::{Numbers, run_all, to_f16};
+use rota_kernels::{Activation, Epilogue, Gemm, Launch, Math, Matrix, Pointer, Type};
+use support::{Numbers, run_all, run_chains, to_f16};
 
 /// A matrix per batch in a buffer of its own layout.
 struct Operand {
@@ -129,7 +129,8 @@ proptest! {
     fn every_tile_and_type_equals_three_loops(
         rows in prop_oneof![1..9_u32, 1..40_u32, Just(64), 100..140_u32],
         columns in prop_oneof![1..40_u32, Just(64), 100..140_u32],
-        depth in prop_oneof![1..40_u32, Just(64)],
+        depth in prop_oneof![1..40_u32, Just(64), 100..200_u32],
+        parts in 2..5_u32,
         batches in prop::array::uniform2(1..3_u32),
         transposed in prop::array::uniform2(any::<bool>()),
         gaps in prop::array::uniform2(0..5_u32),
@@ -137,7 +138,13 @@ proptest! {
         activation in prop::sample::select(&ACTIVATIONS[..]),
         residual_last in any::<bool>(),
         plain in any::<bool>(),
+        fine in any::<bool>(),
     ) {
+        // Of what is fine, all can be copied as it is.
+        let unit = if fine { 8 } else { 1 };
+        let [columns, depth] = [columns, depth].map(|size| size.next_multiple_of(unit));
+        let gaps = gaps.map(|gap| gap.next_multiple_of(unit));
+        let transposed = [transposed[0] && !fine, transposed[1]];
         for math in [Math::F32, Math::Tf32, Math::F16, Math::Bf16] {
             let mut numbers = Numbers::new(u64::from(rows * columns + depth));
             let a = Operand::random(&mut numbers, [rows, depth], batches, transposed[0], gaps[0], skips[0], math);
@@ -184,13 +191,17 @@ proptest! {
             let rounding = match math { Math::F32 | Math::Tf32 => 0.0, Math::F16 => 1.0 / 2048.0, Math::Bf16 => 1.0 / 256.0 };
             let mut launches = gemm.launches().unwrap();
             launches.push(gemm.launch().unwrap());
-            run_all(&launches, &mut memory, |memory, launch| {
+            let partial = memory.alloc(4 * parts as usize * count);
+            let split = gemm.split_launches(parts, partial).unwrap();
+            let look = |memory: &Memory, launch: &Launch| {
                 for (index, (found, expected)) in download(c, count, math.storage(), memory).iter().zip(&expected).enumerate() {
                     let tolerance = 1e-6 * f64::from(depth) + 2e-6 + rounding * expected.abs();
                     let close = (f64::from(*found) - expected).abs() <= tolerance;
                     assert!(close, "{}: element {index} is {found}, expected {expected}\n{gemm:?}", launch.kernel.name);
                 }
-            });
+            };
+            run_all(&launches, &mut memory, look);
+            run_chains(&split, &mut memory, look);
         }
     }
 }
@@ -212,6 +223,64 @@ fn a_large_product_takes_the_largest_tile_and_a_flat_one_the_flattest() {
     assert_eq!(gemm(12, 1000).launch().unwrap().kernel.name, "rota_gemm_f32_16x64");
     assert_eq!(gemm(8, 1000).launch().unwrap().kernel.name, "rota_gemv_f32_wide");
     assert_eq!(gemm(100, 1000).launch().unwrap().kernel.name, "rota_gemm_f32_64x64");
+}
+
+#[test]
+fn operands_that_can_be_copied_as_they_are_take_the_tiles_that_do() {
+    let gemm = |math, b_width: u32, depth: u32, address| Gemm {
+        math,
+        rows: 1000,
+        columns: 1000,
+        depth,
+        batches: [1, 1],
+        a: Matrix::row_major(Pointer(address), depth),
+        b: Matrix::row_major(Pointer(256), b_width),
+        c: Matrix::row_major(Pointer(256), 1000),
+        epilogue: Epilogue::default(),
+    };
+    let copied = |gemm: Gemm| gemm.launch().unwrap().kernel.name.ends_with("_async");
+    assert!(copied(gemm(Math::F16, 1000, 72, 256)) && copied(gemm(Math::Tf32, 1004, 68, 16)));
+    assert!(!copied(gemm(Math::F32, 1000, 72, 256)), "f32 is not multiplied on tensor cores");
+    assert!(!copied(gemm(Math::F16, 1004, 72, 256)), "rows that begin at 8 bytes");
+    assert!(!copied(gemm(Math::F16, 1000, 68, 256)), "a depth that ends within 16 bytes");
+    assert!(!copied(gemm(Math::F16, 1000, 72, 264)), "a start at 8 bytes");
+    let wide = gemm(Math::F16, 1000, 72, 256);
+    assert!(!copied(Gemm { a: Matrix::transposed(Pointer(256), 1000), ..wide }), "a across the depth");
+    assert!(copied(Gemm { b: Matrix::transposed(Pointer(256), 72), ..wide }), "b along the depth");
+}
+
+#[test]
+fn few_tiles_of_much_depth_are_split_so_that_a_gpu_is_full_and_others_are_not() {
+    let gemm = |rows, columns, depth| Gemm {
+        math: Math::F16,
+        rows,
+        columns,
+        depth,
+        batches: [1, 1],
+        a: Matrix::row_major(Pointer(256), depth),
+        b: Matrix::row_major(Pointer(512), columns),
+        c: Matrix::row_major(Pointer(1024), columns),
+        epilogue: Epilogue { bias: Pointer(2048), bias_column: 1, ..Epilogue::default() },
+    };
+    let never = |_| -> Pointer { panic!("no room is wanted") };
+    for whole in [gemm(4096, 4096, 1024), gemm(512, 49, 64)] {
+        assert_eq!(whole.launches_on(132, never).unwrap(), [whole.launch().unwrap()]);
+    }
+    let mut room = 0;
+    let launches = gemm(512, 49, 4608).launches_on(132, |bytes| {
+        room = bytes;
+        Pointer(4096)
+    });
+    let [sums, end] = &launches.unwrap()[..] else { panic!("two launches") };
+    let parts = u64::from(sums.grid[2]);
+    assert_eq!((sums.grid, room), ([8, 1, 14], parts * 512 * 49 * 4));
+    // The output lives from the second launch on, and what they cost is what a whole one does, and the sums there and back.
+    assert_eq!(sums.pointers().map(|pointer| pointer.0).collect::<Vec<_>>(), [256, 512, 0, 0, 0, 4096]);
+    assert_eq!(end.pointers().map(|pointer| pointer.0).collect::<Vec<_>>(), [4096, 1024, 2048, 0]);
+    let whole = gemm(512, 49, 4608).launch().unwrap().cost;
+    let both = sums.cost + end.cost;
+    assert_eq!((both.bytes_read, both.bytes_written), (whole.bytes_read + room, whole.bytes_written + room));
+    assert_eq!(both.flops, whole.flops + parts * 512 * 49);
 }
 
 #[test]

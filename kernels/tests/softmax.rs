@@ -3,7 +3,7 @@
 mod support;
 
 use rota_kernels::host::{Host, Memory};
-use rota_kernels::{Float, Softmax};
+use rota_kernels::{Float, Pointer, Softmax};
 use support::{Numbers, assert_close, from_f16, to_f16};
 
 #[test]
@@ -21,13 +21,12 @@ fn check(outer: usize, columns: usize, inner: usize, log: bool, x: &[f32]) {
     for dtype in [Float::F32, Float::F16] {
         let x: Vec<f32> = if dtype == Float::F16 { from_f16(&to_f16(x)) } else { x.to_vec() };
         let expected = reference(outer, columns, inner, log, &x);
-        for threads in [32, 64, 128, 256] {
-            let mut memory = Memory::default();
-            let input = if dtype == Float::F16 { memory.upload(&to_f16(&x)) } else { memory.upload(&x) };
-            let y = memory.alloc(x.len() * 4);
-            let [outer, columns, inner] = [outer, columns, inner].map(|n| n as u32);
-            let softmax = Softmax { dtype, outer, columns, inner, log, x: input, y };
-            let launch = softmax.launch_with(threads).unwrap();
+        let mut memory = Memory::default();
+        let input = if dtype == Float::F16 { memory.upload(&to_f16(&x)) } else { memory.upload(&x) };
+        let y = memory.alloc(x.len() * 4);
+        let [outer, columns, inner] = [outer, columns, inner].map(|n| n as u32);
+        let softmax = Softmax { dtype, outer, columns, inner, log, x: input, y };
+        for launch in softmax.launches().unwrap() {
             host.run(&launch, &mut memory).unwrap();
             let what = format!("{launch:?}");
             match dtype {
@@ -36,6 +35,17 @@ fn check(outer: usize, columns: usize, inner: usize, log: bool, x: &[f32]) {
             }
         }
     }
+}
+
+#[test]
+fn a_few_long_rows_have_a_block_each_and_many_rows_or_short_ones_a_warp() {
+    let kernel = |outer, columns| {
+        let (x, y) = (Pointer(256), Pointer(256));
+        Softmax { dtype: Float::F32, outer, columns, inner: 1, log: false, x, y }.launch().unwrap().kernel.name
+    };
+    assert_eq!(kernel(40, 6625), "rota_softmax_long_f32");
+    assert_eq!(kernel(4000, 6625), "rota_softmax_f32");
+    assert_eq!(kernel(40, 1000), "rota_softmax_f32");
 }
 
 fn reference(outer: usize, columns: usize, inner: usize, log: bool, x: &[f32]) -> Vec<f32> {

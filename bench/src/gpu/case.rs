@@ -3,7 +3,7 @@
 use super::Failure;
 use crate::numbers::Numbers;
 use rota_device::cuda::workbench::{TrialError, Workbench};
-use rota_kernels::{Launch, Math, Pointer, Type};
+use rota_kernels::{Launch, Math, Pointer, Type, Unfit};
 use serde_json::Value;
 use zerocopy::{Immutable, IntoBytes};
 
@@ -109,15 +109,20 @@ impl Tolerance {
 impl Variant {
     /// `all` with the one marked that is equal to `chosen`.
     pub fn mark(all: Vec<Launch>, chosen: &Launch) -> Vec<Variant> {
+        Variant::mark_chains(all.into_iter().map(|launch| vec![launch]), vec![chosen.clone()])
+    }
+
+    /// The same of ways that may take several launches.
+    pub fn mark_chains(all: impl IntoIterator<Item = Vec<Launch>>, chosen: Vec<Launch>) -> Vec<Variant> {
         let mut marked = false;
-        let mark = |launch: Launch| {
-            let chosen = !marked && launch == *chosen;
+        let mark = |launches: Vec<Launch>| {
+            let chosen = !marked && launches == chosen;
             marked |= chosen;
-            Variant { launches: vec![launch], chosen }
+            Variant { launches, chosen }
         };
         let mut variants: Vec<Variant> = all.into_iter().map(mark).collect();
         if !marked {
-            variants.push(Variant { launches: vec![chosen.clone()], chosen: true });
+            variants.push(Variant { launches: chosen, chosen: true });
         }
         variants
     }
@@ -184,6 +189,23 @@ impl<'a> Maker<'a> {
     pub fn output(&mut self, count: u64, dtype: Type) -> Result<Output, TrialError> {
         let pointer = self.bench.alloc(count * dtype.bytes())?;
         Ok(Output { pointer, count: count as usize, dtype })
+    }
+
+    /// What a product is launched as where it may want room for partial sums; `launches` is called twice if it does.
+    pub fn chosen(
+        &mut self,
+        launches: impl Fn(&mut dyn FnMut(u64) -> Pointer) -> Result<Vec<Launch>, Unfit>,
+    ) -> Result<Vec<Launch>, Failure> {
+        let mut wanted = 0;
+        let whole = launches(&mut |bytes| {
+            wanted = bytes;
+            Pointer::NONE
+        })?;
+        if wanted == 0 {
+            return Ok(whole);
+        }
+        let room = self.scratch(wanted)?;
+        Ok(launches(&mut |_| room)?)
     }
 
     /// Room for what is written and not looked at.

@@ -7,7 +7,7 @@ use crate::background::{compile_options, hints};
 use crate::config::PrecisionName;
 use crate::repository;
 use rota_device::cuda::Model;
-use rota_device::cuda::lower::Program;
+use rota_device::cuda::lower::{Options, Program};
 use rota_device::cuda::roofline::{GPUS, GpuLimits};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -59,6 +59,9 @@ struct Launch {
     kernel: &'static str,
     bytes: u64,
     flops: u64,
+    blocks: u64,
+    /// Of the multiprocessors' time until the busiest is done.
+    busy: f64,
     roofline_us: f64,
     /// Of the sum.
     share: f64,
@@ -92,7 +95,13 @@ pub fn run(arguments: Arguments) -> Outcome {
     let model = Model::read(&arguments.model, &compile_options(&settings, &[], 1))?;
     let gpu = GPUS.iter().find(|gpu| gpu.name == arguments.device).ok_or("no such GPU")?;
     let lower = |fuse: bool| -> Result<Program, Failure> {
-        let program = model.program(arguments.batch, &hints(&settings), arguments.precision.into(), fuse);
+        let options = Options {
+            fuse,
+            precision: arguments.precision.into(),
+            multiprocessors: gpu.multiprocessors,
+            ..Options::default()
+        };
+        let program = model.program(arguments.batch, &hints(&settings), options);
         program.map_err(|error| format!("{}: {error}", arguments.model.display()).into())
     };
     let (program, unfused) = (lower(true)?, lower(false)?);
@@ -104,6 +113,8 @@ pub fn run(arguments: Arguments) -> Outcome {
             kernel: step.launch.kernel.name,
             bytes: cost.bytes_read + cost.bytes_written,
             flops: cost.flops,
+            blocks: step.launch.blocks(),
+            busy: gpu.busy(step.launch.blocks()),
             roofline_us: us,
             share: if sum.roofline_us > 0.0 { us / sum.roofline_us } else { 0.0 },
         }
@@ -134,19 +145,21 @@ const NODE_CHARS_MAX: usize = 48;
 
 impl Report {
     fn text(&self) -> String {
-        let mut table = Table::new(&["launch", "kernel", "MB", "Mflop", "us", "share"]);
+        let mut table = Table::new(&["launch", "kernel", "MB", "Mflop", "blocks", "busy", "us", "share"]);
         for launch in &self.launches {
             let node: String = launch.node.chars().take(NODE_CHARS_MAX).collect();
             let kernel = launch.kernel.trim_start_matches("rota_").to_owned();
             let (bytes, flops) = (launch.bytes as f64 / 1e6, launch.flops as f64 / 1e6);
-            let share = format!("{:.1}%", launch.share * 100.0);
+            let percent = |share: f64, places: usize| format!("{:.places$}%", share * 100.0);
             table.row(vec![
                 node,
                 kernel,
                 significant(bytes),
                 significant(flops),
+                launch.blocks.to_string(),
+                percent(launch.busy, 0),
                 significant(launch.roofline_us),
-                share,
+                percent(launch.share, 1),
             ]);
         }
         let sum = |sum: &Sum| {

@@ -5,6 +5,7 @@
 
 use super::CudaError;
 use super::arenas::{self, Giving};
+use super::content::{ByContent, Shared};
 use super::driver::{Context, DeviceMemory, Driver, DriverError, Function, GpuInfo, Module, Stream};
 use super::flight::Kit;
 use super::upload::Uploads;
@@ -14,7 +15,7 @@ use rota_graph::Tensor;
 use rota_kernels::Kernel;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A GPU, and the session on it that is alive.
@@ -47,8 +48,7 @@ pub struct Session {
     module: Module,
     functions: Mutex<HashMap<&'static str, Function>>,
     uploads: Uploads,
-    /// By content.
-    weights: Mutex<HashMap<[u8; 32], Weak<Weight>>>,
+    weights: ByContent<DeviceMemory, CudaError>,
     arena: Mutex<Option<Arc<DeviceMemory>>>,
     /// Bytes of the plans that there are.
     pub(super) plan_bytes: AtomicU64,
@@ -58,23 +58,7 @@ pub struct Session {
 }
 
 /// A constant on the GPU.
-#[derive(Default)]
-pub struct Weight {
-    /// Set once it is there; whoever wants it meanwhile waits for whoever is about it, and nobody else does.
-    memory: OnceLock<Result<DeviceMemory, CudaError>>,
-}
-
-impl Weight {
-    /// 0 for one that is not there, or not yet.
-    fn bytes(&self) -> u64 {
-        self.memory.get().and_then(|memory| memory.as_ref().ok()).map_or(0, DeviceMemory::bytes)
-    }
-
-    /// As the GPU knows it. Of one that [`Session::weight`] gave.
-    pub fn address(&self) -> u64 {
-        self.memory.get().and_then(|memory| memory.as_ref().ok()).map_or(0, DeviceMemory::address)
-    }
-}
+pub type Weight = Shared<DeviceMemory, CudaError>;
 
 // SAFETY: streams, modules and functions are the driver's, which may be called on them from any thread.
 unsafe impl Sync for Session {}
@@ -121,8 +105,7 @@ impl Gpu {
             Arc::clone(current.session.as_ref().filter(|session| !session.is_lost())?)
         };
         let (free, total) = session.context.memory().ok()?;
-        let weights = session.weights.lock().unwrap_or_else(PoisonError::into_inner);
-        let weights = weights.values().filter_map(Weak::upgrade).map(|weight| weight.bytes()).sum();
+        let weights = session.weights.sum(DeviceMemory::bytes);
         let arena = session.arena.lock().unwrap_or_else(PoisonError::into_inner);
         let activations = arena.as_ref().map_or(0, |arena| arena.bytes());
         Some(Usage { weights, plans: session.plan_bytes.load(Ordering::Relaxed), activations, free, total })
@@ -144,7 +127,7 @@ impl Session {
             uploads: Uploads::new(&context)?,
             module,
             functions: Mutex::default(),
-            weights: Mutex::default(),
+            weights: ByContent::default(),
             arena: Mutex::default(),
             plan_bytes: AtomicU64::new(0),
             kits: Mutex::default(),
@@ -177,34 +160,11 @@ impl Session {
 
     /// A constant's memory: the one that has the same content, else a new one.
     pub fn weight(&self, tensor: &Tensor) -> Result<Arc<Weight>, CudaError> {
-        let hash = *blake3::hash(&tensor.data).as_bytes();
-        let weight = {
-            let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
-            let known = weights.get(&hash).and_then(Weak::upgrade);
-            known.unwrap_or_else(|| {
-                weights.retain(|_, weight| weight.strong_count() > 0);
-                let weight = Arc::new(Weight::default());
-                weights.insert(hash, Arc::downgrade(&weight));
-                weight
-            })
-        };
-        match weight.memory.get_or_init(|| self.bring(tensor)) {
-            Ok(_) => Ok(weight),
-            Err(error) => {
-                // The next that wants it tries again.
-                let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
-                if weights.get(&hash).is_some_and(|known| std::ptr::eq(known.as_ptr(), &*weight)) {
-                    weights.remove(&hash);
-                }
-                Err(error.clone())
-            }
-        }
-    }
-
-    fn bring(&self, tensor: &Tensor) -> Result<DeviceMemory, CudaError> {
-        let memory = self.allocate(tensor.data.len() as u64, "weights")?;
-        self.uploads.upload(memory.address(), &tensor.data).map_err(|error| self.noted(error))?;
-        Ok(memory)
+        self.weights.get(*blake3::hash(&tensor.data).as_bytes(), || {
+            let memory = self.allocate(tensor.data.len() as u64, "weights")?;
+            self.uploads.upload(memory.address(), &tensor.data).map_err(|error| self.noted(error))?;
+            Ok(memory)
+        })
     }
 
     /// Lets `give` give the copies of a batch's inputs to `copies_in`, which it is given: of weights that are uploaded meanwhile, at most one

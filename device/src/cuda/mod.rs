@@ -1,12 +1,13 @@
 //! The cuda device: a model's graph lowered to our own kernels, launched through NVIDIA's driver.
 //!
 //! [`lower`] is pure: from a graph and sizes to launches over a memory plan. [`driver`] has the driver's calls. Between them `gpu`
-//! holds what networks on a GPU share, `arenas` the clients' memory that all GPUs reach, `upload` the way of weights, `plan` a program as it lies on
+//! holds what networks on a GPU share, `arenas` the clients' memory that all GPUs reach, `content` and `upload` weights and their way, `plan` a program as it lies on
 //! a GPU, captured; `runner` finds the plan for what comes, and `warm` has plans made before it comes.
 //! [`CudaEngine`] loads models like any other engine, so whatever runs on engines runs on GPUs: whole models and parts of a
 //! prefix group, checks, profiles.
 
 mod arenas;
+mod content;
 pub mod driver;
 mod engine;
 pub(crate) mod flight;

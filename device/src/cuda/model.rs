@@ -1,7 +1,7 @@
 //! A model's file as this device sees it: its graph, and what it takes and gives.
 
+use super::CudaError;
 use super::lower::{self, Given, Program};
-use super::{CudaError, Precision};
 use crate::engine::{Declared, LoadError, declared_signature};
 use crate::sample::{self, Hints};
 use crate::{CompileOptions, Dim, Signature};
@@ -41,9 +41,8 @@ impl Model {
 
     /// The launches for `items` items of the sizes that `hints` name, 1 where they name none. No GPU is asked.
     ///
-    /// `fuse` off: a launch for each node, to compare with.
-    pub fn program(&self, items: u32, hints: &Hints, precision: Precision, fuse: bool) -> Result<Program, CudaError> {
-        let options = lower::Options { fuse, precision, members: 0 };
+    /// With `options.fuse` off: a launch for each node, to compare with.
+    pub fn program(&self, items: u32, hints: &Hints, options: lower::Options) -> Result<Program, CudaError> {
         let mut numbers = sample::Numbers(1);
         let given = |content: bool, numbers: &mut sample::Numbers| -> Option<Vec<Given>> {
             let each = self.signature.inputs.iter().zip(self.settled()).map(|(spec, settled)| {

@@ -85,7 +85,7 @@ impl Plan {
                 Place::Table { offset } => table.as_mut_ptr() as u64 + offset,
                 Place::Constant(tensor) => {
                     weights.push(session.weight(tensor)?);
-                    weights[weights.len() - 1].address()
+                    weights[weights.len() - 1].value().address()
                 }
             });
         }

@@ -99,7 +99,7 @@ impl CudaRunner {
     }
 
     fn lower(&self, inputs: &dyn Inputs) -> Result<(Vec<Given>, Program), CudaError> {
-        let options = self.options;
+        let options = lower::Options { multiprocessors: self.gpu.info.multiprocessors, ..self.options };
         let plain = self.given(inputs, false);
         match lower::lower(&self.graph, &plain, options) {
             Ok(program) => Ok((plain, program)),

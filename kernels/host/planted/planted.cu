@@ -4,7 +4,7 @@
 // Cost    none worth telling
 // Roof    none
 // Test    tests/check.rs
-#include "rota.cuh"
+#include "copies.cuh"
 
 using Row = float[64];
 
@@ -107,3 +107,27 @@ ROTA_KERNEL(planted_lanes_missing, SoftmaxParams, 64, 1) {
 // All threads mark the same word; without an atomic that is a race, with one it is not.
 ROTA_KERNEL(planted_plain_flag, SoftmaxParams, 64, 1) { at<float>(p.y)[0] = at<const float>(p.x)[threadIdx.x]; }
 ROTA_KERNEL(planted_atomic_flag, SoftmaxParams, 64, 1) { atomicOr(at<unsigned>(p.x), 1u); }
+
+// 16 bytes a thread, copied to where another reads them.
+template <bool WAITS>
+__device__ __forceinline__ void copies(const SoftmaxParams& p) {
+  ROTA_SHARED(Row, row);
+  if (threadIdx.x < 16) begin_copy(row + threadIdx.x * 4, at<const float>(p.x) + threadIdx.x * 4, true);
+  close_copies();
+  if (WAITS) wait_for_copies<0>();
+  __syncthreads();
+  at<float>(p.y)[threadIdx.x] = row[63 - threadIdx.x];
+}
+ROTA_KERNEL(planted_copies_waited_for, SoftmaxParams, 64, 1) { copies<true>(p); }
+ROTA_KERNEL(planted_copies_not_waited_for, SoftmaxParams, 64, 1) { copies<false>(p); }
+
+// The wait is the thread's own: without a barrier behind it, others may not read yet.
+ROTA_KERNEL(planted_copies_without_a_barrier, SoftmaxParams, 64, 1) {
+  ROTA_SHARED(Row, row);
+  row[threadIdx.x] = 0.0f;
+  __syncthreads();
+  if (threadIdx.x < 16) begin_copy(row + threadIdx.x * 4, at<const float>(p.x) + threadIdx.x * 4, true);
+  close_copies();
+  wait_for_copies<0>();
+  at<float>(p.y)[threadIdx.x] = row[63 - threadIdx.x];
+}

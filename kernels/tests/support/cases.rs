@@ -54,14 +54,18 @@ pub fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     for math in [Math::F32, Math::Tf32, Math::F16, Math::Bf16] {
         cases.push(gemm(math));
+        if math != Math::F32 {
+            cases.push(copied(math));
+        }
         if math != Math::Bf16 {
             cases.extend([grouped(math), conv(math)]);
         }
     }
     for dtype in FLOATS {
         cases.extend([depthwise(dtype), conv_transpose(dtype), pool(dtype), softmax(dtype)]);
-        cases.extend([normalize(dtype), resize(dtype), attention(dtype)]);
+        cases.extend([normalize(dtype), resize(dtype), attention(dtype, 33)]);
     }
+    cases.extend([32, 64, 128].map(|size| attention(Float::F16, size)));
     cases.extend([reductions(), copies(), transposes(), gathers(), pads(), elementwise(), recurrent(), moves()]);
     cases
 }
@@ -91,6 +95,30 @@ fn gemm(math: Math) -> Case {
     let mut launches = base.launches().unwrap();
     let (b_row, b_column) = (b.input(dtype, depth * columns), Matrix { row: 1, column: depth, ..base.b });
     launches.push(Gemm { b: Matrix { pointer: b_row, ..b_column }, ..base }.launch().unwrap());
+    let partial = b.output(Type::F32, 3 * 2 * rows * columns);
+    launches.extend(base.split_launches(3, partial).unwrap().concat());
+    b.done(launches)
+}
+
+/// Operands that are copied as they are, with more steps than stages, b both ways.
+fn copied(math: Math) -> Case {
+    let mut b = Builder::new("gemm of copies");
+    let (rows, columns, depth) = (40, 72, 168);
+    let dtype = math.storage();
+    let base = Gemm {
+        math,
+        rows,
+        columns,
+        depth,
+        batches: [1, 1],
+        a: Matrix::row_major(b.input(dtype, rows * depth), depth),
+        b: Matrix::row_major(b.input(dtype, depth * columns), columns),
+        c: Matrix::row_major(b.output(dtype, rows * columns), columns),
+        epilogue: Epilogue::default(),
+    };
+    let turned = Gemm { b: Matrix::transposed(base.b.pointer, depth), ..base };
+    let launches = [base, turned].into_iter().flat_map(|gemm| gemm.launches().unwrap());
+    let launches = launches.filter(|launch| launch.kernel.name.ends_with("_async")).collect();
     b.done(launches)
 }
 
@@ -151,7 +179,10 @@ fn conv(math: Math) -> Case {
     let mut b = Builder::new("conv");
     let mut launches = Vec::new();
     for groups in [1, 2] {
-        launches.extend(conv_of(&mut b, math, groups, 3, 2, false).launches().unwrap());
+        let conv = conv_of(&mut b, math, groups, 3, 2, false);
+        launches.extend(conv.launches().unwrap());
+        let partial = b.output(Type::F32, 3 * conv.images * conv.filters * conv.output[0] * conv.output[1]);
+        launches.extend(conv.split_launches(3, partial).unwrap().concat());
     }
     b.done(launches)
 }
@@ -201,7 +232,7 @@ fn softmax(dtype: Float) -> Case {
     let x = b.input(dtype.into(), outer * columns * inner);
     let y = b.output(dtype.into(), outer * columns * inner);
     let softmax = Softmax { dtype, outer, columns, inner, log: false, x, y };
-    b.done(vec![softmax.launch().unwrap()])
+    b.done(vec![softmax.launch().unwrap(), softmax.launch_long().unwrap()])
 }
 
 fn normalize(dtype: Float) -> Case {
@@ -243,9 +274,9 @@ fn resize(dtype: Float) -> Case {
     b.done(vec![resize.launch().unwrap()])
 }
 
-fn attention(dtype: Float) -> Case {
+fn attention(dtype: Float, size: u32) -> Case {
     let mut b = Builder::new("attention");
-    let (heads, rows, columns, size) = (2, 18, 40, 33);
+    let (heads, rows, columns) = (2, 18, 40);
     let strides = |rows: u32| [rows * heads * size, size, heads * size].map(u64::from);
     let mut tensor = |rows: u32| Heads { pointer: b.input(dtype.into(), rows * heads * size), strides: strides(rows) };
     let (q, k, v) = (tensor(rows), tensor(columns), tensor(columns));
@@ -276,7 +307,11 @@ fn reductions() -> Case {
             let (outer, count) = (9, 40);
             let x = b.input(dtype, outer * count * inner);
             let y = b.output(Type::I64, outer * inner);
-            launches.push(Reduce { dtype, reduction, last: false, outer, count, inner, x, y }.launch().unwrap());
+            let reduce = Reduce { dtype, reduction, last: false, outer, count, inner, x, y };
+            launches.push(reduce.launch().unwrap());
+            if inner == 1 {
+                launches.push(reduce.launch_long().unwrap());
+            }
         }
     }
     b.done(launches)

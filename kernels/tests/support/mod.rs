@@ -72,10 +72,23 @@ impl Tensor {
 }
 
 /// Runs each launch and looks at what it did.
-pub fn run_all(launches: &[Launch], memory: &mut Memory, mut look: impl FnMut(&Memory, &Launch)) {
-    assert!(!launches.is_empty());
-    for launch in launches {
-        Host::load().unwrap().run(launch, memory).unwrap_or_else(|error| panic!("{error}\n{launch:?}"));
-        look(memory, launch);
+pub fn run_all(launches: &[Launch], memory: &mut Memory, look: impl FnMut(&Memory, &Launch)) {
+    run_chains(launches.iter().map(std::slice::from_ref), memory, look);
+}
+
+/// Runs each chain of launches and looks at what it did, with the first.
+pub fn run_chains<C: AsRef<[Launch]>>(
+    chains: impl IntoIterator<Item = C>,
+    memory: &mut Memory,
+    mut look: impl FnMut(&Memory, &Launch),
+) {
+    let mut any = false;
+    for chain in chains {
+        any = true;
+        for launch in chain.as_ref() {
+            Host::load().unwrap().run(launch, memory).unwrap_or_else(|error| panic!("{error}\n{launch:?}"));
+        }
+        look(memory, &chain.as_ref()[0]);
     }
+    assert!(any, "there is something to run");
 }

@@ -3,7 +3,7 @@
 use super::{FLOATS, name, sum_tolerance};
 use crate::gpu::Failure;
 use crate::gpu::case::{Case, Maker, Planned, Scale, Tensor, Tolerance, Variant};
-use rota_kernels::{Activation, Conv, Epilogue, Math, Pointer};
+use rota_kernels::{Activation, Conv, Epilogue, MULTIPROCESSORS, Math, Pointer};
 use serde_json::{Value, json};
 
 /// A square kernel with half of it as padding; `filters` per group times groups in all.
@@ -95,6 +95,8 @@ fn conv(maker: &mut Maker, math: Math, sizes: Sizes) -> Result<Case, Failure> {
     let mut launches = conv.launches()?;
     // Single channels as products waste nearly all of a tile: nobody would take them.
     launches.retain(|launch| !depthwise || launch.kernel.name.starts_with("rota_depthwise"));
+    let chosen = maker.chosen(|room| conv.launches_on(MULTIPROCESSORS, room))?;
+    let variants = Variant::mark_chains(launches.into_iter().map(|launch| vec![launch]), chosen);
     let terms = u64::from(sizes.channels / sizes.groups) * u64::from(sizes.kernel).pow(2);
     let expected = move |index: usize| {
         let [oh, ow] = conv.output.map(|side| side as usize);
@@ -119,7 +121,7 @@ fn conv(maker: &mut Maker, math: Math, sizes: Sizes) -> Result<Case, Failure> {
         family: if depthwise { "depthwise" } else { "conv" },
         what: what(math, sizes),
         math: if depthwise { Math::F32 } else { math },
-        variants: Variant::mark(launches, &conv.launch()?),
+        variants,
         output,
         expected: Box::new(expected),
         work: terms,

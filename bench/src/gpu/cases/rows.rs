@@ -10,12 +10,15 @@ use serde_json::json;
 pub fn planned(scale: Scale) -> Vec<Planned> {
     let mut all = Vec::new();
     for (float, math) in FLOATS {
-        let shapes: &[[u64; 2]] = scale.pick(&[[8192, 1024], [8, 1000]], &[[5, 33]]);
+        let shapes: &[[u64; 2]] = scale.pick(&[[8192, 1024], [8, 1000]], &[[5, 33], [2, 1100]]);
         for &shape in shapes {
             all.push(Planned::new(Math::F32, move |maker| softmax(maker, float, math, shape)));
         }
         all.push(Planned::new(Math::F32, move |maker| normalize(maker, float, math, scale.pick([8192, 768], [4, 35]))));
-        let shapes: &[[u64; 4]] = scale.pick(&[[8, 12, 128, 64], [1, 8, 1024, 128]], &[[1, 2, 19, 20]]);
+        let shapes: &[[u64; 4]] = scale.pick(
+            &[[8, 12, 128, 32], [8, 12, 128, 64], [1, 8, 1024, 128]],
+            &[[1, 2, 19, 20], [1, 1, 70, 32], [1, 1, 19, 64], [1, 1, 19, 128]],
+        );
         for &shape in shapes {
             all.push(Planned::new(math, move |maker| attention(maker, float, math, shape)));
         }
@@ -36,14 +39,12 @@ fn softmax(maker: &mut Maker, float: Float, math: Math, [rows, columns]: [u64; 2
         x: x.pointer,
         y: output.pointer,
     };
-    let blocks = softmax.launch()?.kernel.blocks;
-    let launches = blocks.iter().map(|&block| softmax.launch_with(block)).collect::<Result<_, _>>()?;
     let width = columns as usize;
     Ok(Case {
         family: "softmax",
         what: format!("{} {rows}x{columns}", name(math)),
         math: Math::F32,
-        variants: Variant::mark(launches, &softmax.launch()?),
+        variants: Variant::mark(softmax.launches()?, &softmax.launch()?),
         output,
         expected: Box::new(move |index| {
             let row = &x.values[index / width * width..][..width];
@@ -123,7 +124,6 @@ fn attention(maker: &mut Maker, float: Float, math: Math, dims: [u64; 4]) -> Res
         y: lie(output.pointer),
         mask: Mask { pointer: Pointer::NONE, strides: [0; 4] },
     };
-    let launch = attention.launch()?;
     let (height, width) = (rows as usize, size as usize);
     let expected = move |index: usize| {
         let (column, row, pair) = (index % width, index / width % height, index / (width * height));
@@ -144,7 +144,7 @@ fn attention(maker: &mut Maker, float: Float, math: Math, dims: [u64; 4]) -> Res
         family: "attention",
         what: format!("{} {outers}x{heads}x{rows}x{size}", name(math)),
         math: Math::F32,
-        variants: Variant::mark(vec![launch.clone()], &launch),
+        variants: Variant::mark(attention.launches()?, &attention.launch()?),
         output,
         expected: Box::new(expected),
         work: 4 * rows * size,

@@ -15,6 +15,7 @@ pub struct GpuInfo {
     pub memory_bytes: u64,
     /// 8.0 is (8, 0).
     pub compute_capability: (u32, u32),
+    pub multiprocessors: u32,
     /// "0000:17:00.0": where the system's own files on it are.
     pub pci: String,
 }
@@ -64,6 +65,7 @@ impl Driver {
         let attribute = |of| attribute(device, of);
         let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let multiprocessors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let domain = attribute(A::CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID)?;
         let (bus, slot) =
             (attribute(A::CU_DEVICE_ATTRIBUTE_PCI_BUS_ID)?, attribute(A::CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID)?);
@@ -73,6 +75,7 @@ impl Driver {
             name: String::from_utf8_lossy(&name[..length]).into_owned(),
             memory_bytes: bytes as u64,
             compute_capability: (major, minor),
+            multiprocessors,
             pci: format!("{domain:04x}:{bus:02x}:{slot:02x}.0"),
         })
     }

@@ -315,8 +315,10 @@ impl<'a> Builder<'a> {
     }
 
     /// A matrix product; a stack's as one of each member.
-    pub fn product(&mut self, gemm: &Gemm) -> Result<(), LowerError> {
-        let Some((problems, rows_per_item, columns)) = self.members(gemm) else { return self.push(gemm.launch()) };
+    pub fn matrix_product(&mut self, gemm: &Gemm) -> Result<(), LowerError> {
+        let Some((problems, rows_per_item, columns)) = self.members(gemm) else {
+            return self.product(|multiprocessors, room| gemm.launches_on(multiprocessors, room));
+        };
         let bytes = (problems.len() * size_of::<GroupedProblem>()) as u64;
         let offset = self.table_bytes;
         self.table_bytes += bytes.next_multiple_of(memory::ALIGNMENT);
@@ -334,6 +336,19 @@ impl<'a> Builder<'a> {
         self.push(grouped.launch())?;
         if let Some(step) = self.steps.last_mut() {
             step.members = Some(Members { table, problems, rows_per_item, element_bytes });
+        }
+        Ok(())
+    }
+
+    /// The launches of a product, which may want memory of its own for partial sums.
+    pub fn product(
+        &mut self,
+        launches: impl FnOnce(u32, &mut dyn FnMut(u64) -> Pointer) -> Result<Vec<Launch>, Unfit>,
+    ) -> Result<(), LowerError> {
+        let multiprocessors = self.options.multiprocessors;
+        let launches = launches(multiprocessors, &mut |bytes| self.scratch(DType::F32, &[bytes / 4]).pointer());
+        for launch in launches.map_err(|unfit| self.refuse(unfit.to_string()))? {
+            self.push(Ok(launch))?;
         }
         Ok(())
     }

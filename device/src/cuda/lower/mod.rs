@@ -39,11 +39,14 @@ pub struct Options {
     /// Of a stack: how many members lie side by side in its products. Each then computes the rows alone that it is asked about
     /// ([`program::Members`]). 0 for a model that is no stack.
     pub members: u32,
+    /// Of the GPU that launches are to fill.
+    pub multiprocessors: u32,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { fuse: true, precision: Precision::default(), members: 0 }
+        let multiprocessors = rota_kernels::MULTIPROCESSORS;
+        Options { fuse: true, precision: Precision::default(), members: 0, multiprocessors }
     }
 }
 

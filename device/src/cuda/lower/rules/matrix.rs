@@ -41,7 +41,8 @@ pub fn gemm(b: &mut Builder, site: &Site, finish: Option<(&Finish, ValueId)>) ->
     apply(b, site, finish, &mut epilogue, columns)?;
     let output = b.result(site, finish)?;
     let c = Matrix::row_major(output.pointer(), columns);
-    b.push(Gemm { math: b.math(), rows, columns, depth, batches: [1, 1], a: left, b: right, c, epilogue }.launch())
+    let gemm = Gemm { math: b.math(), rows, columns, depth, batches: [1, 1], a: left, b: right, c, epilogue };
+    b.product(|multiprocessors, room| gemm.launches_on(multiprocessors, room))
 }
 
 /// Products of the last two axes, for every index of those before them.
@@ -111,7 +112,7 @@ pub fn mat_mul(b: &mut Builder, site: &Site, finish: Option<(&Finish, ValueId)>)
             c: Matrix::row_major(Pointer(output.pointer().0 + step), columns).batched([each * second.size, each]),
             epilogue: shifted,
         };
-        b.product(&gemm)?;
+        b.matrix_product(&gemm)?;
     }
     Ok(())
 }

@@ -104,7 +104,8 @@ fn run(
     let a = Matrix::row_major(x.pointer(), depth);
     let w = Matrix::transposed(at(&weights, direction * gates * hidden * inputs), depth);
     let c = Matrix::row_major(all.pointer(), columns);
-    b.push(Gemm { math, rows, columns, depth, batches: [1, 1], a, b: w, c, epilogue }.launch())?;
+    let gemm = Gemm { math, rows, columns, depth, batches: [1, 1], a, b: w, c, epilogue };
+    b.product(|multiprocessors, room| gemm.launches_on(multiprocessors, room))?;
 
     let state_of = direction * batch * hidden;
     let mut state = [optional(b, site, 5, state_of)?, Pointer::NONE];

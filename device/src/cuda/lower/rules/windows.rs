@@ -163,7 +163,10 @@ fn convolve(
     if y.view.elements() == 0 {
         return Ok(());
     }
-    b.push(if transposed { conv.launch_transposed() } else { conv.launch() })
+    if transposed {
+        return b.push(conv.launch_transposed());
+    }
+    b.product(|multiprocessors, room| conv.launches_on(multiprocessors, room))
 }
 
 pub fn pool(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Result<(), LowerError> {
