@@ -15,9 +15,11 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Two requests of so many items each are a batch.
-const ITEMS: u32 = 4;
-const ROOM: usize = ITEMS as usize * 8 * 8 * 8 * 4;
+/// Of a batch, divided among its requests.
+const ITEMS: u32 = 8;
+/// What they bring and get.
+const BYTES_IN: u64 = ITEMS as u64 * 3 * 16 * 16 * 4;
+const BYTES_OUT: u64 = ITEMS as u64 * 8 * 8 * 8 * 4;
 
 /// Convolutions enough that a batch is longer on its way through them than on the bus.
 fn pictures() -> Vec<u8> {
@@ -62,7 +64,7 @@ impl Files {
             let program = read.program(items, &Hints::default(), Options::default()).unwrap();
             program.steps.iter().map(|step| standin::time_line(&step.launch, GPUS[0].time(step))).collect()
         };
-        let times = Scratch::write(&format!("{test}.times"), [1, ITEMS, 2 * ITEMS].map(lines).concat().as_bytes());
+        let times = Scratch::write(&format!("{test}.times"), [1, 2, 4, ITEMS].map(lines).concat().as_bytes());
         Files { model, times, trace: Scratch::write(&format!("{test}.trace"), b"") }
     }
 
@@ -77,27 +79,32 @@ impl Files {
 }
 
 fn options() -> CompileOptions {
-    CompileOptions { max_batch: Some(2 * ITEMS), ..CompileOptions::default() }
+    CompileOptions { max_batch: Some(ITEMS), ..CompileOptions::default() }
 }
 
-/// Batches of two requests each, which go round, and what each request gives alone.
+/// Batches that go round, and what each of their requests gives alone.
 struct Work {
     #[expect(clippy::vec_box, reason = "a device takes and gives them boxed")]
     batches: Vec<Box<Batch>>,
-    alone: Vec<[Vec<HostTensor>; 2]>,
+    alone: Vec<Vec<Vec<HostTensor>>>,
 }
 
 impl Work {
-    fn new(network: &mut dyn Network) -> Work {
+    /// Of so many requests each.
+    fn new(network: &mut dyn Network, requests: u32) -> Work {
         let signature = network.signature().clone();
         let mut work = Work { batches: Vec::new(), alone: Vec::new() };
         for number in 0..BATCHES {
-            let seed = |request: u64| 2 * number + request;
-            let requests = [0, 1].map(|request| common::inputs(&signature, ITEMS, &Hints::default(), seed(request)));
-            let mut batch = sample::lay_out(NetworkId(0), &signature, &requests, &[ROOM]).unwrap();
+            let request = |request: u32| {
+                let seed = number * 100 + u64::from(request);
+                common::inputs(&signature, ITEMS / requests, &Hints::default(), seed)
+            };
+            let requests: Vec<_> = (0..requests).map(request).collect();
+            let room = BYTES_OUT as usize / requests.len();
+            let mut batch = sample::lay_out(NetworkId(0), &signature, &requests, &[room]).unwrap();
             batch.id = BatchId(number);
             work.batches.push(batch);
-            work.alone.push(requests.map(|request| network.run(&request).unwrap()));
+            work.alone.push(requests.iter().map(|request| network.run(request).unwrap()).collect());
         }
         work
     }
@@ -144,11 +151,6 @@ impl Work {
 /// Different ones, of which two are on their way at a time.
 const BATCHES: u64 = 4;
 
-/// Whether it brings a request of the batches above.
-fn is_input(done: &Done) -> bool {
-    done.engine == Engine::CopiesIn && done.bytes == u64::from(ITEMS) * 3 * 16 * 16 * 4
-}
-
 /// What the GPU did for a batch.
 #[derive(Debug)]
 struct Seen {
@@ -158,21 +160,26 @@ struct Seen {
 }
 
 impl Seen {
-    /// Of the batches that this part of the trace begins with.
-    fn all(part: &[Done]) -> Vec<Seen> {
-        let copies_in: Vec<Done> = part.iter().filter(|done| is_input(done)).cloned().collect();
+    /// Of the batches that are this part of the trace; a batch has so many `copies` each way.
+    fn all(part: &[Done], copies: usize) -> Vec<Seen> {
         let of = |engine: Engine| part.iter().filter(move |done| done.engine == engine && done.name != "fill").cloned();
-        let (kernels, copies_out): (Vec<Done>, Vec<Done>) =
-            (of(Engine::Kernels).collect(), of(Engine::CopiesOut).collect());
+        // Others are weights.
+        let copies_in: Vec<Done> = of(Engine::CopiesIn).filter(|done| done.bytes == BYTES_IN / copies as u64).collect();
+        let (kernels, copies_out): (Vec<_>, Vec<_>) = (of(Engine::Kernels).collect(), of(Engine::CopiesOut).collect());
         let launches: Vec<&[Done]> = kernels.chunk_by(|a, b| a.call == b.call).collect();
-        assert_eq!((copies_in.len(), copies_out.len()), (2 * launches.len(), 2 * launches.len()));
-        let copies = copies_in.chunks(2).zip(copies_out.chunks(2));
+        assert_eq!((copies_in.len(), copies_out.len()), (copies * launches.len(), copies * launches.len()));
+        let each = copies_in.chunks(copies).zip(copies_out.chunks(copies)).zip(launches);
         let seen = |((copies_in, copies_out), kernels): ((&[Done], &[Done]), &[Done])| Seen {
             copies_in: copies_in.to_vec(),
             kernels: kernels.to_vec(),
             copies_out: copies_out.to_vec(),
         };
-        copies.zip(launches).map(seen).collect()
+        each.map(seen).collect()
+    }
+
+    /// From the first copy to the last of those that bring it, and of those that take its answers away.
+    fn copies(&self) -> [Range<Duration>; 2] {
+        [&self.copies_in, &self.copies_out].map(|copies| copies[0].begin..copies[copies.len() - 1].end)
     }
 
     fn executes(&self) -> Range<Duration> {
@@ -181,51 +188,60 @@ impl Seen {
 
     /// From when the first copy was asked for to the end of the last.
     fn took(&self) -> Duration {
-        self.copies_out[1].end - self.copies_in[0].asked
+        self.copies()[1].end - self.copies_in[0].asked
     }
 }
 
 /// A network that has made its plans, and work for it.
-fn served(files: &Files, engine: &CudaEngine) -> (Box<dyn Network>, Work) {
+fn served(files: &Files, engine: &CudaEngine, requests: u32) -> (Box<dyn Network>, Work) {
     let mut network = engine.compile(files.model.path(), &options()).unwrap();
-    let mut work = Work::new(&mut *network);
+    let mut work = Work::new(&mut *network, requests);
     work.run(&mut *network, |begun| begun < 4);
     (network, work)
 }
 
-#[test]
-fn copies_of_other_batches_lie_under_the_kernels_and_those_follow_without_a_gap() {
-    const TEST: &str = "copies_of_other_batches_lie_under_the_kernels_and_those_follow_without_a_gap";
-    let files = Files::new("overlap");
-    if !has_settings(TEST, &files.settings()) {
+/// Batches of so many requests, which are so many copies each way.
+fn show_overlap(test: &str, requests: u32, copies: usize) {
+    let files = Files::new(test);
+    if !has_settings(test, &files.settings()) {
         return;
     }
     open();
     let engine = CudaEngine::open(0, Precision::Fp32).unwrap();
-    let (mut network, mut work) = served(&files, &engine);
+    let (mut network, mut work) = served(&files, &engine, requests);
     let before = written().len();
     let count = work.run(&mut *network, |begun| begun < 8);
-    let batches = Seen::all(&written()[before..]);
+    let batches = Seen::all(&written()[before..], copies);
     assert_eq!(batches.len(), count);
-    let kernels_take = |batch: &Seen| batch.kernels.iter().map(|kernel| kernel.end - kernel.begin).sum::<Duration>();
     for batch in &batches {
-        let executes = batch.executes();
-        assert_eq!(executes.end - executes.start, kernels_take(batch), "something came between its kernels");
-        assert!(batch.copies_in[1].end <= executes.start && executes.end <= batch.copies_out[0].begin);
+        let (executes, [brought, taken]) = (batch.executes(), batch.copies());
+        let kernels: Duration = batch.kernels.iter().map(|kernel| kernel.end - kernel.begin).sum();
+        assert_eq!(executes.end - executes.start, kernels, "something came between its kernels");
+        assert!(brought.end <= executes.start && executes.end <= taken.start);
     }
     for (batch, next) in batches.iter().zip(&batches[1..]) {
         let (executes, next_executes) = (batch.executes(), next.executes());
-        // The first two are asked for at once, so the copies of both come before any kernel is through.
-        assert!(next.copies_in[1].end <= executes.end, "{batch:?} {next:?}");
+        assert!(next.copies()[0].end <= executes.end, "{batch:?} {next:?}");
         assert_eq!(next_executes.start, executes.end);
-        let out = [batch.copies_out[0].begin, batch.copies_out[1].end];
-        assert!(next_executes.contains(&out[0]) && out[1] <= next_executes.end, "{batch:?} {next:?}");
+        let taken = &batch.copies()[1];
+        assert!(next_executes.start <= taken.start && taken.end <= next_executes.end, "{batch:?} {next:?}");
     }
+    // The one after the next is asked for when the batch is at its end, while the next one executes.
     for (batch, after_next) in batches.iter().zip(&batches[2..]) {
-        // Asked for when the batch is at its end, while the next one executes.
-        assert_eq!(after_next.copies_in[0].asked, batch.copies_out[1].end);
-        assert_eq!(after_next.copies_in[0].begin, batch.copies_out[1].end);
+        let (end, brought) = (batch.copies()[1].end, after_next.copies()[0].start);
+        assert_eq!((after_next.copies_in[0].asked, brought), (end, end));
     }
+}
+
+#[test]
+fn copies_of_other_batches_lie_under_the_kernels_and_those_follow_without_a_gap() {
+    show_overlap("copies_of_other_batches_lie_under_the_kernels_and_those_follow_without_a_gap", 2, 2);
+}
+
+/// Four pieces each way, which one launch of a kernel moves.
+#[test]
+fn small_pieces_that_a_kernel_moves_lie_under_the_kernels_of_other_batches_too() {
+    show_overlap("small_pieces_that_a_kernel_moves_lie_under_the_kernels_of_other_batches_too", 4, 1);
 }
 
 #[test]
@@ -238,7 +254,7 @@ fn no_batch_takes_longer_than_a_piece_of_weights_while_a_large_model_is_loaded()
     }
     open();
     let engine = CudaEngine::open(0, Precision::Fp32).unwrap();
-    let (mut network, mut work) = served(&files, &engine);
+    let (mut network, mut work) = served(&files, &engine, 2);
     let before = written().len();
     work.run(&mut *network, |begun| begun < 6);
     let alone = written().len();
@@ -252,14 +268,15 @@ fn no_batch_takes_longer_than_a_piece_of_weights_while_a_large_model_is_loaded()
         work.run(&mut *network, |_| !loaded.load(Ordering::Acquire));
     });
     let all = written();
-    let took = |part: &[Done]| Seen::all(part).iter().map(Seen::took).max().unwrap();
+    let took = |part: &[Done]| Seen::all(part, 2).iter().map(Seen::took).max().unwrap();
     let (alone, loading) = (&all[before..alone], &all[alone..]);
-    let pieces: Vec<&Done> = loading.iter().filter(|done| done.engine == Engine::CopiesIn && !is_input(done)).collect();
+    let pieces: Vec<&Done> =
+        loading.iter().filter(|done| done.engine == Engine::CopiesIn && done.bytes > BYTES_IN).collect();
     assert_eq!(pieces.iter().map(|piece| piece.bytes).sum::<u64>() >> 20, 64);
     let piece = pieces.iter().map(|piece| piece.end - piece.begin).max().unwrap();
-    let overlapped = Seen::all(loading);
+    let overlapped = Seen::all(loading, 2);
     let meets = |batch: &&Seen| {
-        pieces.iter().any(|piece| piece.begin < batch.copies_out[1].end && batch.copies_in[0].asked < piece.end)
+        pieces.iter().any(|piece| piece.begin < batch.copies()[1].end && batch.copies_in[0].asked < piece.end)
     };
     assert!(overlapped.iter().filter(meets).count() > 16, "of {} batches few met an upload", overlapped.len());
     let (most, limit) = (took(loading), took(alone).mul_f64(1.1) + piece);

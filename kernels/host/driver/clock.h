@@ -7,8 +7,8 @@
 //   - the first gap on its engine that holds it whole. An engine does one thing at a time; a GPU has one for copies in, one for copies
 //     out, and one for kernels and whatever else moves inside its memory.
 // All of that is known at the call, so the timetable follows from the calls and their order alone: how long this machine computes changes
-// nothing in it, and answers are still computed. Left out: kernels side by side, copies that slow down kernels or each other, what a launch
-// costs before it begins, clocks that change.
+// nothing in it, and answers are still computed. Left out: kernels side by side (but one that moves pieces over the bus counts as a copy: launch.cpp),
+// copies that slow down kernels or each other, what a launch costs before it begins, clocks that change.
 //
 // What has ended is seen (by queries, waits, elapsed times) when it was really computed and the host's time has come to its end. The host's
 // time is one for the whole process. ROTA_STANDIN_HOST says how it passes:

@@ -112,6 +112,9 @@ extern thread_local unsigned captures_of_this_thread;
 // Forgets what host memory was registered in the GPU's context.
 void unpin(Device* device);
 
+// Whether these bytes are host memory that the GPU reaches.
+bool is_pinned(Device* device, const void* address, size_t bytes);
+
 // Faults that a test plants; see faults.cpp.
 bool fails_now(const char* what);
 bool is_lost(int ordinal);

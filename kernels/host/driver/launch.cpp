@@ -2,6 +2,7 @@
 #include "driver.h"
 
 #include "../host.h"
+#include "params.h"
 
 #include <cstring>
 
@@ -56,6 +57,24 @@ std::vector<char> parameters(const Function& function, void** list, void** extra
   return std::vector<char>(first, first + function.params_bytes);
 }
 
+// What a launch is on the GPU that is pretended, still without its work. A kernel that moves pieces between the memories has few blocks and waits for
+// the bus: it takes that, as a copy of its pieces would, and leaves the multiprocessors to others. Its table is in pinned memory, written by then.
+Operation on_the_gpu(Device& device, const Function& function, const uint32_t grid[3], const std::vector<char>& params) {
+  if (is_timed() && function.name == "rota_move") {
+    MoveParams move;
+    memcpy(&move, params.data(), sizeof move);
+    const auto* entries = reinterpret_cast<const MoveEntry*>(move.entries);
+    const auto* count = reinterpret_cast<const uint32_t*>(move.count);
+    if (is_pinned(&device, count, sizeof *count) && *count > 0 && is_pinned(&device, entries, *count * sizeof *entries)) {
+      uint64_t bytes = 0;
+      for (uint32_t entry = 0; entry < *count; entry++) bytes += entries[entry].bytes;
+      const bool from_here = device.owns(entries->source, 1), to_here = device.owns(entries->target, 1);
+      if (from_here != to_here) return {to_here ? Kind::COPY_IN : Kind::COPY_OUT, function.name, bytes, copy_time(bytes), nullptr};
+    }
+  }
+  return {Kind::INSIDE, function.name, 0, kernel_time(function.name, grid, params.data(), params.size()), nullptr};
+}
+
 }  // namespace
 
 ROTA_DRIVER_CALL cuLaunchKernel(CUfunction handle, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
@@ -81,6 +100,8 @@ ROTA_DRIVER_CALL cuLaunchKernel(CUfunction handle, unsigned gx, unsigned gy, uns
     return complain(error), CUDA_ERROR_LAUNCH_FAILED;
   };
   const uint32_t grid[3] = {gx, gy, gz};
-  stream->push({Kind::INSIDE, function->name, 0, kernel_time(function->name, grid, params->data(), params->size()), work});
+  Operation operation = on_the_gpu(*device, *function, grid, *params);
+  operation.work = work;
+  stream->push(std::move(operation));
   return CUDA_SUCCESS;
 }

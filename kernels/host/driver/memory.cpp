@@ -55,6 +55,11 @@ constexpr size_t ALIGNMENT = 256;
 
 }  // namespace
 
+bool standin::is_pinned(Device* device, const void* address, size_t bytes) {
+  std::lock_guard lock(pinned_mutex);
+  return find(device, address, bytes) != nullptr;
+}
+
 // What was registered in a context is no longer when that has ended.
 void standin::unpin(Device* device) {
   std::lock_guard lock(pinned_mutex);
