@@ -9,7 +9,8 @@ use crate::sharing::{Grouped, Sharing};
 use rota_device::check::{self, Checked};
 use rota_device::emulated::{EmulatedNetwork, EmulatedProfile};
 use rota_device::{
-    CompileOptions, Engine, EngineKind, Hints, Network, Shape, Signature, TensorSpec, WeakArena, profile, sample,
+    CompileOptions, Engine, EngineKind, Hints, Network, RunError, Shape, ShapeClass, Signature, TensorSpec, profile,
+    sample,
 };
 use rota_sched::{ModelId, Profile};
 use std::sync::Arc;
@@ -30,8 +31,6 @@ pub enum Job {
         ids: Vec<ModelId>,
     },
     Plan(Asked),
-    /// A client's memory, for the devices that want to know of it; gone when the client is.
-    Adopt(WeakArena),
 }
 
 /// A job that was done.
@@ -135,7 +134,7 @@ const SLO_FACTOR: u32 = 8;
 const SLO_MIN: Duration = Duration::from_millis(10);
 /// Profiling has time.
 const PROFILING: i32 = 19;
-/// A plan takes a fraction of a second, which must not become a minute on a busy host.
+/// A plan, or a network's launches, takes a fraction of a second, which must not become a minute on a busy host.
 const PLANNING: i32 = 10;
 
 impl Loader {
@@ -143,10 +142,6 @@ impl Loader {
     pub fn run(mut self, jobs: Receiver<Job>, done: impl Fn(Done)) {
         for job in jobs {
             done(match job {
-                Job::Adopt(arena) => {
-                    self.adopt(arena);
-                    continue;
-                }
                 Job::Load { id, source } => Done::Loaded(self.load_source(id, &source)),
                 Job::Group { ready, ids } => Done::Grouped(self.group(&ready, ids)),
                 Job::Plan(asked) => {
@@ -157,15 +152,18 @@ impl Loader {
         }
     }
 
-    fn adopt(&self, arena: WeakArena) {
-        if let Some(arena) = arena.upgrade() {
-            self.devices.iter().filter_map(DeviceRole::engine).for_each(|(engine, ..)| engine.adopt(&arena));
-        }
-    }
-
     fn group(&mut self, ready: &[Arc<Model>], ids: Vec<ModelId>) -> Grouped {
         let Some(sharing) = &mut self.sharing else { return Grouped { unused: ids, ..Grouped::default() } };
-        let grouped = sharing.group(ready, ids, &self.devices, &self.store);
+        let mut grouped = sharing.group(ready, ids, &self.devices, &self.store);
+        for (model, networks) in grouped.add.iter_mut().chain(&mut grouped.whole) {
+            let constants = vec![None; model.profiled.len()];
+            let class = ShapeClass { inputs: model.profiled.clone(), constants };
+            for network in networks.iter_mut().flatten() {
+                if let Err(error) = warm(&mut **network, &class) {
+                    tracing::warn!(model = %model.name, %error, "not all is ready; its first batches take longer");
+                }
+            }
+        }
         rota_device::cpu::release_memory();
         grouped
     }
@@ -210,6 +208,9 @@ impl Loader {
                 }
             };
             network.set_signature(checked.signature.clone());
+            let class = sample::class_of(&checked.signature, &checked.hints);
+            let class = class.ok_or_else(|| format!("{}: its inputs are too large", entry.file.display()))?;
+            warm(&mut *network, &class).map_err(|error| format!("{}: {error}", entry.file.display()))?;
             let shapes = profiled_shapes(checked);
             let key = Key { digest: &digest, engine: &engine.describe(), threads, shapes: &shapes };
             let profile = self.profile(entry, &key, &mut *network, checked)?;
@@ -341,6 +342,7 @@ pub fn compile_options(settings: &Settings, cores: &[usize], threads: usize) -> 
         max_batch: Some(settings.max_batch.unwrap_or(MAX_BATCH_DEFAULT)),
         batch_symbol: settings.batch_symbol.clone(),
         batch_axes: settings.batch_axis.iter().map(|(name, &a)| (name.clone(), axis(a))).collect(),
+        stack_members: 0,
     }
 }
 
@@ -360,6 +362,12 @@ pub fn hints(settings: &Settings) -> Hints {
 fn profiled_shapes(checked: &Checked) -> Vec<Shape> {
     let shape = |spec: &TensorSpec| sample::shape(spec, 0, &checked.hints, 1).unwrap_or_default();
     checked.signature.inputs.iter().map(shape).collect()
+}
+
+/// Has a network make what its batches need, before it serves.
+fn warm(network: &mut dyn Network, class: &ShapeClass) -> Result<(), String> {
+    let warmed = with_niceness(PLANNING, || network.warm(class));
+    warmed.unwrap_or_else(|_| Err(RunError::Engine("it panicked".to_string()))).map_err(|error| error.to_string())
 }
 
 /// ℓ(b) of 1, 2, 4 … `most` items, measured at no cost to those that are served.

@@ -4,6 +4,7 @@
 //! `rota-device`); [`control`] owns sockets and the catalogue of models; [`background`] does whatever takes long.
 #![forbid(unsafe_code)]
 
+pub mod arenas;
 pub mod background;
 pub mod cli;
 pub mod clock;

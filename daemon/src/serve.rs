@@ -1,5 +1,6 @@
 //! Puts a daemon together: devices, threads, socket; and takes it apart again.
 
+use crate::arenas::Keeper;
 use crate::background::{DeviceRole, Job, Loader, Source};
 use crate::config::{Config, ConfigError, DeviceSettings, EngineName, PrecisionName};
 use crate::control::socket::{self, Lock, SocketError};
@@ -113,6 +114,8 @@ impl Daemon {
         let poller = Poller::new(poller_options(config), devices, commands, notices, Arc::clone(&wake));
         let poller = poller.map_err(system("epoll"))?;
         let poller_cores = cores_without_device(&roles);
+        let keeper = Keeper::new(&roles);
+        let (to_keeper, changes) = channel();
         let loader = Loader {
             devices: roles,
             store: Store { folder: profile_cache(config) },
@@ -120,7 +123,7 @@ impl Daemon {
             sharing: config.prefix.then(Sharing::new),
         };
         let options = control_options(config, &socket_path, problems)?;
-        let mut control = Control::new(options, poll, listener, inbox, to_poller, wake, to_loader)
+        let mut control = Control::new(options, poll, listener, inbox, to_poller, wake, (to_loader, to_keeper))
             .map_err(system("the socket can't be watched"))?;
         for source in sources {
             control.load(source);
@@ -136,6 +139,7 @@ impl Daemon {
                     move || run_poller(poller, &poller_cores, || notify(Message::PollerDied))
                 }),
             )?,
+            spawn("rota-arenas", Box::new(move || keeper.run(changes)))?,
             spawn("rota-loader", Box::new(move || loader.run(jobs, |done| notify(Message::Done(done)))))?,
         ];
         let control = thread::Builder::new().name("rota-control".to_string()).spawn(move || control.run());

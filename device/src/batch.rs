@@ -11,7 +11,7 @@ pub type Arena = Arc<MmapRaw>;
 pub type WeakArena = std::sync::Weak<MmapRaw>;
 
 /// Chosen by whoever makes the batch; unique among a device's outstanding batches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BatchId(pub u64);
 
 /// Requests that execute together. Boxed, pooled and reused: its vectors keep their capacity.

@@ -9,17 +9,20 @@ mod answer;
 mod check;
 pub(crate) mod stack;
 
-use crate::cuda::flight::{self, Flight};
+use crate::cuda::flight::{self, Flights};
 use crate::cuda::runner::CudaRunner;
+use crate::cuda::warm;
 use crate::parts::{Feed, Part, Row, run_part};
 use crate::strided::Strided;
 use crate::view::{Inputs, View};
-use crate::{Batch, DType, Dim, HostTensor, Network, Outcome, RunError, Signature, Span, Written};
+use crate::{Batch, DType, Dim, HostTensor, Network, Outcome, RunError, ShapeClass, Signature, Span, Written};
 use answer::Answer;
+pub(crate) use answer::Form;
 use check::check_inputs;
 pub(crate) use check::{check_output, input_layout};
 use stack::Stack;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 /// What executes one batch of tensors: an engine's session, or the emulated echo.
@@ -72,7 +75,7 @@ pub(crate) struct Batched<R> {
     /// Each behind those that it goes on from; one that all outputs come of runs for every request.
     pub(crate) parts: Vec<Part<R>>,
     /// What can run instead of several last parts.
-    stacks: Vec<Stack<R>>,
+    pub(crate) stacks: Vec<Stack<R>>,
     /// By request of the current batch: how many last parts it waits for.
     open: Vec<u32>,
     /// The batch buffers, one per input.
@@ -81,12 +84,12 @@ pub(crate) struct Batched<R> {
     sound: Vec<usize>,
     /// Where the items of the requests that run together lie in the batch buffers.
     rows: Vec<Row>,
-    /// Batches that a GPU has: the one that executes, and the one that is staged behind it.
-    pub(crate) flights: Vec<Flight>,
-    /// The set of buffers that the last flight took.
-    pub(crate) last_slot: usize,
+    /// Batches that a GPU has.
+    pub(crate) flights: Flights,
     /// The largest batch that it was made for; 0: not said.
     pub(crate) max_items: u32,
+    /// The class whose plans were made beforehand, to be made again after a loss.
+    warmed: Option<ShapeClass>,
 }
 
 impl<R: Runner> Batched<R> {
@@ -107,9 +110,9 @@ impl<R: Runner> Batched<R> {
             gathered,
             sound: Vec::new(),
             rows: Vec::new(),
-            flights: Vec::new(),
-            last_slot: 1,
+            flights: Flights::default(),
             max_items: 0,
+            warmed: None,
         }
     }
 
@@ -131,6 +134,12 @@ impl<R: Runner> Batched<R> {
     /// The runner of its one part.
     pub(crate) fn runner_mut(&mut self) -> &mut R {
         &mut self.parts[0].runner
+    }
+
+    /// Whether all of it runs on a GPU.
+    pub(crate) fn is_on_gpu(&mut self) -> bool {
+        let stacks = self.stacks.iter_mut().map(|stack| &mut stack.part);
+        self.parts.iter_mut().chain(stacks).all(|part| part.runner.on_gpu().is_some())
     }
 
     /// Runs the requests `group` as one batch. After an error those that are still pending have no outputs.
@@ -291,7 +300,7 @@ impl<R: Runner> Batched<R> {
         answer: impl Fn(usize) -> Result<Answer<'a>, String>,
     ) -> Result<(), String> {
         for (place, index) in outputs.clone().enumerate() {
-            let Answer { dtype, shape, .. } = answer(place)?;
+            let Form { dtype, shape, .. } = answer(place)?.form;
             check_output(&self.signature.outputs[index], dtype, shape, part.items)?;
         }
         let (inputs, all_outputs) = (self.signature.inputs.len(), self.signature.outputs.len());
@@ -299,11 +308,11 @@ impl<R: Runner> Batched<R> {
             let spec = &self.signature.outputs[index];
             let answer = answer(place)?;
             let layout =
-                answer.layout(spec.batch_axis).ok_or_else(|| format!("output '{}' is too large", spec.name))?;
+                answer.form.layout(spec.batch_axis).ok_or_else(|| format!("output '{}' is too large", spec.name))?;
             for &Row { request, first, items } in &part.rows {
                 let span = batch.spans[request * (inputs + all_outputs) + inputs + index];
                 let entry = &mut batch.requests[request];
-                let mut shape = answer.shape;
+                let mut shape = answer.form.shape;
                 let (place, own, all) = match spec.batch_axis {
                     Some(axis) => {
                         shape.dims_mut()[axis] = entry.items;
@@ -429,6 +438,10 @@ impl<R: Runner> Network for Batched<R> {
         flight::stage(self, batch);
     }
 
+    fn is_staged(&self, batch: &Batch) -> bool {
+        flight::is_staged(self, batch)
+    }
+
     fn begin(&mut self, batch: &mut Batch, done: Done<'_>) -> bool {
         let flies = flight::begin(self, batch);
         if !flies {
@@ -454,8 +467,21 @@ impl<R: Runner> Network for Batched<R> {
         }
     }
 
+    fn warm(&mut self, class: &ShapeClass) -> Result<(), RunError> {
+        let made = catch_unwind(AssertUnwindSafe(|| warm::warm(self, class)));
+        let made = made.map_err(|panic| RunError::Engine(format!("the compiler panicked: {}", panic_text(&*panic))))?;
+        made.map_err(|error| RunError::Engine(error.to_string()))?;
+        self.warmed = Some(class.clone());
+        Ok(())
+    }
+
     fn is_lost(&mut self) -> bool {
         self.parts.iter_mut().any(|part| part.runner.is_lost())
+    }
+
+    fn recover(&mut self) -> Result<(), RunError> {
+        let Some(class) = &self.warmed else { return Ok(()) };
+        self.warm(&class.clone())
     }
 
     fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError> {

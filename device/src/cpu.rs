@@ -50,6 +50,8 @@ pub(crate) const EARLY_RING: usize = 1024;
 
 /// How often a lost device is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// After this it is tried again to give a device that is back what it had: for as long that may have failed for want of memory.
+const RECOVER_AGAIN: Duration = Duration::from_secs(1);
 
 enum Command {
     Prepare(Box<Batch>),
@@ -59,8 +61,12 @@ enum Command {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
-    /// What the networks execute on is gone: written by the thread.
+    /// What the networks execute on is gone, or not all that they had there is there again: written by the thread.
     lost: AtomicBool,
+    /// Set after `trouble`, cleared by whoever takes it.
+    troubled: AtomicBool,
+    /// Why it is still lost although that is back. Cold: locked only when `troubled` is set.
+    trouble: Mutex<Option<String>>,
     /// Set after a push to `changes`, cleared by the thread before it takes them.
     changed: AtomicBool,
     /// Networks to put into service, or out of it with `None`. Cold: the thread locks it only when `changed` is set.
@@ -87,7 +93,8 @@ impl CpuDevice {
             networks: Vec::new(),
             prepared: VecDeque::new(),
             starts: VecDeque::new(),
-            running: None,
+            running: VecDeque::new(),
+            recovery: Recovery::default(),
         };
         let cores = match options.roams {
             true => options.cores.clone(),
@@ -158,6 +165,13 @@ impl Device for CpuDevice {
     fn is_lost(&self) -> bool {
         self.shared.lost.load(Ordering::Acquire)
     }
+
+    fn poll_trouble(&mut self) -> Option<String> {
+        if !self.shared.troubled.swap(false, Ordering::Acquire) {
+            return None;
+        }
+        self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl Drop for CpuDevice {
@@ -184,8 +198,18 @@ struct Executor {
     /// Batches that have no start yet, or wait for the one before them.
     prepared: VecDeque<Box<Batch>>,
     starts: VecDeque<BatchId>,
-    /// Begun, and not ended yet: only on a GPU.
-    running: Option<Box<Batch>>,
+    /// Begun, and not ended yet, in the order of their starts: only on a GPU, which goes from one to the next by itself. At most two.
+    running: VecDeque<Box<Batch>>,
+    recovery: Recovery,
+}
+
+/// The way back of a lost device, once what it executes on answers.
+#[derive(Default)]
+struct Recovery {
+    /// It has failed, and is not tried again before.
+    retry_at: Option<Instant>,
+    /// That was said.
+    told: bool,
 }
 
 impl Executor {
@@ -193,10 +217,8 @@ impl Executor {
         let mut idle_since = None;
         while !self.shared.stop.load(Ordering::Acquire) {
             let took_commands = self.take_commands();
-            let executed = match self.running.take() {
-                Some(batch) => self.go_on(batch),
-                None => self.execute_next(),
-            };
+            let goes_on = self.go_on();
+            let executed = self.may_begin() && self.execute_next() || goes_on;
             let lost = self.shared.lost.load(Ordering::Relaxed);
             if lost && !executed {
                 self.look_again();
@@ -254,12 +276,43 @@ impl Executor {
         }
     }
 
-    /// Whether what was lost is back.
+    /// Looks whether what was lost is back, and gives the networks what they had there before anybody hears of it.
     fn look_again(&mut self) {
-        if !self.networks.iter_mut().any(|(_, network)| network.is_lost()) {
-            self.shared.lost.store(false, Ordering::Release);
-            (self.waker)();
+        if self.recovery.retry_at.is_some_and(|at| Instant::now() < at) || self.finds_lost() {
+            return;
         }
+        match self.networks.iter_mut().try_for_each(|(_, network)| network.recover()) {
+            Ok(()) => {
+                self.recovery = Recovery::default();
+                self.shared.lost.store(false, Ordering::Release);
+                (self.waker)();
+            }
+            // It is gone again.
+            Err(_) if self.finds_lost() => {}
+            Err(error) => {
+                self.recovery.retry_at = Some(Instant::now() + RECOVER_AGAIN);
+                if !std::mem::replace(&mut self.recovery.told, true) {
+                    *self.shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                    self.shared.troubled.store(true, Ordering::Release);
+                    (self.waker)();
+                }
+            }
+        }
+    }
+
+    fn finds_lost(&mut self) -> bool {
+        self.networks.iter_mut().any(|(_, network)| network.is_lost())
+    }
+
+    /// Whether the next batch may be begun: behind one that runs only what the GPU has the inputs of, since that keeps nobody waiting.
+    fn may_begin(&self) -> bool {
+        let Some(id) = self.starts.front() else { return false };
+        let next = self.prepared.iter().find(|batch| batch.id == *id);
+        let is_staged = |batch: &Batch| {
+            let network = self.networks.iter().find(|(installed, _)| *installed == batch.network);
+            network.is_some_and(|(_, network)| network.is_staged(batch))
+        };
+        self.running.is_empty() || self.running.len() == 1 && next.is_some_and(|next| is_staged(next))
     }
 
     /// Executes the batch whose start came first, if there is one; a start without a batch is forgotten.
@@ -276,24 +329,30 @@ impl Executor {
                 true
             }
         };
-        if ended {
+        if ended && self.running.is_empty() {
             self.give_back(batch);
         } else {
-            self.running = Some(batch);
+            // Also one that has ended, so that they come back in order.
+            self.running.push_back(batch);
         }
         true
     }
 
-    /// Looks whether the batch that was begun has ended.
-    fn go_on(&mut self, mut batch: Box<Batch>) -> bool {
+    /// Looks whether the first batch that was begun has ended; false when there is none.
+    fn go_on(&mut self) -> bool {
+        let Some(batch) = self.running.front_mut() else { return false };
         let network = self.networks.iter_mut().find(|(installed, _)| *installed == batch.network);
         let ended = network.is_none_or(|(_, network)| {
-            network.ended(&mut batch, &mut |batch, request| telling(&mut self.tells, &self.waker, batch, request))
+            network.ended(batch, &mut |batch, request| telling(&mut self.tells, &self.waker, batch, request))
         });
         if ended {
+            let batch = self.running.pop_front().expect("it was looked at");
+            // The next one had to wait for it.
+            if let Some(next) = self.running.front_mut() {
+                next.started = Some(Instant::now());
+            }
             self.give_back(batch);
         } else {
-            self.running = Some(batch);
             // The GPU works; whoever shares this core may, too.
             std::thread::yield_now();
         }

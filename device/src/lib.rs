@@ -53,10 +53,14 @@ pub trait Device: Send {
     fn start(&mut self, batch: BatchId);
     /// A batch that has ended, if there is one.
     fn poll(&mut self) -> Option<Box<Batch>>;
-    /// Whether it can't execute for now: its GPU is lost. It looks by itself whether that is back, and rings the waker then. Batches
-    /// that it is given meanwhile fail.
+    /// Whether it can't execute for now: its GPU is lost. It looks by itself whether that is back, makes ready what its networks had there, and
+    /// rings the waker then. Batches that it is given meanwhile fail.
     fn is_lost(&self) -> bool {
         false
+    }
+    /// Why it stays lost although what it executes on is back, out of memory for instance; said once for each loss. It tries again by itself.
+    fn poll_trouble(&mut self) -> Option<String> {
+        None
     }
     /// An output of a request that is done before its batch has ended. Those of one request come one after the other. What was
     /// written before a batch ended comes before or when [`Device::poll`] gives the batch, so whoever takes a batch looks here
@@ -87,8 +91,13 @@ pub trait Network: Send {
     /// Begins whatever of a batch can be done while another executes: copies of its inputs. Only what is then begun with
     /// [`Network::begin`]; at most one batch is staged behind the one that executes.
     fn stage(&mut self, _batch: &Batch) {}
+    /// Whether the batch was staged, so that it can be begun behind one that executes.
+    fn is_staged(&self, _batch: &Batch) -> bool {
+        false
+    }
     /// Begins to execute; true when the batch has ended, as with [`Network::execute_telling`]. Otherwise [`Network::ended`] is asked until
-    /// it says so, and no other batch of any network of the device is begun before.
+    /// it says so, and before that at most one more batch of any network of the device is begun, which has to be staged: it executes behind
+    /// this one and is asked about when this one has ended.
     fn begin(&mut self, batch: &mut Batch, done: &mut dyn FnMut(&mut Batch, usize)) -> bool {
         self.execute_telling(batch, done);
         true
@@ -99,9 +108,18 @@ pub trait Network: Send {
     }
     /// Runs once on tensors of the caller, batch axis included; for checks and for one-off inference.
     fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError>;
+    /// Makes whatever batches of this class need, in every size up to the largest that the network was made for, so that the first of them
+    /// takes no longer than the next. Slow: seconds. An error, out of memory in most cases, leaves a network that works, with less made beforehand.
+    fn warm(&mut self, _class: &ShapeClass) -> Result<(), RunError> {
+        Ok(())
+    }
     /// Whether what it executes on is gone; looks whether it is back, when it was.
     fn is_lost(&mut self) -> bool {
         false
+    }
+    /// What it executes on is back: makes anew what [`Network::warm`] made. As slow; after an error it is to be asked again.
+    fn recover(&mut self) -> Result<(), RunError> {
+        Ok(())
     }
     /// How long a batch is to take, when that is given and not measured: only an emulated network knows.
     fn timing(&self) -> Option<&Timing> {

@@ -208,6 +208,14 @@ pub fn items(tensor: &HostTensor, axis: Option<usize>, items: std::ops::Range<u3
     Some(part)
 }
 
+/// The class of requests at the sizes of `hints`, with generated content where an input has no batch axis; `None` when they are too large.
+pub fn class_of(signature: &Signature, hints: &Hints) -> Option<ShapeClass> {
+    let mut numbers = Numbers(0);
+    let input = |spec: &TensorSpec| tensor(spec, shape(spec, 1, hints, 1)?, hints, &mut numbers);
+    let inputs = signature.inputs.iter().map(input).collect::<Option<Vec<_>>>()?;
+    Some(class(signature, &inputs))
+}
+
 fn class(signature: &Signature, inputs: &[HostTensor]) -> ShapeClass {
     let shape = |(spec, input): (&TensorSpec, &HostTensor)| {
         let mut shape = input.shape;

@@ -39,6 +39,16 @@ pub(crate) trait Inputs {
     fn get(&self, index: usize) -> View<'_>;
 }
 
+impl Inputs for Vec<View<'_>> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn get(&self, index: usize) -> View<'_> {
+        self[index]
+    }
+}
+
 impl Inputs for [HostTensor] {
     fn count(&self) -> usize {
         self.len()

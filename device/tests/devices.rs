@@ -7,7 +7,7 @@ use rota_device::emulated::{self, EmulatedPrefix, EmulatedProfile, EmulatedSuffi
 use rota_device::sample::{self, Hints};
 use rota_device::{
     Batch, BatchId, CpuDevice, CpuOptions, DType, Device, Dim, EmulatedNetwork, EmulatedOptions, HostTensor, Network,
-    NetworkId, Outcome, Pace, Signature, Span, TensorSpec, Waker,
+    NetworkId, Outcome, Pace, RunError, Signature, Span, TensorSpec, Waker,
 };
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -85,6 +85,88 @@ fn a_cpu_device_executes_in_the_order_of_starts() {
             assert!(device.poll().is_none());
         }
     }
+}
+
+/// A network on what executes by itself, as a GPU does: batches end when the test lets them. Even ones are staged.
+struct Away {
+    signature: Signature,
+    /// "begin 0", "end 0", as they come.
+    said: Arc<Mutex<Vec<String>>>,
+    /// Batches before this one may end.
+    ended: Arc<AtomicU32>,
+}
+
+impl Network for Away {
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn set_signature(&mut self, signature: Signature) {
+        self.signature = signature;
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        0
+    }
+
+    fn execute(&mut self, _: &mut Batch) {
+        unreachable!("it is begun and asked about");
+    }
+
+    fn is_staged(&self, batch: &Batch) -> bool {
+        batch.id.0.is_multiple_of(2)
+    }
+
+    fn begin(&mut self, batch: &mut Batch, _: &mut dyn FnMut(&mut Batch, usize)) -> bool {
+        self.said.lock().unwrap().push(format!("begin {}", batch.id.0));
+        false
+    }
+
+    fn ended(&mut self, batch: &mut Batch, _: &mut dyn FnMut(&mut Batch, usize)) -> bool {
+        let ended = batch.id.0 < u64::from(self.ended.load(Ordering::Acquire));
+        if ended {
+            self.said.lock().unwrap().push(format!("end {}", batch.id.0));
+        }
+        ended
+    }
+
+    fn run(&mut self, _: &[HostTensor]) -> Result<Vec<HostTensor>, RunError> {
+        unreachable!("nobody runs it")
+    }
+}
+
+#[test]
+fn a_staged_batch_is_begun_behind_the_one_that_executes_and_others_when_that_has_ended() {
+    let profile = profile(&[(1, 0)]);
+    let signature = EmulatedNetwork::new(&profile).signature().clone();
+    let (said, ended) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicU32::new(0)));
+    let network = Away { signature, said: Arc::clone(&said), ended: Arc::clone(&ended) };
+    let bell = Arc::new(Bell::default());
+    let mut device = cpu(&bell, Duration::ZERO);
+    device.install(NetworkId(0), Box::new(network));
+    let give = |device: &mut CpuDevice, id: u64| {
+        device.prepare(bytes_batch(&profile, id, &[b"abcd"]));
+        device.start(BatchId(id));
+    };
+    let waits_for = |what: &[&str]| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while *said.lock().unwrap() != what {
+            assert!(Instant::now() < deadline, "{:?}, expected {what:?}", said.lock().unwrap());
+            std::thread::yield_now();
+        }
+    };
+    give(&mut device, 1);
+    give(&mut device, 2);
+    waits_for(&["begin 1", "begin 2"]);
+    // 3 is not staged: it is begun behind nobody.
+    ended.store(2, Ordering::Release);
+    assert_eq!(bell.wait(&mut device).id, BatchId(1));
+    give(&mut device, 3);
+    ended.store(3, Ordering::Release);
+    assert_eq!(bell.wait(&mut device).id, BatchId(2));
+    waits_for(&["begin 1", "begin 2", "end 1", "end 2", "begin 3"]);
+    ended.store(4, Ordering::Release);
+    assert_eq!(bell.wait(&mut device).id, BatchId(3));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{engines, inputs};
+use common::{engines, engines_and_gpu, inputs};
 use rota_device::engine::{CompileOptions, Engine};
 use rota_device::parts::{self, Columns, Feed, Joined, PartSpec, StackSpec};
 use rota_device::sample::{self, Hints};
@@ -65,8 +65,9 @@ fn add_stack(engine: &dyn Engine, folder: &Folder, joined: &mut Joined, own: &[&
         stride: output.stride as usize,
         widths: output.widths.iter().map(|&width| width as usize).collect(),
     };
+    let of_members = CompileOptions { stack_members: own.len() as u32, ..options() };
     let spec = StackSpec {
-        loaded: engine.load(&folder.file(&stack.model), &options()).unwrap(),
+        loaded: engine.load(&folder.file(&stack.model), &of_members).unwrap(),
         feeds: vec![Feed::Port { part: 0, port: 0 }],
         members: (1..=own.len()).collect(),
         outputs: stack.outputs.iter().map(columns).collect(),
@@ -195,7 +196,7 @@ impl Family {
 #[test]
 fn requests_of_any_members_share_a_batch_and_get_what_each_model_gives() {
     let folder = Folder::new("families");
-    for engine in engines() {
+    for engine in engines_and_gpu() {
         let mut checked = 0;
         for seed in 0..12 {
             let files = examples::family(seed, 3).files;
@@ -215,7 +216,7 @@ fn requests_of_any_members_share_a_batch_and_get_what_each_model_gives() {
 #[test]
 fn members_that_end_alike_get_the_same_answers_from_a_stack() {
     let folder = Folder::new("stacks");
-    for engine in engines() {
+    for engine in engines_and_gpu() {
         let mut stacked = 0;
         for seed in 0..20 {
             let files = examples::alike(seed, 3, true);

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{engines, inputs};
+use common::{engines_and_gpu, inputs};
 use rota_device::engine::{CompileOptions, Engine};
 use rota_device::sample::Hints;
 use rota_device::{HostTensor, Network};
@@ -21,10 +21,10 @@ impl Folder {
         Folder(path)
     }
 
-    fn compile(&self, engine: &dyn Engine, bytes: &[u8]) -> Box<dyn Network> {
+    fn compile(&self, engine: &dyn Engine, bytes: &[u8], stack_members: u32) -> Box<dyn Network> {
         let file = self.0.join("model.onnx");
         std::fs::write(&file, bytes).unwrap();
-        engine.compile(&file, &CompileOptions { threads: 1, ..CompileOptions::default() }).unwrap()
+        engine.compile(&file, &CompileOptions { threads: 1, stack_members, ..CompileOptions::default() }).unwrap()
     }
 }
 
@@ -53,8 +53,8 @@ fn check(folder: &Folder, engine: &dyn Engine, files: &[Vec<u8>], items: u32, to
     let graphs: Vec<Graph> = files.iter().map(|file| read(file)).collect();
     let graphs: Vec<&Graph> = graphs.iter().collect();
     let stacked = stack(&graphs).unwrap_or_else(|error| panic!("{what}: {error}"));
-    let mut network = folder.compile(engine, &stacked.model);
-    let mut wholes: Vec<_> = files.iter().map(|file| folder.compile(engine, file)).collect();
+    let mut network = folder.compile(engine, &stacked.model, files.len() as u32);
+    let mut wholes: Vec<_> = files.iter().map(|file| folder.compile(engine, file, 0)).collect();
     let given = inputs(wholes[0].signature(), items, &Hints::default(), 7);
     let found = network.run(&given).unwrap_or_else(|error| panic!("{what}: {error}"));
     for (member, whole) in wholes.iter_mut().enumerate() {
@@ -72,7 +72,7 @@ const TOLERANCE: f64 = 1e-6;
 #[test]
 fn a_stack_of_random_suffixes_gives_what_each_gives_alone() {
     let folder = Folder::new("random");
-    for engine in engines() {
+    for engine in engines_and_gpu() {
         for seed in 0..150 {
             let members = 2 + seed as usize % 4;
             let files = examples::alike(seed, members, false);
@@ -120,7 +120,7 @@ fn the_nine_trained_heads_are_one_stack_and_the_trunks_own_of_a_thousand_classes
     assert_eq!(alike(&graphs.iter().collect::<Vec<_>>()), [(0..9).collect::<Vec<_>>()]);
     heads.truncate(9);
     let folder = Folder::new("trained");
-    for engine in engines() {
+    for engine in engines_and_gpu() {
         check(&folder, &*engine, &heads, 4, TOLERANCE, &engine.describe());
     }
 }
@@ -147,7 +147,7 @@ fn head(seed: u64, classes: usize, hidden: Option<usize>) -> Vec<u8> {
 #[test]
 fn heads_with_other_numbers_of_classes_are_one_stack_without_a_softmax_seeing_the_padding() {
     let folder = Folder::new("heads");
-    for engine in engines() {
+    for engine in engines_and_gpu() {
         for hidden in [None, Some(16)] {
             let files: Vec<Vec<u8>> = [10, 2, 5, 3].iter().zip(1..).map(|(&n, seed)| head(seed, n, hidden)).collect();
             check(&folder, &*engine, &files, 5, TOLERANCE, &engine.describe());

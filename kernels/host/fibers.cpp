@@ -1,16 +1,21 @@
-// fibers.cpp: the turns of a block's fibers, barriers, and shared memory.
+// fibers.cpp: the turns of a block's fibers, barriers, shared memory, and a grid's blocks.
 //
 // A fiber gives up its turn only at a barrier or a warp operation, so everything between two of them runs undisturbed: data races do not
 // show as torn values but as results that depend on the order of turns, which is why the order can be chosen (and why
 // the checking build records accesses, see check.cpp).
 #include "fibers.h"
 
+#include "pool.h"
+
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <numeric>
 
 namespace rota_host {
@@ -227,33 +232,90 @@ void* shared_memory(const void* declaration, size_t bytes) {
   return machine.shared.data() + start;
 }
 
-std::string run(const Grid& grid) {
-  running.block_size = grid.block;
-  running.grid_size = grid.grid;
-  running.count = grid.block.x * grid.block.y * grid.block.z;
-  machine.seed = grid.seed;
-  machine.grid_block = 0;
-  machine.barriers = 0;
-  machine.error.clear();
-  if (machine.shared.empty()) machine.shared.resize(SHARED_MAX + 16 * SHARED_GAP);
-  if (!grow(running.count)) return "no memory for the stacks of a block's threads";
-  running.threads = machine.threads.data();
-
-  Random random(grid.seed);
-  std::vector<unsigned> turns(running.count);
-  std::iota(turns.begin(), turns.end(), 0u);
-  if (grid.order == Order::Reversed) std::reverse(turns.begin(), turns.end());
-  const uint64_t blocks = static_cast<uint64_t>(grid.grid.x) * grid.grid.y * grid.grid.z;
-  for (uint64_t block = 0; block < blocks; block++) {
-    const uint64_t linear = grid.order == Order::Reversed ? blocks - 1 - block : block;
-    const uint3 index = {static_cast<unsigned>(linear % grid.grid.x),
-                         static_cast<unsigned>(linear / grid.grid.x % grid.grid.y),
-                         static_cast<unsigned>(linear / (static_cast<uint64_t>(grid.grid.x) * grid.grid.y))};
-    machine.grid_block = static_cast<unsigned>(linear);
-    std::string error = run_block(grid, index, turns, random);
-    if (!error.empty()) return error;
-  }
-  return {};
+Machine::~Machine() {
+  for (const Thread& thread : threads) munmap(thread.stack, STACK_BYTES);
 }
+
+namespace {
+
+// A grid on its way; any number of threads take blocks from it, each the next one by number.
+struct Launch : Job {
+  explicit Launch(const Grid& grid)
+      : grid(grid), blocks(static_cast<uint64_t>(grid.grid.x) * grid.grid.y * grid.grid.z) {}
+
+  // For the launching thread. A grid of few or cheap blocks is done before it is worth anybody's while to come.
+  std::string run() {
+    const bool shares = grid.order == Order::Any;
+    const auto begin = std::chrono::steady_clock::now();
+    bool offered = false;
+    work([&] {
+      if (offered || !shares || std::chrono::steady_clock::now() - begin < ALONE) return;
+      offered = true;
+      offer(*this);
+    });
+    if (offered) withdraw(*this);
+    return std::move(error);
+  }
+
+  void help() override {
+    work([] {});
+  }
+
+ private:
+  // Takes blocks until none is left; calls `after` behind each.
+  template <class After>
+  void work(After after) {
+    set_up();
+    Random random(grid.seed);
+    std::vector<unsigned> turns(running.count);
+    std::iota(turns.begin(), turns.end(), 0u);
+    if (grid.order == Order::Reversed) std::reverse(turns.begin(), turns.end());
+    if (!grow(running.count)) return fail_at(0, "no memory for the stacks of a block's threads");
+    running.threads = machine.threads.data();
+    for (;;) {
+      const uint64_t block = next.fetch_add(1);
+      if (block >= blocks || block > failed) return;
+      const uint64_t linear = grid.order == Order::Reversed ? blocks - 1 - block : block;
+      const uint3 index = {static_cast<unsigned>(linear % grid.grid.x), static_cast<unsigned>(linear / grid.grid.x % grid.grid.y),
+                           static_cast<unsigned>(linear / (static_cast<uint64_t>(grid.grid.x) * grid.grid.y))};
+      machine.grid_block = static_cast<unsigned>(linear);
+      std::string wrong = run_block(grid, index, turns, random);
+      if (!wrong.empty()) fail_at(block, std::move(wrong));
+      after();
+    }
+  }
+
+  void set_up() const {
+    running.block_size = grid.block;
+    running.grid_size = grid.grid;
+    running.count = grid.block.x * grid.block.y * grid.block.z;
+    machine.seed = grid.seed;
+    machine.barriers = 0;
+    machine.error.clear();
+    if (machine.shared.empty()) machine.shared.resize(SHARED_MAX + 16 * SHARED_GAP);
+  }
+
+  // Blocks before it have been taken by then and are ended, so what is kept at last is the first one's.
+  void fail_at(uint64_t block, std::string wrong) {
+    std::lock_guard lock(mutex);
+    if (block >= failed) return;
+    failed = block;
+    error = std::move(wrong);
+  }
+
+  const Grid& grid;
+  const uint64_t blocks;
+  std::atomic<uint64_t> next{0};          // block to take
+  std::atomic<uint64_t> failed{UINT64_MAX};  // the first block that did; none behind it is begun
+  std::mutex mutex;
+  std::string error;
+
+  // Waking a thread and waiting for it costs about as much.
+  static constexpr std::chrono::microseconds ALONE{50};
+};
+
+}  // namespace
+
+std::string run(const Grid& grid) { return Launch(grid).run(); }
 
 }  // namespace rota_host

@@ -1,4 +1,4 @@
-// fibers.h: runs one block of a kernel as fibers on the calling thread.
+// fibers.h: runs the blocks of a kernel, each as fibers on one thread of the host.
 #pragma once
 
 #include "cuda_host.h"
@@ -8,7 +8,7 @@
 
 namespace rota_host {
 
-enum class Order : uint32_t { Forward = 0, Reversed = 1, Random = 2 };
+enum class Order : uint32_t { Forward = 0, Reversed = 1, Random = 2, Any = 3 };
 
 // xorshift64*: orders of turns only have to differ and to be repeatable.
 struct Random {
@@ -29,7 +29,8 @@ struct Grid {
   uint64_t seed;
 };
 
-// Runs all blocks, one after the other. Empty when that went well, else what was wrong.
+// Runs all blocks: one after the other on this thread, or, in `Order::Any`, several at once on the host's cores. Empty when that went well,
+// else what was wrong with the first block that failed, by its number: the same one however many threads there are.
 std::string run(const Grid& grid);
 
 // What a block's shared memory looks like while it runs: each declaration's range, in the order of their first use.
@@ -63,6 +64,7 @@ struct Machine {
   const void* params = nullptr;
   uint64_t seed = 0;
   std::string error;
+  ~Machine();
 };
 
 extern thread_local Machine machine;

@@ -91,11 +91,12 @@ EXPORTED int rota_host_launch_checked(const char* name, const uint32_t grid[3], 
   const Registered* entry = find(name);
   std::string wrong = refusal(entry, name, grid, block, shared_bytes, params_bytes);
   if (!wrong.empty()) return report(wrong, error, error_bytes);
-  const Grid launch{{grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, shared_bytes, entry->body, params,
-                    static_cast<Order>(check->order), check->seed};
+  Order order = static_cast<Order>(check->order);
 #ifdef ROTA_CHECK
+  if (order == Order::Any) order = Order::Forward;
   const Checking checking(*check, params, params_bytes);
 #endif
+  const Grid launch{{grid[0], grid[1], grid[2]}, {block[0], block[1], block[2]}, shared_bytes, entry->body, params, order, check->seed};
   wrong = run(launch);
   if (!wrong.empty()) wrong = std::string(name) + ": " + wrong;
   return report(wrong, error, error_bytes);
@@ -103,6 +104,7 @@ EXPORTED int rota_host_launch_checked(const char* name, const uint32_t grid[3], 
 
 EXPORTED int rota_host_launch(const char* name, const uint32_t grid[3], const uint32_t block[3], uint32_t shared_bytes,
                               const void* params, size_t params_bytes, char* error, size_t error_bytes) {
-  const RotaHostCheck forward{};
-  return rota_host_launch_checked(name, grid, block, shared_bytes, params, params_bytes, &forward, error, error_bytes);
+  RotaHostCheck check{};
+  check.order = ROTA_HOST_ANY;
+  return rota_host_launch_checked(name, grid, block, shared_bytes, params, params_bytes, &check, error, error_bytes);
 }

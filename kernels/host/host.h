@@ -24,8 +24,9 @@ typedef struct RotaHostBuffer {
   uint32_t writable;
 } RotaHostBuffer;
 
-/* In what order the threads of a block, and the blocks of a grid, take turns. */
-enum RotaHostOrder { ROTA_HOST_FORWARD = 0, ROTA_HOST_REVERSED = 1, ROTA_HOST_RANDOM = 2 };
+/* In what order the threads of a block, and the blocks of a grid, take turns. ANY: threads forward, and blocks side by side on the host's
+   cores where that is worth it; in the library that is built for checking, which needs an order, the same as FORWARD. */
+enum RotaHostOrder { ROTA_HOST_FORWARD = 0, ROTA_HOST_REVERSED = 1, ROTA_HOST_RANDOM = 2, ROTA_HOST_ANY = 3 };
 
 typedef struct RotaHostCheck {
   uint32_t order; /* RotaHostOrder */
@@ -39,7 +40,7 @@ const RotaHostKernel* rota_host_find(const char* name);
 size_t rota_host_kernel_count(void);
 const RotaHostKernel* rota_host_kernel(size_t index);
 
-/* Runs a whole grid before it returns. 0 when it ended well; else `error` says what was wrong, in words, and what the
+/* Runs a whole grid before it returns, in ROTA_HOST_ANY's order. 0 when it ended well; else `error` says what was wrong, in words, and what the
    kernel wrote until then stays written. Any number of threads may launch at once. */
 int rota_host_launch(const char* name, const uint32_t grid[3], const uint32_t block[3], uint32_t shared_bytes,
                      const void* params, size_t params_bytes, char* error, size_t error_bytes);

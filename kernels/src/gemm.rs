@@ -333,6 +333,11 @@ impl Gemm {
         (u32::from(a), u32::from(b))
     }
 
+    /// What it costs with its depth whole.
+    pub fn cost(&self) -> Cost {
+        self.products_cost() + self.outputs_cost()
+    }
+
     /// Of reading the operands and multiplying them.
     fn products_cost(&self) -> Cost {
         let [rows, columns, depth] = [self.rows, self.columns, self.depth].map(u64::from);

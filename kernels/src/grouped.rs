@@ -1,7 +1,8 @@
 //! Many products in one launch: `grouped.cu`.
 
 use crate::dtype::Math;
-use crate::gemm::{Gemm, Tile, tile};
+use crate::epilogue::Epilogue;
+use crate::gemm::{Gemm, Matrix, Tile, tile};
 use crate::launch::{Cost, GRID_YZ_MAX, Launch, Unfit, fit};
 use crate::params::{GroupedParams, GroupedProblem, Pointer};
 
@@ -63,7 +64,81 @@ impl Grouped {
     }
 }
 
+impl GroupedProblem {
+    /// The addresses that it names, absent ones too.
+    pub fn pointers(&self) -> [Pointer; 5] {
+        [self.a, self.b, self.c, self.bias, self.residual]
+    }
+
+    /// Replaces every address but absent ones by what `place` says.
+    pub fn relocate(&mut self, place: impl Fn(Pointer) -> Pointer) {
+        for pointer in [&mut self.a, &mut self.b, &mut self.c, &mut self.bias, &mut self.residual] {
+            if pointer.is_some() {
+                *pointer = place(*pointer);
+            }
+        }
+    }
+
+    /// The same product of `count` of its rows, from row `first` on, of elements of `element_bytes`.
+    pub fn of_rows(mut self, first: u32, count: u32, element_bytes: u64) -> GroupedProblem {
+        let shift = |pointer: &mut Pointer, row: u32| {
+            if pointer.is_some() {
+                pointer.0 += u64::from(first) * u64::from(row) * element_bytes;
+            }
+        };
+        shift(&mut self.a, self.a_row);
+        shift(&mut self.c, self.c_row);
+        shift(&mut self.residual, self.c_row);
+        shift(&mut self.bias, self.epilogue.bias_row);
+        // Fours along the rows would begin and end elsewhere.
+        self.a_vector &= u32::from(self.a_row != 1);
+        self.rows = count;
+        self
+    }
+}
+
 impl Gemm {
+    /// The product taken apart into those of `members` that lie side by side in it: each has as many of its columns, or one of its
+    /// batches. `None` where it is not so made.
+    pub fn split(&self, members: u32) -> Option<Vec<Gemm>> {
+        let bytes = self.math.storage().bytes();
+        let shifted = |pointer: Pointer, elements: u64| match pointer.is_some() {
+            true => Pointer(pointer.0 + elements * bytes),
+            false => pointer,
+        };
+        let moved = |a: u64, b: u64, c: u64, bias: u64, columns: u32| Gemm {
+            columns,
+            batches: [1, 1],
+            a: Matrix { pointer: shifted(self.a.pointer, a), batch: [0, 0], ..self.a },
+            b: Matrix { pointer: shifted(self.b.pointer, b), batch: [0, 0], ..self.b },
+            c: Matrix { pointer: shifted(self.c.pointer, c), batch: [0, 0], ..self.c },
+            epilogue: Epilogue {
+                bias: shifted(self.epilogue.bias, bias),
+                residual: shifted(self.epilogue.residual, c),
+                ..self.epilogue
+            },
+            ..*self
+        };
+        if self.batches == [1, 1] {
+            let columns = self.columns.checked_div(members).filter(|_| self.columns.is_multiple_of(members))?;
+            let member = |member: u32| {
+                let first = u64::from(member * columns);
+                let (b, bias) = (first * u64::from(self.b.column), first * u64::from(self.epilogue.bias_column));
+                moved(0, b, first * u64::from(self.c.column), bias, columns)
+            };
+            return Some((0..members).map(member).collect());
+        }
+        if u64::from(self.batches[0]) * u64::from(self.batches[1]) != u64::from(members) {
+            return None;
+        }
+        let member = |member: u32| {
+            let [outer, inner] = [u64::from(member / self.batches[1]), u64::from(member % self.batches[1])];
+            let at = |matrix: &Matrix| outer * matrix.batch[0] + inner * matrix.batch[1];
+            moved(at(&self.a), at(&self.b), at(&self.c), 0, self.columns)
+        };
+        Some((0..members).map(member).collect())
+    }
+
     /// This product as an entry of a grouped launch's table. Its addresses have to be real ones; its batches have to be `[1, 1]`.
     pub fn problem(&self) -> Result<GroupedProblem, Unfit> {
         if self.batches != [1, 1] || self.c.column != 1 {

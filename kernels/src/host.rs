@@ -110,7 +110,10 @@ fn build(name: &str, sources: &[PathBuf], flags: &[String], kernel_flags: &[Stri
     fs::create_dir_all(&folder).map_err(|error| BuildError::File { path: folder.clone(), error })?;
     cached(folder.join(name), |part| {
         let mut command = Command::new(&compiler);
-        command.args(["-shared", "-pthread", &format!("-Wl,-soname,{name}"), "-Wl,-z,defs", "-o"]).arg(part);
+        // Once loaded it stays: its threads live as long as the process.
+        command
+            .args(["-shared", "-pthread", &format!("-Wl,-soname,{name}"), "-Wl,-z,defs,-z,nodelete", "-o"])
+            .arg(part);
         run(command.args(&objects).args(flags).arg("-ldl"))
     })
 }
@@ -127,7 +130,7 @@ fn object(
     for flag in kernel_flags {
         hash.add(flag.as_bytes());
     }
-    let inputs = [headers()?, vec![source.to_path_buf()]].concat();
+    let inputs = [headers(source)?, vec![source.to_path_buf()]].concat();
     let before = content(&inputs)?;
     hash.add(before.hex().as_bytes());
     let path = cache_folder()?.join(format!("{}.o", hash.hex()));
@@ -140,8 +143,11 @@ fn object(
     cached(path, compile)
 }
 
-fn headers() -> Result<Vec<PathBuf>, BuildError> {
-    let places = [("", "cuh"), ("", "h"), ("host", "h"), ("host/driver", "h")];
+/// All that the source may include: the driver's headers only where the driver is.
+fn headers(source: &Path) -> Result<Vec<PathBuf>, BuildError> {
+    const PLACES: [(&str, &str); 4] = [("", "cuh"), ("", "h"), ("host", "h"), ("host/driver", "h")];
+    let is_driver = source.parent().is_some_and(|parent| parent.ends_with("host/driver"));
+    let places = if is_driver { &PLACES[..] } else { &PLACES[..3] };
     Ok(places
         .iter()
         .map(|(place, extension)| files(&folder().join(place), extension))
@@ -232,6 +238,11 @@ impl Buffer {
     fn address(&self) -> u64 {
         self.units.as_ptr() as u64
     }
+
+    fn holds(&self, pointer: Pointer) -> bool {
+        let range = self.units.as_ptr_range();
+        (range.start as u64..range.end as u64).contains(&pointer.0)
+    }
 }
 
 impl Memory {
@@ -261,6 +272,25 @@ impl Memory {
         bytes.chunks_exact(size_of::<T>()).take(count).map(|bytes| T::read_from_bytes(bytes).expect("whole")).collect()
     }
 
+    /// How many buffers there are.
+    pub fn count(&self) -> usize {
+        self.buffers.len()
+    }
+
+    /// The buffer that the address lies in, by its place in the order in which they were made.
+    pub fn find(&self, pointer: Pointer) -> Option<usize> {
+        self.buffers.iter().position(|buffer| buffer.holds(pointer))
+    }
+
+    /// Lets kernels touch no more than a share of the buffer's bytes while `work` runs.
+    pub fn shortened<T>(&mut self, buffer: usize, share: f64, work: impl FnOnce(&mut Memory) -> T) -> T {
+        let whole = self.buffers[buffer].bytes;
+        self.buffers[buffer].bytes = (whole as f64 * share) as usize;
+        let result = work(self);
+        self.buffers[buffer].bytes = whole;
+        result
+    }
+
     /// All bytes of all buffers, in the order in which they were made.
     pub fn snapshot(&self) -> Vec<Vec<u8>> {
         self.buffers.iter().map(|buffer| buffer.units.as_bytes()[..buffer.bytes].to_vec()).collect()
@@ -283,6 +313,8 @@ pub enum Order {
     Reversed,
     /// Threads anew at each barrier, by this seed.
     Random(u64),
+    /// Threads by their numbers; blocks side by side on the host's cores, where that is worth it. [`Host::checking`] takes it for `Forward`.
+    Any,
 }
 
 /// `RotaHostBuffer` of `host.h`.
@@ -345,23 +377,15 @@ impl Host {
         Ok(Host { launch: *launch.map_err(|error| error.to_string())?, _library: library })
     }
 
-    /// Runs `launch` to its end on this thread. Its addresses have to lie in `memory`; the error is the emulation's, in words.
+    /// Runs `launch` to its end. Its addresses have to lie in `memory`; the error is the emulation's, in words.
     pub fn run(&self, launch: &Launch, memory: &mut Memory) -> Result<(), String> {
-        self.run_in(Order::Forward, launch, memory)
+        self.run_in(Order::Any, launch, memory)
     }
 
     /// The same with turns in that order.
     pub fn run_in(&self, order: Order, launch: &Launch, memory: &mut Memory) -> Result<(), String> {
-        for Pointer(address) in launch.pointers().filter(|pointer| pointer.is_some()) {
-            let inside = |buffer: &Buffer| {
-                let range = buffer.units.as_ptr_range();
-                (range.start as u64..range.end as u64).contains(&address)
-            };
-            memory
-                .buffers
-                .iter()
-                .find(|buffer| inside(buffer))
-                .ok_or_else(|| format!("{address:#x} is in no buffer"))?;
+        for pointer in launch.pointers().filter(|pointer| pointer.is_some()) {
+            memory.find(pointer).ok_or_else(|| format!("{:#x} is in no buffer", pointer.0))?;
         }
         let buffers: Vec<CheckedBuffer> = memory
             .buffers
@@ -377,6 +401,7 @@ impl Host {
             Order::Forward => (0, 0),
             Order::Reversed => (1, 1),
             Order::Random(seed) => (2, seed),
+            Order::Any => (3, 0),
         };
         let check = Check { order: code, buffer_count: buffers.len() as u32, seed, buffers: buffers.as_ptr() };
         let name = CString::new(launch.kernel.name).expect("names have no zero bytes");

@@ -42,6 +42,34 @@ fn every_kernel_gives_the_same_bits_in_every_order_and_no_access_is_a_race_or_ou
     }
 }
 
+/// Operands that end too early, by a byte at first: most cases come to the last byte, slices and paddings do not.
+#[test]
+fn every_kernel_is_refused_what_lies_past_the_end_of_what_it_reads_and_of_what_it_writes() {
+    let host = Host::checking().unwrap();
+    let mut refused: BTreeSet<(&str, &str)> = BTreeSet::new();
+    for mut case in cases::all() {
+        for launch in &case.launches {
+            // Some are told by tables in memory where their operands are.
+            let by_table = ["moves", "grouped"].contains(&case.name);
+            let own = launch.pointers().filter_map(|pointer| case.memory.find(pointer)).collect::<BTreeSet<_>>();
+            for buffer in (0..case.memory.count()).filter(|buffer| by_table || own.contains(buffer)) {
+                let run = |memory: &mut Memory| host.run_in(Order::Forward, launch, memory).err();
+                let mut shares = [1.0 - 1e-9, 0.5, 0.1].into_iter();
+                let Some(error) = shares.find_map(|share| case.memory.shortened(buffer, share, run)) else { continue };
+                assert!(error.contains("outside of every buffer"), "{}: {error}", case.name);
+                let verb = ["reads", "writes"].into_iter().find(|verb| error.contains(verb));
+                refused.extend(verb.map(|verb| (launch.kernel.name, verb)));
+            }
+            // Whole, for the launches behind it.
+            host.run_in(Order::Forward, launch, &mut case.memory).unwrap();
+        }
+    }
+    let kernels = rota_kernels::kernels();
+    let all = kernels.iter().flat_map(|kernel| [(kernel.name, "reads"), (kernel.name, "writes")]);
+    let missed: Vec<_> = all.filter(|access| !refused.contains(access)).collect();
+    assert!(missed.is_empty(), "let through: {missed:?}");
+}
+
 /// The planted kernels, and words of what is said of each; nothing for those that are right.
 const PLANTED: [(Kernel, &str); 20] = [
     (planted("planted_right"), ""),

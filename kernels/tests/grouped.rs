@@ -69,3 +69,79 @@ fn every_tile_equals_one_product_after_the_other_to_the_bit() {
         }
     }
 }
+
+/// What a stack multiplies: `members` heads' weights side by side, or a batch of products, each asked about some of the rows.
+#[test]
+fn a_product_split_by_member_computes_the_rows_that_are_asked_for_and_leaves_the_others() {
+    const MEMBERS: u32 = 3;
+    const WIDTH: u32 = 10;
+    const ROWS: u32 = 9;
+    /// First row and how many, by member.
+    const ASKED: [(u32, u32); 3] = [(0, 4), (4, 0), (3, 6)];
+    const BEFORE: f32 = 77.0;
+    let host = Host::load().unwrap();
+    for batched in [false, true] {
+        let mut memory = Memory::default();
+        let mut numbers = Numbers::new(6);
+        let a = upload(&numbers.take((MEMBERS * ROWS * DEPTH) as usize), Math::F32, &mut memory);
+        let b = upload(&numbers.take((MEMBERS * WIDTH * DEPTH) as usize), Math::F32, &mut memory);
+        let bias = upload(&numbers.take((MEMBERS * WIDTH) as usize), Math::F32, &mut memory);
+        let residual = upload(&numbers.take((MEMBERS * WIDTH * ROWS) as usize), Math::F32, &mut memory);
+        let [whole, apart] = [0; 2].map(|_| memory.upload(&vec![BEFORE; (MEMBERS * WIDTH * ROWS) as usize]));
+        let gemm = |c: Pointer| {
+            let side_by_side = Gemm {
+                math: Math::F32,
+                rows: ROWS,
+                columns: MEMBERS * WIDTH,
+                depth: DEPTH,
+                batches: [1, 1],
+                a: Matrix::row_major(a, DEPTH),
+                b: Matrix::row_major(b, MEMBERS * WIDTH),
+                c: Matrix::row_major(c, MEMBERS * WIDTH),
+                epilogue: Epilogue { bias, bias_column: 1, residual, ..Epilogue::default() },
+            };
+            let each = |rows: u32, columns: u32| [0, u64::from(rows * columns)];
+            let batch = Gemm {
+                columns: WIDTH,
+                batches: [1, MEMBERS],
+                a: side_by_side.a.batched(each(ROWS, DEPTH)),
+                b: Matrix::row_major(b, WIDTH).batched(each(DEPTH, WIDTH)),
+                c: Matrix::row_major(c, WIDTH).batched(each(ROWS, WIDTH)),
+                epilogue: Epilogue { residual, ..Epilogue::default() },
+                ..side_by_side
+            };
+            if batched { batch } else { side_by_side }
+        };
+        let problems: Vec<_> = gemm(apart).split(MEMBERS).unwrap().iter().map(|gemm| gemm.problem().unwrap()).collect();
+        let asked: Vec<_> =
+            problems.iter().zip(ASKED).map(|(problem, (first, count))| problem.of_rows(first, count, 4)).collect();
+        let grouped = Grouped {
+            math: Math::F32,
+            problems: memory.upload(&asked),
+            count: MEMBERS,
+            rows_max: ROWS,
+            columns_max: WIDTH,
+            cost: gemm(apart).cost(),
+        };
+        host.run(&grouped.launch().unwrap(), &mut memory).unwrap();
+        host.run(&gemm(whole).launch().unwrap(), &mut memory).unwrap();
+        let read = |at: Pointer| memory.download::<f32>(at, (MEMBERS * WIDTH * ROWS) as usize);
+        let (whole, apart) = (read(whole), read(apart));
+        for (member, (first, count)) in ASKED.into_iter().enumerate() {
+            for (row, column) in (0..ROWS).flat_map(|row| (0..WIDTH).map(move |column| (row, column))) {
+                let member = member as u32;
+                let at = match batched {
+                    true => (member * ROWS + row) * WIDTH + column,
+                    false => row * MEMBERS * WIDTH + member * WIDTH + column,
+                } as usize;
+                match (first..first + count).contains(&row) {
+                    true => {
+                        assert!((apart[at] - whole[at]).abs() < 1e-5, "member {member}, row {row}, column {column}")
+                    }
+                    false => assert_eq!(apart[at], BEFORE, "member {member}, row {row}, column {column}"),
+                }
+            }
+        }
+        assert!(gemm(Pointer::NONE).split(MEMBERS + 1).is_none() || !batched);
+    }
+}

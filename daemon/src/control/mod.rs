@@ -9,6 +9,7 @@ mod queries;
 mod requests;
 pub mod socket;
 
+use crate::arenas::Change;
 use crate::background::{Done, Job, Loaded};
 use crate::config::Limits;
 use crate::model::Model;
@@ -70,6 +71,7 @@ pub struct Control {
     commands: Sender<Command>,
     wake: Arc<Wake>,
     jobs: Sender<Job>,
+    arenas: Sender<Change>,
     connections: Slab<Connection>,
     keys: HashMap<ConnectionId, usize>,
     connections_made: u64,
@@ -127,7 +129,7 @@ impl Control {
         inbox: Receiver<Message>,
         commands: Sender<Command>,
         wake: Arc<Wake>,
-        jobs: Sender<Job>,
+        (jobs, arenas): (Sender<Job>, Sender<Change>),
     ) -> io::Result<Control> {
         listener.set_nonblocking(true)?;
         let mut listener = UnixListener::from_std(listener);
@@ -143,6 +145,7 @@ impl Control {
             commands,
             wake,
             jobs,
+            arenas,
             connections: Slab::new(),
             keys: HashMap::new(),
             connections_made: 0,
@@ -341,6 +344,8 @@ impl Control {
                 }
                 self.finish(key, true);
             }
+            // Nobody to keep it is nobody to let it go.
+            Notice::Left { arena } => drop(self.arenas.send(Change::Gone(arena))),
             Notice::Demand(asked) => {
                 if self.jobs.send(Job::Plan(asked)).is_err() {
                     tracing::error!("no plan can be made: the thread for it has ended");

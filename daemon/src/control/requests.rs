@@ -3,7 +3,8 @@
 use super::catalogue::Found;
 use super::connection::Waiting;
 use super::{Control, Message, Report};
-use crate::background::{Job, Source};
+use crate::arenas::Change;
+use crate::background::Source;
 use crate::clock::millis;
 use crate::model::Model;
 use crate::poller::messages::{Command, ConnectionId, OpenError, PollerReport, SessionSnapshot};
@@ -98,8 +99,8 @@ impl Control {
         let daemon = format!("rota {}", env!("CARGO_PKG_VERSION"));
         connection.welcome(&Reply::Welcome { version: VERSION, daemon, slots, arena_bytes }, descriptors);
         let (id, uid, name) = (connection.id, connection.uid, connection.name.clone());
-        // A loader that is gone is noticed where a model is loaded.
-        let _ = self.jobs.send(Job::Adopt(Arc::downgrade(memory.arena())));
+        // Where nobody does it, copies are right all the same.
+        let _ = self.arenas.send(Change::Came(Arc::downgrade(memory.arena())));
         self.tell_poller(Command::Connect { id, connection: Box::new(memory), uid, name });
         None
     }

@@ -36,6 +36,9 @@ impl Poller {
     /// Tells the dispatcher when a device was lost, or is back.
     fn take_loss(&mut self, device: usize) -> bool {
         let state = &mut self.devices[device];
+        if let Some(why) = state.device.poll_trouble() {
+            tracing::warn!(device, description = %state.device.describe(), %why, "answers again and stays lost");
+        }
         let lost = state.device.is_lost();
         if lost == state.lost {
             return false;

@@ -5,6 +5,7 @@ use crate::model::Model;
 use crate::planning::{Asked, Cause, Promise, QuerySplit};
 use crate::query::{Bound, QueryId};
 use crate::stats::{QueryStats, SessionStats};
+use rota_device::Arena;
 use rota_ipc::server::Connection;
 use rota_sched::{ModelId, SessionRates};
 use serde::Serialize;
@@ -105,6 +106,10 @@ pub enum Notice {
     Gone {
         id: ConnectionId,
         poisoned: Option<String>,
+    },
+    /// Nothing of a client that is gone is with the poller any more: its memory, which batches of devices may still have.
+    Left {
+        arena: Arena,
     },
     /// A plan is to be made for this; answered with [`Command::Promise`].
     Demand(Asked),

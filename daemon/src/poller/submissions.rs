@@ -10,6 +10,7 @@ use rota_ipc::server::{Poisoned, check_submission};
 use rota_ipc::wire::{OP_BEGIN, OP_CANCEL, OP_FINISH, OP_GIVE_UP, Reason, Status, Submission};
 use rota_sched::{Arrival, ClassId, Event, Instant, ModelId, Priority, Profile, RequestId, SessionId};
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 impl Poller {
@@ -321,7 +322,10 @@ impl Poller {
     pub(super) fn remove_if_ended(&mut self, key: usize) {
         let client = &self.clients.entries[key];
         if client.dying && client.in_flight == 0 {
+            let arena = Arc::clone(client.connection.arena());
             self.clients.remove(key);
+            // Whoever lets go of it last unmaps it: not this thread.
+            (self.notices)(Notice::Left { arena });
         }
     }
 

@@ -45,7 +45,9 @@ pub(super) fn build(
     store: &Store,
 ) -> Result<Ready, BuildError> {
     let members: Vec<&Known> = tree.members.iter().map(|id| &known[id]).collect();
-    let cuts = Cuts::make(tree, &members, index)?;
+    let engines = devices.iter().filter_map(DeviceRole::engine).map(|(engine, ..)| engine.kind());
+    let stack_bytes_max = engines.map(stacks::weight_bytes_max).max().unwrap_or(0);
+    let cuts = Cuts::make(tree, &members, index, stack_bytes_max)?;
     let max_batch = members.iter().map(|member| member.model.max_batch).max().unwrap_or(1);
     let mut networks: Networks = Vec::new();
     let mut profiles = Vec::new();
@@ -67,11 +69,7 @@ pub(super) fn build(
         let specs: Vec<PartSpec> = specs.collect::<Result<_, String>>()?;
         let joined = parts::join(cuts.signature.clone(), specs, max_batch);
         let mut joined = joined.map_err(|error| error.to_string())?;
-        // A GPU's batches fly part by part.
-        let in_use = match device.is_cpu() {
-            true => cuts.stack(tree, &members, &mut joined, (&**engine, &options), max_batch)?,
-            false => Vec::new(),
-        };
+        let in_use = cuts.stack(tree, &members, &mut joined, (&**engine, &options), max_batch)?;
         let mut network = joined.network();
         if networks.iter().all(Option::is_none) {
             cuts.compare(&mut *network, &members)?;
@@ -137,7 +135,7 @@ pub(super) struct Part {
 }
 
 impl Cuts {
-    fn make(tree: &Tree, members: &[&Known], index: &Index) -> Result<Cuts, BuildError> {
+    fn make(tree: &Tree, members: &[&Known], index: &Index, stack_bytes_max: u64) -> Result<Cuts, BuildError> {
         let folder = Folder::new().map_err(|error| format!("no folder for the parts: {error}"))?;
         let mut outputs = Vec::with_capacity(members.len());
         let mut end = 0;
@@ -181,14 +179,14 @@ impl Cuts {
                     }
                     None => {
                         part.outputs = outputs[at].clone();
-                        heads.push(stacks::is_small(stage.weight_bytes).then(|| stage.model.clone()));
+                        heads.push((stage.weight_bytes <= stack_bytes_max / 2).then(|| stage.model.clone()));
                         own.push(part);
                     }
                 }
             }
             inputs.push(taken);
         }
-        let stacks = stacks::find(&own.iter().zip(heads).collect::<Vec<_>>(), &folder)?;
+        let stacks = stacks::find(&own.iter().zip(heads).collect::<Vec<_>>(), stack_bytes_max, &folder)?;
         let parts = branches.into_iter().flatten().chain(own).collect();
         let first = &members[0].checked.signature;
         let signature = Signature {
@@ -216,7 +214,8 @@ impl Cuts {
             let tolerance = tolerance.fold(f64::INFINITY, f64::min);
             stack.load(joined, tree.branches.len(), compiler, &inputs, tolerance)
         };
-        Ok(self.stacks.iter().filter_map(load).collect())
+        let most = stacks::weight_bytes_max(compiler.0.kind());
+        Ok(self.stacks.iter().filter(|stack| stack.weight_bytes <= most).filter_map(load).collect())
     }
 
     /// Generated inputs of so many items.

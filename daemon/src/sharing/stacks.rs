@@ -2,7 +2,7 @@
 
 use super::build::{Folder, Part};
 use rota_device::parts::{Columns, Feed, Joined, StackSpec, Times};
-use rota_device::{CompileOptions, Engine, HostTensor};
+use rota_device::{CompileOptions, Engine, EngineKind, HostTensor};
 use rota_graph::{Bytes, Graph, Limits, StackOutput, alike, stack};
 use rota_sched::Profile;
 use std::path::PathBuf;
@@ -15,6 +15,7 @@ pub(super) struct StackPart {
     pub members: Vec<usize>,
     feeds: Vec<Feed>,
     outputs: Vec<Columns>,
+    pub weight_bytes: u64,
 }
 
 /// A stack that a device has taken in.
@@ -30,12 +31,18 @@ struct Class {
     suffixes: Vec<(usize, Graph)>,
 }
 
-/// Past this a head's time is its weights' way from memory, of which one run saves nothing; and they would be held twice.
-const WEIGHT_BYTES_MAX: u64 = 8 << 20;
+/// Past this one run saves nothing, and the weights of a stack are held beside its members'. On a core a head's time is then its weights'
+/// way from memory. On a GPU a head alone has too few tiles to draw all of the memory's bandwidth until it has several times as much.
+pub(super) fn weight_bytes_max(kind: EngineKind) -> u64 {
+    match kind {
+        EngineKind::Cuda => 128 << 20,
+        EngineKind::OnnxRuntime | EngineKind::Rten => 8 << 20,
+    }
+}
 
-/// Stacks of members' own parts, by member: the part and, where it is small enough to be a head, its model. Parts are alike only
-/// where they go on from the same.
-pub(super) fn find(own: &[(&Part, Option<Bytes>)], folder: &Folder) -> Result<Vec<StackPart>, String> {
+/// Stacks of members' own parts of at most `bytes_max` of weights, by member: the part and, where it is small enough to be a head, its
+/// model. Parts are alike only where they go on from the same.
+pub(super) fn find(own: &[(&Part, Option<Bytes>)], bytes_max: u64, folder: &Folder) -> Result<Vec<StackPart>, String> {
     let mut classes: Vec<Class> = Vec::new();
     for (member, (part, model)) in own.iter().enumerate() {
         let Some(graph) = model.as_ref().and_then(|model| Graph::read(model.clone(), &Limits::default()).ok()) else {
@@ -53,7 +60,7 @@ pub(super) fn find(own: &[(&Part, Option<Bytes>)], folder: &Folder) -> Result<Ve
             let some: Vec<&Graph> = set.iter().map(|&at| all[at]).collect();
             let members: Vec<usize> = set.iter().map(|&at| suffixes[at].0).collect();
             let made = match stack(&some) {
-                Ok(made) if made.weight_bytes <= WEIGHT_BYTES_MAX => made,
+                Ok(made) if made.weight_bytes <= bytes_max => made,
                 Ok(made) => {
                     tracing::debug!(?members, bytes = made.weight_bytes, "too large to run as one");
                     continue;
@@ -65,15 +72,11 @@ pub(super) fn find(own: &[(&Part, Option<Bytes>)], folder: &Folder) -> Result<Ve
             };
             let file = folder.write(&format!("stack{}.onnx", stacks.len()), &made.model)?;
             let outputs = made.outputs.iter().map(columns).collect();
-            stacks.push(StackPart { file, members, feeds: feeds.clone(), outputs });
+            let weight_bytes = made.weight_bytes;
+            stacks.push(StackPart { file, members, feeds: feeds.clone(), outputs, weight_bytes });
         }
     }
     Ok(stacks)
-}
-
-/// A suffix that is small enough to be in a stack.
-pub(super) fn is_small(weight_bytes: u64) -> bool {
-    weight_bytes.saturating_mul(2) <= WEIGHT_BYTES_MAX
 }
 
 fn columns(output: &StackOutput) -> Columns {
@@ -93,7 +96,8 @@ impl StackPart {
         tolerance: f64,
     ) -> Option<InUse> {
         let members = || self.members.iter().map(|member| branches + member).collect();
-        let times = engine.load(&self.file, options).map_err(|error| error.to_string()).and_then(|loaded| {
+        let options = CompileOptions { stack_members: self.members.len() as u32, ..options.clone() };
+        let times = engine.load(&self.file, &options).map_err(|error| error.to_string()).and_then(|loaded| {
             let (feeds, outputs) = (self.feeds.clone(), self.outputs.clone());
             let spec = StackSpec { loaded, feeds, members: members(), outputs };
             joined.stack(spec, inputs, tolerance).map_err(|error| error.to_string())

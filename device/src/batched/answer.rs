@@ -7,17 +7,23 @@ use crate::{DType, Shape};
 /// An output of all items of a part.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Answer<'a> {
+    pub form: Form,
+    pub bytes: &'a [u8],
+}
+
+/// What an output is, and where it lies in the tensor that was computed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Form {
     pub dtype: DType,
     /// As the member's own part would have given it.
     pub shape: Shape,
-    pub bytes: &'a [u8],
     /// Which of each row's bytes are this output's; `None` for all.
     columns: Option<Window>,
 }
 
 /// Bytes `first..first + width` of every `pitch`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Window {
+pub(crate) struct Window {
     first: usize,
     width: usize,
     pitch: usize,
@@ -25,24 +31,35 @@ pub(super) struct Window {
 
 impl<'a> Answer<'a> {
     pub fn whole(view: View<'a>) -> Answer<'a> {
-        Answer { dtype: view.dtype, shape: view.shape, bytes: view.bytes, columns: None }
+        Answer { form: Form::whole(view.dtype, view.shape), bytes: view.bytes }
+    }
+}
+
+impl Form {
+    pub fn whole(dtype: DType, shape: Shape) -> Form {
+        Form { dtype, shape, columns: None }
     }
 
-    /// Elements `first..first + width` of every `pitch` of a tensor whose first axis is the batch; in the member they are the last
+    /// Elements `first..first + width` of every `pitch` of a dense tensor whose first axis is the batch; in the member they are the last
     /// of `rank` axes. `None` where the tensor is not so.
-    pub fn columns(view: View<'a>, rank: usize, first: usize, width: usize, pitch: usize) -> Option<Answer<'a>> {
-        let mut shape = view.shape;
-        let outer = rank.checked_sub(1).filter(|&outer| outer >= 1).and_then(|outer| view.shape.dims().get(..outer))?;
+    pub fn columns(
+        dtype: DType,
+        mut shape: Shape,
+        rank: usize,
+        first: usize,
+        width: usize,
+        pitch: usize,
+    ) -> Option<Form> {
+        let outer = rank.checked_sub(1).filter(|&outer| outer >= 1).and_then(|outer| shape.dims().get(..outer))?;
         let rows = outer.iter().try_fold(1usize, |rows, &dim| rows.checked_mul(dim as usize))?;
-        let size = view.dtype.bytes();
-        let window = Window { first: first * size, width: width * size, pitch: pitch * size };
-        if first + width > pitch || rows.checked_mul(window.pitch) != Some(view.bytes.len()) {
+        if first + width > pitch || rows.checked_mul(pitch) != shape.elements() {
             return None;
         }
         // The stack's tensor may have the members on an axis of their own.
         *shape.dims_mut().get_mut(rank - 1)? = u32::try_from(width).ok()?;
-        let shape = Shape::new(&shape.dims()[..rank])?;
-        Some(Answer { dtype: view.dtype, shape, bytes: view.bytes, columns: Some(window) })
+        let size = dtype.bytes();
+        let window = Window { first: first * size, width: width * size, pitch: pitch * size };
+        Some(Form { dtype, shape: Shape::new(&shape.dims()[..rank])?, columns: Some(window) })
     }
 
     /// `None` when its size overflows, or its columns have their batch on another axis than the first.
@@ -62,7 +79,7 @@ impl<'a> Answer<'a> {
 
 /// How a request's items lie in an answer.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Layout {
+pub(crate) enum Layout {
     Whole(Strided),
     Columns {
         /// Of each item.
@@ -78,6 +95,26 @@ impl Layout {
             Layout::Whole(strided) => strided.bytes(items),
             Layout::Columns { rows, window } => rows.checked_mul(items)?.checked_mul(window.width),
         }
+    }
+
+    /// Where a request's tensor and the answer of `total` items have the same bytes, run by run, for items `first..first + items`: offset
+    /// in the request's, offset in the answer, bytes.
+    pub fn pieces(self, first: usize, items: usize, total: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+        let runs = match self {
+            Layout::Whole(_) => 0..0,
+            Layout::Columns { rows, .. } => 0..items * rows,
+        };
+        let columns = runs.filter_map(move |row| match self {
+            Layout::Whole(_) => None,
+            Layout::Columns { rows, window } => {
+                Some((row * window.width, (first * rows + row) * window.pitch + window.first, window.width))
+            }
+        });
+        let whole = match self {
+            Layout::Whole(strided) => Some(strided.pieces(first, items, total)),
+            Layout::Columns { .. } => None,
+        };
+        whole.into_iter().flatten().chain(columns)
     }
 
     /// Copies items `first..first + items` of `total` to a request.
@@ -117,28 +154,30 @@ mod tests {
         // [3 items, 2 rows, 5 columns]; the member has columns 1 to 3.
         let bytes: Vec<u8> = (0..30).collect();
         let shape = Shape::new(&[3, 2, 5]).unwrap();
-        let view = View { dtype: DType::U8, shape, bytes: &bytes };
-        let answer = Answer::columns(view, 3, 1, 3, 5).unwrap();
-        assert_eq!(answer.shape.dims(), [3, 2, 3]);
-        let layout = answer.layout(Some(0)).unwrap();
+        let form = Form::columns(DType::U8, shape, 3, 1, 3, 5).unwrap();
+        assert_eq!(form.shape.dims(), [3, 2, 3]);
+        let layout = form.layout(Some(0)).unwrap();
         assert_eq!(layout.bytes(2), Some(12));
         let mut out = [0u8; 12];
         // SAFETY: `out` holds `bytes(2)` bytes and is other memory.
-        unsafe { layout.scatter(answer.bytes, out.as_mut_ptr(), 1, 2, 3) };
+        unsafe { layout.scatter(&bytes, out.as_mut_ptr(), 1, 2, 3) };
         assert_eq!(out, [11, 12, 13, 16, 17, 18, 21, 22, 23, 26, 27, 28]);
+        let pieces: Vec<_> = layout.pieces(1, 2, 3).collect();
+        assert_eq!(pieces, [(0, 11, 3), (3, 16, 3), (6, 21, 3), (9, 26, 3)]);
     }
 
     #[test]
     fn a_stack_that_is_not_as_its_columns_say_gives_no_answer() {
-        let bytes = [0u8; 30];
-        let view = |dims: &[u32]| View { dtype: DType::U8, shape: Shape::new(dims).unwrap(), bytes: &bytes };
+        let columns = |dims: &[u32], rank, first, pitch| {
+            Form::columns(DType::U8, Shape::new(dims).unwrap(), rank, first, 3, pitch)
+        };
         // The members may have an axis of their own.
-        let answer = Answer::columns(view(&[3, 2, 5]), 2, 5, 3, 10).unwrap();
-        assert_eq!(answer.shape.dims(), [3, 3]);
-        assert!(Answer::columns(view(&[3, 10]), 2, 8, 3, 10).is_none());
-        assert!(Answer::columns(view(&[3, 10]), 2, 0, 3, 9).is_none());
-        assert!(Answer::columns(view(&[3, 10]), 1, 0, 3, 10).is_none());
-        let answer = Answer::columns(view(&[3, 10]), 2, 0, 3, 10).unwrap();
-        assert!(answer.layout(Some(1)).is_none() && answer.layout(None).is_none());
+        let form = columns(&[3, 2, 5], 2, 5, 10).unwrap();
+        assert_eq!(form.shape.dims(), [3, 3]);
+        assert!(columns(&[3, 10], 2, 8, 10).is_none());
+        assert!(columns(&[3, 10], 2, 0, 9).is_none());
+        assert!(columns(&[3, 10], 1, 0, 10).is_none());
+        let form = columns(&[3, 10], 2, 0, 10).unwrap();
+        assert!(form.layout(Some(1)).is_none() && form.layout(None).is_none());
     }
 }

@@ -4,10 +4,10 @@
 //! wanted; asked about different ones, most of it is for nothing. Which is faster depends on the engine, the weights, and who asks. So
 //! both are kept and measured when the network is made, and each batch takes what its members' items say is faster.
 
-use super::{Answer, Batched, Done, Runner, wants};
+use super::{Answer, Batched, Done, Form, Runner, wants};
 use crate::engine::Loaded;
 use crate::parts::{Feed, Part, Row, run_part};
-use crate::{Batch, HostTensor, check, profile, sample};
+use crate::{Batch, DType, HostTensor, Shape, check, profile, sample};
 use std::time::{Duration, Instant};
 
 /// A loaded stack and what it stands for.
@@ -72,9 +72,9 @@ const RUNS_MAX: usize = 40;
 const BUDGET: Duration = Duration::from_millis(60);
 
 /// A stack at work.
-pub(super) struct Stack<R> {
-    part: Part<R>,
-    members: Vec<usize>,
+pub(crate) struct Stack<R> {
+    pub(crate) part: Part<R>,
+    pub(crate) members: Vec<usize>,
     outputs: Vec<Columns>,
     /// By items, from 0.
     stacked: Vec<Duration>,
@@ -83,22 +83,41 @@ pub(super) struct Stack<R> {
 }
 
 impl<R: Runner> Stack<R> {
-    /// What its members take for what is asked of them in this batch; `None` where there is nothing to choose: fewer than two are
-    /// asked, or one about more items than were measured.
-    fn one_by_one(&self, parts: &[Part<R>]) -> Option<Duration> {
-        let items = || self.members.iter().map(|&member| parts[member].items);
+    /// One that is taken for every batch of several members.
+    #[cfg(test)]
+    pub(crate) fn always(members: Vec<usize>, part: Part<R>, outputs: Vec<Columns>) -> Stack<R> {
+        const ITEMS: usize = 64;
+        let own = vec![vec![Duration::from_secs(1); ITEMS]; members.len()];
+        Stack { part, members, outputs, stacked: vec![Duration::ZERO; ITEMS], own }
+    }
+
+    /// What its members take for what is asked of them, where `items` says of how many each is; `None` where there is nothing to choose:
+    /// fewer than two are asked, or one about more items than were measured.
+    pub(crate) fn one_by_one(&self, items: impl Fn(usize) -> usize) -> Option<Duration> {
+        let items = || self.members.iter().map(|&member| items(member));
         if items().filter(|&items| items > 0).count() < 2 {
             return None;
         }
         items().zip(&self.own).map(|(items, own)| own.get(items).copied()).sum()
     }
 
+    /// Whether it takes less for `items` items, each of which one of its members at least is asked about.
+    pub(crate) fn is_faster(&self, items: usize, one_by_one: Duration) -> bool {
+        self.stacked.get(items).is_some_and(|&stacked| stacked < one_by_one)
+    }
+
     /// Output `output` of the member at `place`, which has `rank` axes there.
     fn answer(&self, place: usize, output: usize, rank: usize) -> Result<Answer<'_>, String> {
-        let Columns { stride, widths } = &self.outputs[output];
         let view = self.part.runner.output(output)?;
-        let answer = Answer::columns(view, rank, place * stride, widths[place], self.members.len() * stride);
-        answer.ok_or_else(|| format!("a stack of {} members gave {}", self.members.len(), view.shape))
+        let form = self.form(place, output, rank, view.dtype, view.shape);
+        let form = form.ok_or_else(|| format!("a stack of {} members gave {}", self.members.len(), view.shape))?;
+        Ok(Answer { form, bytes: view.bytes })
+    }
+
+    /// The same, of a tensor of this type and shape. `None` where that is not what the stack is to give.
+    pub(crate) fn form(&self, place: usize, output: usize, rank: usize, dtype: DType, shape: Shape) -> Option<Form> {
+        let Columns { stride, widths } = &self.outputs[output];
+        Form::columns(dtype, shape, rank, place * stride, widths[place], self.members.len() * stride)
     }
 }
 
@@ -107,13 +126,13 @@ impl<R: Runner> Batched<R> {
     pub(super) fn run_stack(&mut self, batch: &mut Batch, index: usize, done: Done<'_>) {
         let inputs = self.signature.inputs.len();
         let (parts, stack) = (&self.parts, &mut self.stacks[index]);
-        let Some(one_by_one) = stack.one_by_one(parts) else { return };
+        let Some(one_by_one) = stack.one_by_one(|member| parts[member].items) else { return };
         let wanted = |row: &&Row| {
             let spans = batch.output_spans(row.request, inputs);
             stack.members.iter().any(|&member| wants(spans, &parts[member].outputs))
         };
         stack.part.choose(self.rows.iter().filter(wanted).map(|row| (row.request, row.items)));
-        if stack.stacked.get(stack.part.items).is_none_or(|&stacked| stacked >= one_by_one) {
+        if !stack.is_faster(stack.part.items, one_by_one) {
             return;
         }
         let ran = run_part(parts, &mut stack.part, &self.gathered, &self.signature.inputs, &self.rows);
@@ -274,9 +293,9 @@ fn compare<R: Runner>(
     for (output, expected) in expected.iter().enumerate() {
         let answer = stack.answer(place, output, expected.shape.dims().len()).map_err(StackError::DoesNotRun)?;
         let misfit = || StackError::Misfit("an output is no tensor with items on its first axis".into());
-        let mut found = HostTensor::zeroed(answer.dtype, answer.shape).ok_or_else(misfit)?;
-        let items = answer.shape.dims()[0] as usize;
-        let layout = answer.layout(Some(0)).filter(|layout| layout.bytes(items) == Some(found.bytes.len()));
+        let mut found = HostTensor::zeroed(answer.form.dtype, answer.form.shape).ok_or_else(misfit)?;
+        let items = answer.form.shape.dims()[0] as usize;
+        let layout = answer.form.layout(Some(0)).filter(|layout| layout.bytes(items) == Some(found.bytes.len()));
         // SAFETY: `found` is memory of its own that holds all items' bytes.
         unsafe { layout.ok_or_else(misfit)?.scatter(answer.bytes, found.bytes.as_mut_ptr(), 0, items, items) };
         let apart = check::apart(&found, expected);

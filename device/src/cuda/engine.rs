@@ -1,10 +1,11 @@
 //! Loads models for one GPU.
 
+use super::arenas;
 use super::gpu::Gpu;
 use super::model::Model;
 use super::runner::CudaRunner;
 use super::workbench::Workbench;
-use super::{CudaError, Precision, driver};
+use super::{CudaError, Precision, driver, lower};
 use crate::{Arena, CompileOptions, Engine, EngineKind, engine};
 use rota_kernels::dtype::Math;
 use std::path::Path;
@@ -48,6 +49,11 @@ impl CudaEngine {
         Ok(self.gpu.session()?.context.memory()?)
     }
 
+    /// The address by which kernels on this GPU reach an arena; `None` when it is not registered, or the GPU is lost.
+    pub fn device_address(&self, arena: &Arena) -> Option<u64> {
+        self.gpu.session().ok()?.device_address(arena)
+    }
+
     /// What the GPU says of itself.
     pub fn info(&self) -> &driver::GpuInfo {
         &self.gpu.info
@@ -68,24 +74,28 @@ impl Engine for CudaEngine {
         EngineKind::Cuda
     }
 
-    /// Registers it with the driver. A lost GPU does that when it is back, at the client's first batch.
+    /// Registers it with the driver, for all GPUs; the first that is asked does it.
     fn adopt(&self, arena: &Arena) {
-        if let Ok(session) = self.gpu.session() {
-            session.register(arena);
-        }
+        arenas::register(arena);
+    }
+
+    fn let_go(&self, arena: &Arena) -> bool {
+        arenas::let_go(arena)
     }
 
     fn load(&self, file: &Path, options: &CompileOptions) -> Result<engine::Loaded, engine::LoadError> {
         let model = Model::read(file, options)?;
         let (signature, memory_bytes) = (model.signature.clone(), model.graph.weight_bytes());
-        Ok(engine::Loaded { signature, memory_bytes, runner: Box::new(self.runner(model)) })
+        let runner = self.runner(model, options.stack_members);
+        Ok(engine::Loaded { signature, memory_bytes, runner: Box::new(runner) })
     }
 }
 
 impl CudaEngine {
-    /// What runs the model.
-    pub(super) fn runner(&self, model: Model) -> CudaRunner {
+    /// What runs the model; `members` as in [`CompileOptions::stack_members`].
+    pub(super) fn runner(&self, model: Model, members: u32) -> CudaRunner {
         let settled = model.settled();
-        CudaRunner::new(Arc::clone(&self.gpu), Arc::new(model.graph), self.precision, settled)
+        let options = lower::Options { precision: self.precision, members, ..lower::Options::default() };
+        CudaRunner::new(Arc::clone(&self.gpu), Arc::new(model.graph), options, settled)
     }
 }

@@ -4,8 +4,10 @@
 //! compile themselves anew for it, from the weights that they keep on the host.
 
 use super::CudaError;
-use super::driver::{Context, DeviceMemory, Driver, DriverError, Function, GpuInfo, Module, Registration, Stream};
-use memmap2::MmapRaw;
+use super::arenas::{self, Giving};
+use super::driver::{Context, DeviceMemory, Driver, DriverError, Function, GpuInfo, Module, Stream};
+use super::flight::Kit;
+use crate::Arena;
 use rota_graph::Tensor;
 use rota_kernels::Kernel;
 use std::collections::HashMap;
@@ -42,22 +44,14 @@ pub struct Session {
     pub copies_in: Stream,
     /// Outputs, while the next part or batch executes.
     pub copies_out: Stream,
-    /// Clients' memory that is registered, by where it begins.
-    arenas: Mutex<HashMap<usize, Arena>>,
     module: Module,
     functions: Mutex<HashMap<&'static str, Function>>,
     uploads: Mutex<Stream>,
     weights: Mutex<HashMap<[u8; 32], Weak<DeviceMemory>>>,
     arena: Mutex<Option<Arc<DeviceMemory>>>,
+    /// Of batches that have ended.
+    kits: Mutex<Vec<Kit>>,
     lost: AtomicBool,
-}
-
-/// A client's arena. It is let go when nobody else has it any more.
-struct Arena {
-    /// `None`: registered by another GPU of this process, or refused; copies are right all the same, and slower.
-    _registration: Option<Registration>,
-    /// Behind the registration, which is dropped first.
-    memory: Arc<MmapRaw>,
 }
 
 // SAFETY: streams, modules and functions are the driver's, which may be called on them from any thread.
@@ -71,6 +65,7 @@ impl Gpu {
         let image = rota_kernels::image().or(stand_in.then_some(rota_kernels::standin::IMAGE));
         let image = image.ok_or(CudaError::NoKernels { why: rota_kernels::image_missing_reason() })?;
         let session = Session::begin(driver, &info, image)?;
+        arenas::join(&session);
         let current = Mutex::new(Current { session: Some(session), retry_at: None });
         Ok(Arc::new(Gpu { driver, info, image, current }))
     }
@@ -86,9 +81,11 @@ impl Gpu {
         }
         current.retry_at = Some(Instant::now() + RETRY);
         if let Some(lost) = &current.session {
+            arenas::leave(lost);
             lost.context.reset().map_err(|_| CudaError::Lost { gpu: self.info.name.clone() })?;
         }
         let session = Session::begin(self.driver, &self.info, self.image)?;
+        arenas::join(&session);
         *current = Current { session: Some(Arc::clone(&session)), retry_at: None };
         Ok(session)
     }
@@ -106,12 +103,12 @@ impl Session {
             stream: Stream::new(&context)?,
             copies_in: Stream::new(&context)?,
             copies_out: Stream::new(&context)?,
-            arenas: Mutex::default(),
             uploads: Mutex::new(Stream::new(&context)?),
             module,
             functions: Mutex::default(),
             weights: Mutex::default(),
             arena: Mutex::default(),
+            kits: Mutex::default(),
             lost: AtomicBool::new(false),
             context,
         }))
@@ -160,19 +157,45 @@ impl Session {
         Ok(memory)
     }
 
-    /// Makes a client's arena known to the driver, so that copies from and to it need no step in between.
-    pub fn register(&self, memory: &Arc<MmapRaw>) {
-        let mut arenas = self.arenas.lock().unwrap_or_else(PoisonError::into_inner);
-        let begin = memory.as_ptr() as usize;
-        if arenas.get(&begin).is_some_and(|arena| Arc::ptr_eq(&arena.memory, memory)) {
-            return;
-        }
-        // What clients left behind goes when one comes: seldom, and never per batch.
-        arenas.retain(|_, arena| Arc::strong_count(&arena.memory) > 1);
-        // SAFETY: the arena stays mapped while `memory` lives, which is kept beside the registration and dropped after it.
-        let registration = unsafe { Registration::new(&self.context, memory.as_mut_ptr(), memory.len()) };
-        let arena = Arena { _registration: registration.ok(), memory: Arc::clone(memory) };
-        arenas.insert(begin, arena);
+    /// Events and a table for a batch.
+    pub fn kit(&self) -> Result<Kit, DriverError> {
+        let kept = self.kits.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        kept.map_or_else(|| Kit::new(&self.context), Ok)
+    }
+
+    /// Takes them back.
+    pub fn keep(&self, kit: Kit) {
+        self.kits.lock().unwrap_or_else(PoisonError::into_inner).push(kit);
+    }
+
+    /// Makes an arena known to the driver, so that copies from and to it need no step in between. At once, when somebody else has done it or is
+    /// about other arenas; else it pins every page.
+    pub fn register(&self, memory: &Arena) {
+        arenas::register_unless_busy(memory);
+        // A failure shows in the next call.
+        let _ = self.context.enter();
+    }
+
+    /// The address by which kernels on this GPU reach a client's arena, its first byte; `None` when it is not registered: copies from and to it
+    /// are staged by the driver then. It may change, or end, when another GPU is lost: ask while [`Session::giving`] is held, and give
+    /// the GPU what uses it before that is dropped.
+    pub fn device_address(&self, memory: &Arena) -> Option<u64> {
+        arenas::address(memory, self.ordinal())
+    }
+
+    /// To be held while the GPU is given copies or kernels that reach arenas: registrations stay where they are so long.
+    pub fn giving(&self) -> Giving {
+        arenas::giving()
+    }
+
+    /// The driver's number for the GPU.
+    pub fn ordinal(&self) -> u32 {
+        self.context.ordinal()
+    }
+
+    /// Waits until the GPU has done whatever reaches arenas.
+    pub fn finish(&self) -> Result<(), DriverError> {
+        [&self.copies_in, &self.stream, &self.copies_out].into_iter().try_for_each(Stream::synchronize)
     }
 
     /// Fills memory that nobody uses yet with zeros.
@@ -203,5 +226,11 @@ impl Session {
         let grown = Arc::new(self.allocate(bytes, "activations")?);
         *arena = Some(Arc::clone(&grown));
         Ok(grown)
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        arenas::leave(self);
     }
 }

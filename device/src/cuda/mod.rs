@@ -5,6 +5,7 @@
 //! [`CudaEngine`] loads models like any other engine, so whatever runs on engines runs on GPUs: whole models and parts of a
 //! prefix group, checks, profiles.
 
+mod arenas;
 pub mod driver;
 mod engine;
 pub(crate) mod flight;
@@ -15,6 +16,7 @@ mod model;
 mod plan;
 pub mod roofline;
 pub(crate) mod runner;
+pub(crate) mod warm;
 pub mod workbench;
 
 pub use engine::CudaEngine;

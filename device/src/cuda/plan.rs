@@ -4,10 +4,11 @@ use super::CudaError;
 use super::driver::{DeviceMemory, DriverError, Graph, PinnedMemory, Stream};
 use super::gpu::Session;
 use super::lower::Program;
-use super::lower::program::{Place, placed};
+use super::lower::program::{Members, Place, placed};
 use crate::{DType, Shape};
 use rota_kernels::{Cost, Pointer};
 use std::sync::Arc;
+use zerocopy::IntoBytes;
 
 /// A program bound to a session; void when that is lost.
 pub struct Plan {
@@ -22,6 +23,9 @@ pub struct Plan {
     /// Where each input of the program lies in `inputs`; `None`: its content is part of the program.
     input_offsets: Vec<Option<u64>>,
     pub output_places: Vec<OutputPlace>,
+    /// What the launches read of the host's when they run: the products of a stack's members.
+    table: PinnedMemory,
+    members: Vec<TableEntry>,
     /// The outputs on the host, once they were fetched.
     fetched: PinnedMemory,
     /// Where among them the flag is: [`Program::flag`].
@@ -38,6 +42,13 @@ pub struct OutputPlace {
     pub shape: Shape,
     pub offset: usize,
     pub bytes: usize,
+}
+
+/// Products of a stack's members, and where in the table they go.
+struct TableEntry {
+    at: usize,
+    /// With their addresses.
+    members: Members,
 }
 
 /// As the driver aligns its allocations.
@@ -60,6 +71,8 @@ impl Plan {
         session.clear(&inputs)?;
         let outputs = session.allocate(program.output_bytes, "outputs")?;
         let arena = session.arena(program.arena.peak)?;
+        let table = PinnedMemory::new(&session.context, program.table_bytes as usize);
+        let table = table.map_err(|error| session.noted(error))?;
         let mut weights = Vec::new();
         let mut addresses = Vec::with_capacity(program.buffers.len());
         for buffer in &program.buffers {
@@ -67,6 +80,8 @@ impl Plan {
                 Place::Input(number) => inputs.address() + input_offsets[*number as usize].unwrap_or(0),
                 Place::Output { offset } => outputs.address() + offset,
                 Place::Arena { offset } => arena.address() + offset,
+                // Pinned memory has one address for host and GPU (unified addressing, on every 64-bit host).
+                Place::Table { offset } => table.as_mut_ptr() as u64 + offset,
                 Place::Constant(tensor) => {
                     weights.push(session.weight(tensor)?);
                     weights[weights.len() - 1].address()
@@ -89,7 +104,14 @@ impl Plan {
         let output_places = output_places.collect::<Option<Vec<_>>>().ok_or(CudaError::Output)?;
         let session = Arc::clone(session);
         let flag = program.flag.map(|flag| flag as usize);
-        Ok(Plan {
+        let members = program.steps.iter().filter_map(|step| step.members.as_ref()).map(|members| {
+            let at = (addresses[members.table.0 as usize] - table.as_mut_ptr() as u64) as usize;
+            let mut members = members.clone();
+            members.problems.iter_mut().for_each(|problem| problem.relocate(|pointer| located(pointer, &addresses)));
+            TableEntry { at, members }
+        });
+        let members = members.collect();
+        let plan = Plan {
             session,
             graph,
             _weights: weights,
@@ -98,11 +120,34 @@ impl Plan {
             outputs,
             input_offsets,
             output_places,
+            table,
+            members,
             fetched,
             flag,
             cost: program.cost(),
             launches: program.steps.len(),
-        })
+        };
+        // SAFETY: it has not run yet.
+        unsafe { plan.ask(|_| None) };
+        Ok(plan)
+    }
+
+    /// Of a stack: what the next runs compute. `items` says of which items a member is asked, first and how many; `None`: of all.
+    ///
+    /// # Safety
+    /// The plan does not run meanwhile, and has nothing given to it that has not ended.
+    pub unsafe fn ask(&self, items: impl Fn(usize) -> Option<(usize, usize)>) {
+        for TableEntry { at, members: Members { problems, rows_per_item, element_bytes, .. } } in &self.members {
+            for (member, problem) in problems.iter().enumerate() {
+                let rows = |items: usize| (items as u32).saturating_mul(*rows_per_item).min(problem.rows);
+                let problem = match items(member) {
+                    Some((first, count)) => problem.of_rows(rows(first), rows(count), *element_bytes),
+                    None => *problem,
+                };
+                // SAFETY: no kernel reads the table now (the caller's promise).
+                unsafe { self.table.write(at + member * size_of_val(&problem), problem.as_bytes()) };
+            }
+        }
     }
 
     /// Gives input `index` to the GPU. The bytes are taken when this returns, or, when they are pinned, when the plan has been waited for.
@@ -177,13 +222,16 @@ impl Plan {
 fn launch(session: &Session, stream: &Stream, program: &Program, addresses: &[u64]) -> Result<(), DriverError> {
     for step in &program.steps {
         let mut launch = step.launch.clone();
-        launch.relocate(|pointer| {
-            let (buffer, offset) = placed(pointer);
-            Pointer(addresses[buffer.0 as usize] + offset)
-        });
+        launch.relocate(|pointer| located(pointer, addresses));
         let function = session.function(launch.kernel)?;
         // SAFETY: the catalogue made the parameters for this kernel, and every address among them is in a buffer that the plan keeps.
         unsafe { stream.launch(function, launch.grid, launch.block, launch.shared_bytes, &launch.params)? };
     }
     Ok(())
+}
+
+/// The address of a [`place`](super::lower::program::place).
+fn located(pointer: Pointer, addresses: &[u64]) -> Pointer {
+    let (buffer, offset) = placed(pointer);
+    Pointer(addresses[buffer.0 as usize] + offset)
 }

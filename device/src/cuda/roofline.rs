@@ -129,7 +129,7 @@ mod tests {
             c: Matrix::row_major(Pointer(256), columns),
             epilogue: Epilogue::default(),
         };
-        Step { label: String::new(), launch: gemm.launch().unwrap() }
+        Step { label: String::new(), launch: gemm.launch().unwrap(), members: None }
     }
 
     #[test]

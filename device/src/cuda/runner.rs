@@ -1,9 +1,9 @@
 //! Runs a sub-model on a GPU: finds or makes the plan for the shapes that come, and executes it.
 
+use super::CudaError;
 use super::gpu::Gpu;
-use super::lower::{self, Given};
+use super::lower::{self, Given, Program};
 use super::plan::Plan;
-use super::{CudaError, Precision};
 use crate::batched::Runner;
 use crate::view::{Inputs, View};
 use rota_graph::Graph;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// Plans that are kept for other shapes than the last; the one that was used longest ago makes room.
 const PLANS_MAX: usize = 64;
 /// The slot of what is waited for; 0 and 1 are those of batches that are not.
-const ALONE: usize = 2;
+pub(super) const ALONE: usize = 2;
 /// Inputs without a batch axis of at most so many bytes may have their content compiled in.
 const CONTENT_BYTES_MAX: usize = 64;
 
@@ -20,7 +20,7 @@ const CONTENT_BYTES_MAX: usize = 64;
 pub struct CudaRunner {
     gpu: Arc<Gpu>,
     graph: Arc<Graph>,
-    precision: Precision,
+    options: lower::Options,
     /// By input: whether its content may be compiled in, because it has neither a batch nor a size of its own to vary.
     settled: Vec<bool>,
     /// The last used comes last.
@@ -36,8 +36,8 @@ struct Known {
 }
 
 impl CudaRunner {
-    pub fn new(gpu: Arc<Gpu>, graph: Arc<Graph>, precision: Precision, settled: Vec<bool>) -> CudaRunner {
-        CudaRunner { gpu, graph, precision, settled, plans: Vec::new() }
+    pub fn new(gpu: Arc<Gpu>, graph: Arc<Graph>, options: lower::Options, settled: Vec<bool>) -> CudaRunner {
+        CudaRunner { gpu, graph, options, settled, plans: Vec::new() }
     }
 
     /// What the inputs are to a plan; `content`: with the content of those that are settled.
@@ -45,7 +45,9 @@ impl CudaRunner {
         let given = |index: usize| {
             let view = inputs.get(index);
             let dims = view.shape.dims().iter().map(|&dim| u64::from(dim)).collect();
-            match content && self.settled[index] && view.bytes.len() <= CONTENT_BYTES_MAX {
+            // Without bytes its content is not known, or it has none.
+            let compiled_in = content && self.settled[index] && !view.bytes.is_empty();
+            match compiled_in && view.bytes.len() <= CONTENT_BYTES_MAX {
                 true => Given::Content { dims, bytes: view.bytes.into() },
                 false => Given::Dims(dims),
             }
@@ -55,22 +57,52 @@ impl CudaRunner {
 
     /// The plan for these inputs; of those without a compiled-in content only the shapes are looked at.
     pub fn find(&mut self, slot: usize, inputs: &dyn Inputs) -> Result<Arc<Plan>, CudaError> {
+        self.make(&[slot], inputs)
+    }
+
+    /// The plans for these inputs in all of `slots`, lowered once; gives the first slot's.
+    pub fn make(&mut self, slots: &[usize], inputs: &dyn Inputs) -> Result<Arc<Plan>, CudaError> {
         self.plans.retain(|known| !known.plan.session.is_lost());
-        for content in [false, true] {
-            let given = self.given(inputs, content);
-            if let Some(at) = self.plans.iter().position(|known| known.slot == slot && known.given == given) {
-                let known = self.plans.remove(at);
-                let plan = Arc::clone(&known.plan);
-                self.plans.push(known);
-                return Ok(plan);
+        let mut lowered = None;
+        // The first slot's is the last used.
+        let mut plan = None;
+        for &slot in slots.iter().rev() {
+            plan = self.known(slot, inputs);
+            if plan.is_some() {
+                continue;
             }
+            let session = self.gpu.session()?;
+            let (given, program) = match &lowered {
+                Some(lowered) => lowered,
+                None => lowered.insert(self.lower(inputs)?),
+            };
+            let made = Arc::new(Plan::bind(&session, program)?);
+            if self.plans.len() >= PLANS_MAX {
+                self.plans.remove(0);
+            }
+            self.plans.push(Known { slot, given: given.clone(), plan: Arc::clone(&made) });
+            plan = Some(made);
         }
-        let session = self.gpu.session()?;
-        let multiprocessors = self.gpu.info.multiprocessors;
-        let options = lower::Options { precision: self.precision, multiprocessors, ..lower::Options::default() };
+        Ok(plan.expect("plans are asked for in a slot at least"))
+    }
+
+    /// The plan that was made for these inputs before, as the last used.
+    fn known(&mut self, slot: usize, inputs: &dyn Inputs) -> Option<Arc<Plan>> {
+        [false, true].into_iter().find_map(|content| {
+            let given = self.given(inputs, content);
+            let at = self.plans.iter().position(|known| known.slot == slot && known.given == given)?;
+            let known = self.plans.remove(at);
+            let plan = Arc::clone(&known.plan);
+            self.plans.push(known);
+            Some(plan)
+        })
+    }
+
+    fn lower(&self, inputs: &dyn Inputs) -> Result<(Vec<Given>, Program), CudaError> {
+        let options = lower::Options { multiprocessors: self.gpu.info.multiprocessors, ..self.options };
         let plain = self.given(inputs, false);
-        let (given, program) = match lower::lower(&self.graph, &plain, options) {
-            Ok(program) => (plain, program),
+        match lower::lower(&self.graph, &plain, options) {
+            Ok(program) => Ok((plain, program)),
             Err(error) => {
                 // A branch or a size may hang on what a small input holds.
                 let content = self.given(inputs, true);
@@ -78,15 +110,9 @@ impl CudaRunner {
                     return Err(error.into());
                 }
                 let program = lower::lower(&self.graph, &content, options)?;
-                (content, program)
+                Ok((content, program))
             }
-        };
-        if self.plans.len() >= PLANS_MAX {
-            self.plans.remove(0);
         }
-        let plan = Arc::new(Plan::bind(&session, &program)?);
-        self.plans.push(Known { slot, given, plan: Arc::clone(&plan) });
-        Ok(plan)
     }
 
     fn execute(&mut self, inputs: &dyn Inputs) -> Result<(), CudaError> {

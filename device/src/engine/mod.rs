@@ -26,6 +26,11 @@ pub trait Engine: Send + Sync {
     fn load(&self, file: &Path, options: &CompileOptions) -> Result<Loaded, LoadError>;
     /// A client has come with this memory: whatever makes copies from and to it faster may be done now. Slow: not for a thread that serves.
     fn adopt(&self, _arena: &Arena) {}
+    /// The client that came with it has gone, and only the caller and batches have its memory any more: undoes [`Engine::adopt`]. False while a
+    /// batch has it; ask again then. As slow.
+    fn let_go(&self, _arena: &Arena) -> bool {
+        true
+    }
     /// Loads a model as a network of its own.
     fn compile(&self, file: &Path, options: &CompileOptions) -> Result<Box<dyn Network>, LoadError> {
         let Loaded { signature, memory_bytes, runner } = self.load(file, options)?;
@@ -76,6 +81,9 @@ pub struct CompileOptions {
     pub batch_symbol: Option<String>,
     /// By name of input or output: its batch axis, or `None` for a tensor that has none. Comes before any rule.
     pub batch_axes: BTreeMap<String, Option<usize>>,
+    /// Of a stack ([`crate::parts::StackSpec`]): how many members it has. A device may then compute less of it than all members' answers
+    /// to all items. 0 for what is none.
+    pub stack_members: u32,
 }
 
 /// An engine, and what was not found on the way to it.

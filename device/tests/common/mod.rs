@@ -1,5 +1,10 @@
 //! What the tests share: the engines of this host and the models beside them.
 
+#[allow(dead_code, reason = "not every test asks the driver")]
+pub mod standin;
+pub mod timed;
+
+use rota_device::cuda::{CudaEngine, Precision};
 use rota_device::engine::{self, CompileOptions, Engine, EngineChoice};
 use rota_device::sample::{self, Hints, Numbers};
 use rota_device::{HostTensor, Network, Outcome, Signature};
@@ -16,6 +21,15 @@ pub fn model(name: &str) -> PathBuf {
 pub fn engines() -> Vec<Arc<dyn Engine>> {
     let mut engines = vec![engine::open(&EngineChoice::Rten).unwrap().engine];
     engines.extend(onnxruntime());
+    engines
+}
+
+/// The same, and our kernels on the stand-in driver's GPU.
+#[allow(dead_code, reason = "not every test compares engines")]
+pub fn engines_and_gpu() -> Vec<Arc<dyn Engine>> {
+    standin::Standin::load(&[]);
+    let mut engines = engines();
+    engines.push(Arc::new(CudaEngine::open(0, Precision::Fp32).unwrap()));
     engines
 }
 

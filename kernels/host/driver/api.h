@@ -50,6 +50,11 @@ typedef enum CUdevice_attribute {
   CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76,
 } CUdevice_attribute;
 
+/* How host memory is pinned: CU_MEMHOSTALLOC_* and CU_MEMHOSTREGISTER_*, which agree in the first two. */
+#define PORTABLE 1u
+#define DEVICEMAP 2u
+#define WRITECOMBINED 4u
+
 /* What cuLaunchKernel's `extra` may hold. */
 #define CU_LAUNCH_PARAM_END ((void*)0x00)
 #define CU_LAUNCH_PARAM_BUFFER_POINTER ((void*)0x01)

@@ -71,6 +71,7 @@ void empty(Device* device) {
     device->handles.clear();
   }
   objects.clear();  // Streams end what they do first.
+  unpin(device);
   std::lock_guard lock(device->mutex);
   for (auto& allocation : device->allocations) free(reinterpret_cast<void*>(allocation.first));
   device->allocations.clear();
@@ -96,7 +97,7 @@ const Name NAMES[] = {
 using namespace standin;
 
 ROTA_DRIVER_CALL cuInit(unsigned flags) {
-  if (flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (flags != 0 || !settings_are_sound()) return CUDA_ERROR_INVALID_VALUE;
   return devices().empty() ? CUDA_ERROR_NO_DEVICE : CUDA_SUCCESS;
 }
 
@@ -127,7 +128,8 @@ ROTA_DRIVER_CALL cuDeviceGet(CUdevice* device, int ordinal) {
 
 ROTA_DRIVER_CALL cuDeviceGetName(char* name, int bytes, CUdevice ordinal) {
   if (!device_of(ordinal) || bytes < 1) return CUDA_ERROR_INVALID_VALUE;
-  snprintf(name, static_cast<size_t>(bytes), "Stand-in GPU");
+  if (limits()) snprintf(name, static_cast<size_t>(bytes), "Stand-in GPU, times of %s", limits()->full_name);
+  else snprintf(name, static_cast<size_t>(bytes), "Stand-in GPU");
   return CUDA_SUCCESS;
 }
 
@@ -145,7 +147,7 @@ ROTA_DRIVER_CALL cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, 
   switch (attribute) {
     case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK: *value = 1024; break;
     case CU_DEVICE_ATTRIBUTE_WARP_SIZE: *value = 32; break;
-    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = 132; break;
+    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = limits() ? limits()->multiprocessors : 132; break;
     case CU_DEVICE_ATTRIBUTE_PCI_BUS_ID: *value = 0x10 + ordinal; break;
     case CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID:
     case CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID: *value = 0; break;

@@ -1,10 +1,12 @@
 // driver.h: the stand-in driver's state. One process, any number of pretended GPUs, kernels run on the host.
 //
 // What a GPU would do in order, a stream's thread does in order; so copies and launches are as asynchronous as they are there, and code that
-// does not wait where it has to reads what is not written yet. What a driver refuses is refused here with its own codes.
+// does not wait where it has to reads what is not written yet. What a driver refuses is refused here with its own codes. When the GPU
+// would do it is another matter: clock.h.
 #pragma once
 
 #include "api.h"
+#include "clock.h"
 
 #include <atomic>
 #include <chrono>
@@ -23,20 +25,27 @@ namespace standin {
 
 struct Device;
 
-// What a stream does. A failure takes the context with it.
-using Operation = std::function<CUresult()>;
+using Work = std::function<CUresult()>;
 
 // Work in order, on a thread of its own.
 struct Stream {
   explicit Stream(Device* device);
   ~Stream();
+  // Captured, or done as one.
   void push(Operation operation);
+  void push(const std::vector<Operation>& operations, Work work);
+  // What takes no time on a GPU; returns when it comes, in virtual time. False: the stream captures.
+  bool push_point(uint64_t not_before, Work work, uint64_t* comes);
+  // Until all is done and the host's time has come to its end.
   void wait();
 
   Device* const device;
+  const unsigned number;
   std::mutex mutex;
   std::condition_variable more, idle;
-  std::deque<Operation> queue;
+  // Each with the end that was settled.
+  std::deque<std::pair<Work, uint64_t>> queue;
+  uint64_t until = 0;  // when what it was given ends, in virtual time
   bool busy = false, stopping = false;
   // While it captures, operations are kept instead of done.
   bool capturing = false;
@@ -49,7 +58,8 @@ struct Event {
   std::mutex mutex;
   std::condition_variable reached;
   uint64_t recorded = 0, done = 0;
-  std::chrono::steady_clock::time_point time;
+  // Of the last record: in virtual time, known at the call; without, real time, when it was come to.
+  uint64_t time = 0;
 };
 
 struct Module { std::string text; };
@@ -64,6 +74,8 @@ struct Device {
   bool active = false;
   // The first error that the context does not survive; every call returns it until the context is reset.
   std::atomic<CUresult> error{CUDA_SUCCESS};
+  Engine engines[KINDS];  // guarded by the clock
+  std::atomic<unsigned> streams{0};
   size_t memory_total = 0, memory_used = 0;
   std::map<uintptr_t, size_t> allocations;
   std::unordered_set<void*> handles;
@@ -97,15 +109,16 @@ CUresult current(Device*& device);
 extern thread_local Device* current_device;
 extern thread_local unsigned captures_of_this_thread;
 
-// Host memory that the GPU may reach.
-bool is_pinned(const void* address, size_t bytes);
+// Forgets what host memory was registered in the GPU's context.
+void unpin(Device* device);
 
 // Faults that a test plants; see faults.cpp.
 bool fails_now(const char* what);
 bool is_lost(int ordinal);
 void complain(const std::string& what);
 
-// What was asked for so far, for tests: "graph launch", "upload", "staged upload", "download", "staged download", "copy".
+// What was asked for so far, for tests: "graph launch", "launch" (of one kernel), "upload", "staged upload", "download", "staged download",
+// "copy", "register", "unregister", "capture", "allocate".
 void count(const char* what);
 const char* setting(const char* name, const char* otherwise);
 

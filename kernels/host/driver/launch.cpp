@@ -71,13 +71,16 @@ ROTA_DRIVER_CALL cuLaunchKernel(CUfunction handle, unsigned gx, unsigned gy, uns
     return CUDA_ERROR_INVALID_VALUE;
   auto params = std::make_shared<std::vector<char>>(parameters(*function, list, extra));
   if (params->size() != function->params_bytes) return CUDA_ERROR_INVALID_VALUE;
-  stream->push([=] {
+  if (!captures_of_this_thread) count("launch");
+  const auto work = [=] {
     const uint32_t grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
     if (fails_now("launch")) return complain(function->name + ": fails as it was told to"), CUDA_ERROR_LAUNCH_FAILED;
     char error[512];
     const char* name = function->name.c_str();
     if (rota_host_launch(name, grid, block, shared_bytes, params->data(), params->size(), error, sizeof error) == 0) return CUDA_SUCCESS;
     return complain(error), CUDA_ERROR_LAUNCH_FAILED;
-  });
+  };
+  const uint32_t grid[3] = {gx, gy, gz};
+  stream->push({Kind::INSIDE, function->name, 0, kernel_time(function->name, grid, params->data(), params->size()), work});
   return CUDA_SUCCESS;
 }

@@ -8,23 +8,51 @@ using namespace standin;
 
 namespace {
 
+// Host memory that GPUs reach, by where it begins.
+struct Pinned {
+  size_t bytes;
+  Device* device;      // whose context it was pinned in, and goes with when it is registered
+  unsigned flags;
+  bool registered;     // and not the driver's own
+  // Copies that were given to a stream and are not done.
+  std::shared_ptr<std::atomic<int>> copies = std::make_shared<std::atomic<int>>(0);
+};
+
 std::mutex pinned_mutex;
-std::map<uintptr_t, size_t>& pinned() {
-  static auto* all = new std::map<uintptr_t, size_t>;
+std::map<uintptr_t, Pinned>& pinned() {
+  static auto* all = new std::map<uintptr_t, Pinned>;
   return *all;
+}
+
+// The range that has all of these bytes, if a context may use it. Under the mutex.
+Pinned* find(Device* device, const void* pointer, size_t bytes) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
+  auto next = pinned().upper_bound(address);
+  if (next == pinned().begin()) return nullptr;
+  Pinned& range = (--next)->second;
+  const bool inside = address + bytes <= next->first + range.bytes;
+  return inside && (range.device == device || (range.flags & PORTABLE)) ? &range : nullptr;
+}
+
+// A copy between the GPU and pinned memory, which may not be let go before it is done; null when the memory is not pinned.
+std::shared_ptr<void> begin_copy(Device* device, const void* pointer, size_t bytes) {
+  std::lock_guard lock(pinned_mutex);
+  Pinned* range = find(device, pointer, bytes);
+  if (!range) return nullptr;
+  auto copies = range->copies;
+  ++*copies;
+  return std::shared_ptr<void>(copies.get(), [copies](void*) { --*copies; });
 }
 
 constexpr size_t ALIGNMENT = 256;
 
 }  // namespace
 
-bool standin::is_pinned(const void* pointer, size_t bytes) {
-  const uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
+// What was registered in a context is no longer when that has ended.
+void standin::unpin(Device* device) {
   std::lock_guard lock(pinned_mutex);
-  auto next = pinned().upper_bound(address);
-  if (next == pinned().begin()) return false;
-  --next;
-  return address + bytes <= next->first + next->second;
+  for (auto range = pinned().begin(); range != pinned().end();)
+    range = range->second.registered && range->second.device == device ? pinned().erase(range) : std::next(range);
 }
 
 ROTA_DRIVER_CALL cuMemAlloc_v2(CUdeviceptr* address, size_t bytes) {
@@ -41,6 +69,7 @@ ROTA_DRIVER_CALL cuMemAlloc_v2(CUdeviceptr* address, size_t bytes) {
   device->allocations[reinterpret_cast<uintptr_t>(memory)] = bytes;
   device->memory_used += bytes;
   *address = reinterpret_cast<uintptr_t>(memory);
+  count("allocate");
   return CUDA_SUCCESS;
 }
 
@@ -65,37 +94,63 @@ ROTA_DRIVER_CALL cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
   return CUDA_SUCCESS;
 }
 
-ROTA_DRIVER_CALL cuMemHostAlloc(void** memory, size_t bytes, unsigned) {
+ROTA_DRIVER_CALL cuMemHostAlloc(void** memory, size_t bytes, unsigned flags) {
   Device* device;
   if (CUresult result = current(device)) return result;
+  if (bytes == 0 || flags & ~(PORTABLE | DEVICEMAP | WRITECOMBINED)) return CUDA_ERROR_INVALID_VALUE;
   if (posix_memalign(memory, 4096, bytes)) return CUDA_ERROR_OUT_OF_MEMORY;
   std::lock_guard lock(pinned_mutex);
-  pinned()[reinterpret_cast<uintptr_t>(*memory)] = bytes;
+  pinned().insert({reinterpret_cast<uintptr_t>(*memory), Pinned{bytes, device, flags, false}});
   return CUDA_SUCCESS;
 }
 
 ROTA_DRIVER_CALL cuMemFreeHost(void* memory) {
   std::lock_guard lock(pinned_mutex);
-  if (!pinned().erase(reinterpret_cast<uintptr_t>(memory))) return CUDA_ERROR_INVALID_VALUE;
+  auto found = pinned().find(reinterpret_cast<uintptr_t>(memory));
+  if (found == pinned().end() || found->second.registered) return CUDA_ERROR_INVALID_VALUE;
+  pinned().erase(found);
   free(memory);
   return CUDA_SUCCESS;
 }
 
-ROTA_DRIVER_CALL cuMemHostRegister_v2(void* memory, size_t bytes, unsigned) {
+ROTA_DRIVER_CALL cuMemHostRegister_v2(void* memory, size_t bytes, unsigned flags) {
   Device* device;
   if (CUresult result = current(device)) return result;
-  if (!memory || bytes == 0) return CUDA_ERROR_INVALID_VALUE;
+  if (!memory || bytes == 0 || flags & ~(PORTABLE | DEVICEMAP)) return CUDA_ERROR_INVALID_VALUE;
   const uintptr_t begin = reinterpret_cast<uintptr_t>(memory);
   std::lock_guard lock(pinned_mutex);
   for (auto& range : pinned())
-    if (begin < range.first + range.second && range.first < begin + bytes) return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
-  pinned()[begin] = bytes;
+    if (begin < range.first + range.second.bytes && range.first < begin + bytes) return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
+  pinned().insert({begin, Pinned{bytes, device, flags, true}});
+  count("register");
   return CUDA_SUCCESS;
 }
 
+// In whichever context, or in none. A real one does not say what it makes of copies that are under way: they are an error here.
 ROTA_DRIVER_CALL cuMemHostUnregister(void* memory) {
+  Device* device = current_device;
+  if (device && device->error != CUDA_SUCCESS) return device->error;
   std::lock_guard lock(pinned_mutex);
-  return pinned().erase(reinterpret_cast<uintptr_t>(memory)) ? CUDA_SUCCESS : CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
+  auto found = pinned().find(reinterpret_cast<uintptr_t>(memory));
+  if (found == pinned().end() || !found->second.registered) return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
+  if (*found->second.copies > 0) {
+    complain("memory is unregistered that is being copied");
+    for (auto& each : devices()) each->error = CUDA_ERROR_LAUNCH_FAILED;
+  }
+  pinned().erase(found);
+  count("unregister");
+  return CUDA_SUCCESS;
+}
+
+ROTA_DRIVER_CALL cuMemHostGetDevicePointer_v2(CUdeviceptr* address, void* memory, unsigned flags) {
+  Device* device;
+  if (CUresult result = current(device)) return result;
+  if (flags != 0 || !memory) return CUDA_ERROR_INVALID_VALUE;
+  std::lock_guard lock(pinned_mutex);
+  const Pinned* range = find(device, memory, 1);
+  if (!range || !(range->flags & DEVICEMAP)) return CUDA_ERROR_INVALID_VALUE;
+  *address = reinterpret_cast<uintptr_t>(memory);
+  return CUDA_SUCCESS;
 }
 
 // From pageable memory the bytes are taken before the call returns, as a driver stages them.
@@ -106,13 +161,16 @@ ROTA_DRIVER_CALL cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t b
   if (!stream) return CUDA_ERROR_INVALID_HANDLE;
   if (!from || !device->owns(to, bytes)) return CUDA_ERROR_INVALID_VALUE;
   void* target = reinterpret_cast<void*>(to);
-  count(is_pinned(from, bytes) ? "upload" : "staged upload");
-  if (is_pinned(from, bytes)) {
-    stream->push([=] { return memcpy(target, from, bytes), CUDA_SUCCESS; });
+  const auto copy = begin_copy(device, from, bytes);
+  count(copy ? "upload" : "staged upload");
+  if (copy) {
+    const auto work = [=] { return memcpy(target, from, bytes), (void)copy, CUDA_SUCCESS; };
+    stream->push({Kind::COPY_IN, "copy in", bytes, copy_time(bytes), work});
   } else {
     const char* first = static_cast<const char*>(from);
     auto staged = std::make_shared<std::vector<char>>(first, first + bytes);
-    stream->push([=] { return memcpy(target, staged->data(), bytes), CUDA_SUCCESS; });
+    const auto work = [=] { return memcpy(target, staged->data(), bytes), CUDA_SUCCESS; };
+    stream->push({Kind::COPY_IN, "staged copy in", bytes, copy_time(bytes), work});
   }
   return CUDA_SUCCESS;
 }
@@ -125,9 +183,11 @@ ROTA_DRIVER_CALL cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, 
   if (!stream) return CUDA_ERROR_INVALID_HANDLE;
   if (!to || !device->owns(from, bytes)) return CUDA_ERROR_INVALID_VALUE;
   const void* source = reinterpret_cast<const void*>(from);
-  count(is_pinned(to, bytes) ? "download" : "staged download");
-  stream->push([=] { return memcpy(to, source, bytes), CUDA_SUCCESS; });
-  if (!is_pinned(to, bytes)) stream->wait();
+  const auto copy = begin_copy(device, to, bytes);
+  count(copy ? "download" : "staged download");
+  const auto work = [=] { return memcpy(to, source, bytes), (void)copy, CUDA_SUCCESS; };
+  stream->push({Kind::COPY_OUT, "copy out", bytes, copy_time(bytes), work});
+  if (!copy) stream->wait();
   return device->error;
 }
 
@@ -137,10 +197,11 @@ ROTA_DRIVER_CALL cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t b
   auto stream = device->find<Stream>(handle);
   if (!stream) return CUDA_ERROR_INVALID_HANDLE;
   if (!device->owns(to, bytes) || !device->owns(from, bytes)) return CUDA_ERROR_INVALID_VALUE;
-  stream->push([=] {
-    memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
-    return CUDA_SUCCESS;
-  });
+  count("copy");
+  void* target = reinterpret_cast<void*>(to);
+  const void* source = reinterpret_cast<const void*>(from);
+  const auto work = [=] { return memcpy(target, source, bytes), CUDA_SUCCESS; };
+  stream->push({Kind::INSIDE, "copy inside", bytes, inside_time(2 * bytes), work});
   return CUDA_SUCCESS;
 }
 
@@ -150,6 +211,7 @@ ROTA_DRIVER_CALL cuMemsetD8Async(CUdeviceptr at, unsigned char value, size_t byt
   auto stream = device->find<Stream>(handle);
   if (!stream) return CUDA_ERROR_INVALID_HANDLE;
   if (!device->owns(at, bytes)) return CUDA_ERROR_INVALID_VALUE;
-  stream->push([=] { return memset(reinterpret_cast<void*>(at), value, bytes), CUDA_SUCCESS; });
+  const auto work = [=] { return memset(reinterpret_cast<void*>(at), value, bytes), CUDA_SUCCESS; };
+  stream->push({Kind::INSIDE, "fill", bytes, inside_time(bytes), work});
   return CUDA_SUCCESS;
 }

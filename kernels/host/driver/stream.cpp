@@ -3,20 +3,21 @@
 
 namespace standin {
 
-Stream::Stream(Device* of) : device(of), thread([this] {
+Stream::Stream(Device* of) : device(of), number(of->streams++), thread([this] {
   std::unique_lock lock(mutex);
   for (;;) {
     more.wait(lock, [&] { return stopping || !queue.empty(); });
     if (queue.empty()) return;
-    Operation operation = std::move(queue.front());
+    auto [work, end] = std::move(queue.front());
     queue.pop_front();
     busy = true;
     lock.unlock();
     // In a context that is gone nothing is done any more.
     if (is_lost(device->ordinal)) device->error = CUDA_ERROR_UNKNOWN;
     if (device->error == CUDA_SUCCESS)
-      if (CUresult result = operation()) device->error = result;
-    operation = nullptr;
+      if (CUresult result = work()) device->error = result;
+    work = nullptr;
+    computed(end);
     lock.lock();
     busy = false;
     if (queue.empty()) idle.notify_all();
@@ -38,13 +39,35 @@ void Stream::push(Operation operation) {
     captured.push_back(std::move(operation));
     return;
   }
-  queue.push_back(std::move(operation));
+  const uint64_t end = settle(*this, {operation});
+  queue.emplace_back(std::move(operation.work), end);
   more.notify_one();
 }
 
+void Stream::push(const std::vector<Operation>& operations, Work work) {
+  std::lock_guard lock(mutex);
+  queue.emplace_back(std::move(work), settle(*this, operations));
+  more.notify_one();
+}
+
+bool Stream::push_point(uint64_t not_before, Work work, uint64_t* comes) {
+  std::lock_guard lock(mutex);
+  if (capturing) return false;
+  *comes = settle_point(*this, not_before);
+  queue.emplace_back(std::move(work), *comes);
+  more.notify_one();
+  return true;
+}
+
 void Stream::wait() {
-  std::unique_lock lock(mutex);
-  idle.wait(lock, [&] { return queue.empty() && !busy; });
+  uint64_t end;
+  {
+    std::unique_lock lock(mutex);
+    end = until;
+    has_come(end, false);  // it is asked for from here on
+    idle.wait(lock, [&] { return queue.empty() && !busy; });
+  }
+  await(*device, end);
 }
 
 namespace {
@@ -66,6 +89,11 @@ CUresult find(CUevent handle, Device*& device, std::shared_ptr<Event>& event) {
 void reach(Device* device, Event& event, uint64_t record) {
   std::unique_lock lock(event.mutex);
   while (event.done < record && device->error == CUDA_SUCCESS) event.reached.wait_for(lock, std::chrono::milliseconds(2));
+}
+
+// A graph has no points in time, as ours needs none there.
+CUresult refuse_in_capture(const char* call) {
+  return complain(std::string(call) + " on a stream that captures is not there"), CUDA_ERROR_NOT_SUPPORTED;
 }
 
 }  // namespace
@@ -101,13 +129,14 @@ ROTA_DRIVER_CALL cuStreamWaitEvent(CUstream handle, CUevent event_handle, unsign
   std::shared_ptr<Event> event;
   if (CUresult result = find(handle, device, stream)) return result;
   if (CUresult result = find(event_handle, device, event)) return result;
-  uint64_t record;
+  uint64_t record, time, comes;
   {
     std::lock_guard lock(event->mutex);
     record = event->recorded;
+    time = event->time;
   }
-  stream->push([=] { return reach(device, *event, record), CUDA_SUCCESS; });
-  return CUDA_SUCCESS;
+  const auto work = [=] { return reach(device, *event, record), CUDA_SUCCESS; };
+  return stream->push_point(time, work, &comes) ? CUDA_SUCCESS : refuse_in_capture("cuStreamWaitEvent");
 }
 
 ROTA_DRIVER_CALL cuEventCreate(CUevent* event, unsigned) {
@@ -129,18 +158,19 @@ ROTA_DRIVER_CALL cuEventRecord(CUevent handle, CUstream stream_handle) {
   std::shared_ptr<Event> event;
   if (CUresult result = find(stream_handle, device, stream)) return result;
   if (CUresult result = find(handle, device, event)) return result;
-  uint64_t record;
-  {
-    std::lock_guard lock(event->mutex);
-    record = ++event->recorded;
-  }
-  stream->push([=] {
+  std::lock_guard lock(event->mutex);  // for as long as the stream must not come to it
+  const uint64_t record = event->recorded + 1;
+  const auto work = [=] {
     std::lock_guard lock(event->mutex);
     event->done = record;
-    event->time = std::chrono::steady_clock::now();
+    if (!is_timed()) event->time = real_time();
     event->reached.notify_all();
     return CUDA_SUCCESS;
-  });
+  };
+  uint64_t comes;
+  if (!stream->push_point(0, work, &comes)) return refuse_in_capture("cuEventRecord");
+  event->recorded = record;
+  if (is_timed()) event->time = comes;
   return CUDA_SUCCESS;
 }
 
@@ -149,19 +179,22 @@ ROTA_DRIVER_CALL cuEventQuery(CUevent handle) {
   std::shared_ptr<Event> event;
   if (CUresult result = find(handle, device, event)) return result;
   std::lock_guard lock(event->mutex);
-  return event->done >= event->recorded ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+  return has_come(event->time, event->done >= event->recorded) ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
 
 ROTA_DRIVER_CALL cuEventSynchronize(CUevent handle) {
   Device* device;
   std::shared_ptr<Event> event;
   if (CUresult result = find(handle, device, event)) return result;
-  uint64_t record;
+  uint64_t record, time;
   {
     std::lock_guard lock(event->mutex);
     record = event->recorded;
+    time = event->time;
   }
+  has_come(time, false);  // it is asked for from here on
   reach(device, *event, record);
+  await(*device, time);
   return device->error;
 }
 
@@ -172,8 +205,9 @@ ROTA_DRIVER_CALL cuEventElapsedTime_v2(float* milliseconds, CUevent from_handle,
   if (CUresult result = find(to_handle, device, to)) return result;
   std::scoped_lock lock(from->mutex, to->mutex);
   if (!from->recorded || !to->recorded) return CUDA_ERROR_INVALID_HANDLE;
-  if (from->done < from->recorded || to->done < to->recorded) return CUDA_ERROR_NOT_READY;
-  *milliseconds = std::chrono::duration<float, std::milli>(to->time - from->time).count();
+  const bool come = has_come(from->time, from->done >= from->recorded) && has_come(to->time, to->done >= to->recorded);
+  if (!come) return CUDA_ERROR_NOT_READY;
+  *milliseconds = static_cast<float>((static_cast<double>(to->time) - static_cast<double>(from->time)) / 1e6);
   return CUDA_SUCCESS;
 }
 
@@ -184,6 +218,7 @@ ROTA_DRIVER_CALL cuStreamBeginCapture_v2(CUstream handle, int) {
   std::lock_guard lock(stream->mutex);
   if (stream->capturing) return CUDA_ERROR_INVALID_VALUE;
   stream->capturing = true;
+  count("capture");
   stream->captured.clear();
   captures_of_this_thread++;
   return CUDA_SUCCESS;
@@ -230,9 +265,9 @@ ROTA_DRIVER_CALL cuGraphLaunch(CUgraphExec handle, CUstream stream_handle) {
   auto graph = device->find<Graph>(handle);
   if (!graph) return CUDA_ERROR_INVALID_HANDLE;
   count("graph launch");
-  stream->push([graph] {
+  stream->push(graph->operations, [graph] {
     for (const Operation& operation : graph->operations)
-      if (CUresult result = operation()) return result;
+      if (CUresult result = operation.work()) return result;
     return CUDA_SUCCESS;
   });
   return CUDA_SUCCESS;

@@ -122,6 +122,11 @@ impl Context {
         check("cuCtxSetCurrent", unsafe { sys::cuCtxSetCurrent(self.raw) })
     }
 
+    /// The driver's number for its GPU.
+    pub fn ordinal(&self) -> u32 {
+        self.device as u32
+    }
+
     /// (free, in all) bytes of the GPU's memory. The context has to be the thread's.
     pub fn memory(&self) -> Result<(u64, u64), DriverError> {
         let (mut free, mut total) = (0, 0);

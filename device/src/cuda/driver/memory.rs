@@ -75,6 +75,19 @@ impl PinnedMemory {
         Ok(memory)
     }
 
+    /// Writes `bytes` from byte `at` on.
+    ///
+    /// # Safety
+    /// Neither the GPU nor anybody else reads or writes there meanwhile.
+    ///
+    /// # Panics
+    /// When they do not lie inside: a mistake of the caller.
+    pub unsafe fn write(&self, at: usize, bytes: &[u8]) {
+        assert!(at.checked_add(bytes.len()).is_some_and(|end| end <= self.bytes), "a write past pinned memory");
+        // SAFETY: inside the allocation by the assertion, and nobody else's now (the caller's promise).
+        unsafe { self.address.add(at).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+
     /// For the GPU to copy to.
     pub fn as_mut_ptr(&self) -> *mut u8 {
         self.address
@@ -108,26 +121,54 @@ pub struct Registration {
 
 // SAFETY: names memory that its owner keeps; nothing is read or written through it.
 unsafe impl Send for Registration {}
+// SAFETY: as above; a name does not change.
+unsafe impl Sync for Registration {}
 
 impl Registration {
-    /// Registers `bytes` bytes at `address`.
+    /// Registers `bytes` bytes at `address`, for every context of the process, and mapped into each.
     ///
     /// # Safety
     /// The range stays mapped until the registration is dropped.
     pub unsafe fn new(context: &Arc<Context>, address: *mut u8, bytes: usize) -> Result<Registration, DriverError> {
         context.enter()?;
-        let flags = sys::CU_MEMHOSTREGISTER_PORTABLE;
+        let flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_DEVICEMAP;
         // SAFETY: a context is current, and the range stays mapped until it is unregistered (the caller's promise).
         check("cuMemHostRegister", unsafe { sys::cuMemHostRegister_v2(address.cast(), bytes, flags) })?;
         Ok(Registration { address, context: Arc::clone(context) })
+    }
+
+    /// Whether it was made in this context, and ends with it.
+    pub fn is_of(&self, context: &Arc<Context>) -> bool {
+        Arc::ptr_eq(&self.context, context)
+    }
+
+    /// Where kernels in `context` find the memory. An error for one that can't reach it.
+    pub fn device_address(&self, context: &Context) -> Result<u64, DriverError> {
+        context.enter()?;
+        let mut address = 0;
+        // SAFETY: a context is current; one address is written, or none when the driver refuses.
+        let got = unsafe { sys::cuMemHostGetDevicePointer_v2(&mut address, self.address.cast(), 0) };
+        check("cuMemHostGetDevicePointer", got).map(|()| address)
+    }
+
+    /// Ends it while another context is the thread's: its own may be lost, and answer to nothing.
+    pub fn end_from(self, other: &Context) {
+        if other.enter().is_ok() {
+            self.unregister();
+        }
+        // What follows, in its own context, finds nothing to do.
+    }
+
+    fn unregister(&self) {
+        // SAFETY: registered by us, and its owner has waited for the copies. A failure leaves it to the context's end.
+        unsafe { sys::cuMemHostUnregister(self.address.cast()) };
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
         if self.context.enter().is_ok() {
-            // SAFETY: registered by us, and its owner has waited for the copies. A failure leaves it to the context's end.
-            unsafe { sys::cuMemHostUnregister(self.address.cast()) };
+            self.unregister();
         }
     }
 }

@@ -3,14 +3,15 @@
 use super::evaluate;
 use super::groups::{Groups, Role};
 use super::memory::{self, Lifetime};
-use super::program::{Buffer, BufferId, Output, Place, Program, Step, place, placed};
+use super::program::{Buffer, BufferId, Members, Output, Place, Program, Step, place, placed};
 use super::view::View;
 use super::{Flat, LowerError, Options, Site};
 use crate::cuda::Precision;
 use crate::cuda::lower::epilogue::Finish;
 use rota_graph::{DType, NodeId, Source, Tensor, ValueId};
 use rota_kernels::dtype::Math;
-use rota_kernels::{Float, Launch, Pointer, Unfit};
+use rota_kernels::params::GroupedProblem;
+use rota_kernels::{Float, Gemm, Grouped, Launch, Pointer, Unfit};
 
 /// A value where it lies, perhaps not densely.
 #[derive(Clone, Debug)]
@@ -48,6 +49,7 @@ pub struct Builder<'a> {
     label: String,
     /// Set by kernels that read an index past the end.
     flag: Option<Operand>,
+    table_bytes: u64,
 }
 
 /// u32.
@@ -57,7 +59,8 @@ const HALF: DType = DType(10);
 impl<'a> Builder<'a> {
     pub fn new(flat: &'a Flat, options: Options) -> Builder<'a> {
         let operands = vec![None; flat.graph.values.len()];
-        Builder { flat, options, buffers: Vec::new(), steps: Vec::new(), operands, label: String::new(), flag: None }
+        let (buffers, steps, label) = (Vec::new(), Vec::new(), String::new());
+        Builder { flat, options, buffers, steps, operands, label, flag: None, table_bytes: 0 }
     }
 
     /// Lowers every node.
@@ -307,12 +310,38 @@ impl<'a> Builder<'a> {
         if launch.grid.contains(&0) {
             return Ok(());
         }
-        self.steps.push(Step { label: self.label.clone(), launch });
+        self.steps.push(Step { label: self.label.clone(), launch, members: None });
         Ok(())
     }
 
-    /// The launches of a product, which may want memory of its own for partial sums.
-    pub fn product(
+    /// A matrix product; a stack's as one of each member.
+    pub fn product(&mut self, gemm: &Gemm) -> Result<(), LowerError> {
+        let Some((problems, rows_per_item, columns)) = self.members(gemm) else {
+            return self.spread(|multiprocessors, room| gemm.launches_on(multiprocessors, room));
+        };
+        let bytes = (problems.len() * size_of::<GroupedProblem>()) as u64;
+        let offset = self.table_bytes;
+        self.table_bytes += bytes.next_multiple_of(memory::ALIGNMENT);
+        let table = BufferId(self.buffers.len() as u32);
+        self.buffers.push(Buffer { bytes, place: Place::Table { offset } });
+        let grouped = Grouped {
+            math: gemm.math,
+            problems: place(table, 0),
+            count: problems.len() as u32,
+            rows_max: gemm.rows,
+            columns_max: columns,
+            cost: gemm.cost(),
+        };
+        let element_bytes = gemm.math.storage().bytes();
+        self.push(grouped.launch())?;
+        if let Some(step) = self.steps.last_mut() {
+            step.members = Some(Members { table, problems, rows_per_item, element_bytes });
+        }
+        Ok(())
+    }
+
+    /// The launches of what may share its depth among blocks, and then wants memory of its own for partial sums.
+    pub fn spread(
         &mut self,
         launches: impl FnOnce(u32, &mut dyn FnMut(u64) -> Pointer) -> Result<Vec<Launch>, Unfit>,
     ) -> Result<(), LowerError> {
@@ -322,6 +351,18 @@ impl<'a> Builder<'a> {
             self.push(Ok(launch))?;
         }
         Ok(())
+    }
+
+    /// A stack's product by member, the rows of an item, and the columns of a member. `None` for what is no stack's, or has its items
+    /// elsewhere than in its rows.
+    fn members(&self, gemm: &Gemm) -> Option<(Vec<GroupedProblem>, u32, u32)> {
+        let members = Some(self.options.members).filter(|&members| members >= 2)?;
+        let items = *self.flat.inferred.value(*self.flat.graph.inputs.first()?).sizes()?.first()?;
+        let rows_per_item = u64::from(gemm.rows).checked_div(items)?;
+        let each = gemm.split(members)?;
+        let problems = each.iter().map(|gemm| gemm.problem().ok()).collect::<Option<Vec<_>>>()?;
+        let is_whole = rows_per_item > 0 && rows_per_item * items == u64::from(gemm.rows);
+        is_whole.then_some((problems, rows_per_item as u32, each[0].columns))
     }
 
     /// What is wrong with the node that is being lowered.
@@ -355,14 +396,15 @@ impl<'a> Builder<'a> {
             output_bytes - memory::ALIGNMENT
         });
         let arena = self.place();
-        Ok(Program { buffers: self.buffers, steps: self.steps, inputs, outputs, output_bytes, flag, arena })
+        let Builder { buffers, steps, table_bytes, .. } = self;
+        Ok(Program { buffers, steps, inputs, outputs, output_bytes, flag, arena, table_bytes })
     }
 
     /// Gives every scratch buffer its place. It lives from the first launch that names it, which writes it, to the last.
     fn place(&mut self) -> memory::Arena {
         let mut lifetimes: Vec<Option<(usize, usize)>> = vec![None; self.buffers.len()];
         for (at, step) in self.steps.iter().enumerate() {
-            for pointer in step.launch.pointers().filter(|pointer| pointer.is_some()) {
+            for pointer in step.pointers() {
                 let (buffer, _) = placed(pointer);
                 let lifetime = &mut lifetimes[buffer.0 as usize];
                 *lifetime = Some(lifetime.map_or((at, at), |(first, _)| (first, at)));

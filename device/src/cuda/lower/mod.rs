@@ -38,11 +38,15 @@ pub struct Options {
     pub precision: Precision,
     /// Of the GPU that launches are to fill.
     pub multiprocessors: u32,
+    /// Of a stack: how many members lie side by side in its products. Each then computes the rows alone that it is asked about
+    /// ([`program::Members`]). 0 for a model that is no stack.
+    pub members: u32,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { fuse: true, precision: Precision::default(), multiprocessors: rota_kernels::MULTIPROCESSORS }
+        let multiprocessors = rota_kernels::MULTIPROCESSORS;
+        Options { fuse: true, precision: Precision::default(), multiprocessors, members: 0 }
     }
 }
 

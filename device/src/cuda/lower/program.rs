@@ -2,6 +2,7 @@
 
 use super::memory::Arena;
 use rota_graph::{DType, Tensor};
+use rota_kernels::params::GroupedProblem;
 use rota_kernels::{Cost, Launch, Pointer};
 
 /// Index into [`Program::buffers`].
@@ -21,6 +22,8 @@ pub enum Place {
     Input(u32),
     /// A weight, or a number that was computed while lowering.
     Constant(Tensor),
+    /// Written by the host before each run, in pinned memory that the launches read: `offset` in the plan's table.
+    Table { offset: u64 },
     /// Written and read by launches, and by nobody afterwards: `offset` in the arena, which all plans of a GPU share.
     Arena { offset: u64 },
     /// One of the model's outputs: `offset` in the plan's own memory for them, which others may read until the plan runs again.
@@ -44,6 +47,27 @@ pub struct Step {
     pub label: String,
     /// Its device addresses are [`place`]s.
     pub launch: Launch,
+    /// What is in the table that the launch reads.
+    pub members: Option<Members>,
+}
+
+impl Step {
+    /// All that the launch reads and writes.
+    pub fn pointers(&self) -> impl Iterator<Item = Pointer> {
+        let problems = self.members.iter().flat_map(|members| &members.problems);
+        self.launch.pointers().chain(problems.flat_map(GroupedProblem::pointers)).filter(|pointer| pointer.is_some())
+    }
+}
+
+/// The products of a stack's members, in one launch. What they are in a batch is read from a table: the rows of the items that each
+/// member is asked about. The others' are left as they were, and nobody reads what comes of them.
+#[derive(Clone, Debug)]
+pub struct Members {
+    pub table: BufferId,
+    /// By member: its product of all items. Their addresses are [`place`]s.
+    pub problems: Vec<GroupedProblem>,
+    pub rows_per_item: u32,
+    pub element_bytes: u64,
 }
 
 /// A model for one batch size and shape class.
@@ -61,6 +85,8 @@ pub struct Program {
     /// another element then, and the outputs mean nothing.
     pub flag: Option<u64>,
     pub arena: Arena,
+    /// Of all tables.
+    pub table_bytes: u64,
 }
 
 impl Program {
