@@ -41,9 +41,10 @@ test: models kernels operators
 	$(CARGO) test --workspace
 	$(MAKE) loom fuzz
 
-# What takes minutes on top: the demo's models in full on the stand-in driver, each with its time.
+# What takes minutes on top: the demo's models in full on the stand-in driver, each with its time; and all of the demo on its GPUs.
 test-full: test
 	$(CARGO) test --release -p rota-device --test cuda -- --ignored --nocapture
+	$(CARGO) test -p rota --test demo_gpus -- --ignored --nocapture
 
 # The rings' orderings, every interleaving.
 loom:

@@ -110,6 +110,10 @@ fn serve_through_a_loss(gpus: u32) {
     assert!(models.contains("m0, m1, m2 share"), "{models}\n{}", daemon.log());
     let devices = daemon.status()["devices"].as_array().map_or(0, Vec::len);
     assert_eq!(devices, gpus as usize, "{}", daemon.log());
+    let memory = &daemon.status()["devices"][0]["memory"];
+    for what in ["weights", "plans", "activations", "free"] {
+        assert!(memory[what].as_u64().is_some_and(|bytes| bytes > 0), "{what} of {memory}");
+    }
 
     let mut client = daemon.client_with(ClientOptions { slots: 256, ..ClientOptions::default() });
     let mut served: Vec<Served> =
@@ -237,7 +241,7 @@ fn a_model_that_does_not_fit_is_refused_with_the_figures() {
     let mut command = rota();
     command.args(arguments).env(driver::LIBRARY_VARIABLE, driver_library()).env("ROTA_STANDIN_MEMORY_MB", "2");
     let run = command.output().unwrap();
-    assert!(stderr(&run).contains("the GPU's memory does not hold 4 MB more for weights"), "{}", stderr(&run));
+    assert!(stderr(&run).contains("the GPU's memory does not hold 4.00 MB more for weights"), "{}", stderr(&run));
 }
 
 #[test]

@@ -22,6 +22,8 @@ if [ -e "$here/stand-in/libcuda.so.1" ]; then
     echo "run.sh: with the stand-in driver, not on a GPU: times mean nothing"
     export ROTA_CUDA_DRIVER="$here/stand-in/libcuda.so.1"
     small=1
+    # With ROTA_STANDIN_GPU, when that GPU would do what it is asked for; see README.md.
+    if [ "${ROTA_STANDIN_GPU:-}" ]; then export ROTA_STANDIN_TRACE="$out/trace.json"; fi
 fi
 status=0
 
@@ -37,7 +39,7 @@ part() {
     [ "$ended" -eq 0 ] || { status=1; echo "run.sh: $name ended with status $ended:"; tail -n 3 "$out/$name.log"; }
 }
 
-part kernels "$kernels_s" "$bench" gpu kernels ${small:+--small} --output "$out/kernels.jsonl"
+part kernels "$kernels_s" env -u ROTA_STANDIN_GPU "$bench" gpu kernels ${small:+--small} --output "$out/kernels.jsonl"
 part models "$models_s" "$bench" gpu models ${small:+--samples} ${small:+1} \
     --repository "$here/models" --references "$here/references" --output "$out/models.jsonl"
 if [ -d "$here/heads" ]; then heads=$here/heads; else heads=; fi

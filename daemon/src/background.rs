@@ -3,7 +3,7 @@
 
 use crate::model::Model;
 use crate::planning::{self, Asked, Planned};
-use crate::profiles::{Key, Store};
+use crate::profiles::{Given, Key, Store};
 use crate::repository::{self, Entry, Settings};
 use crate::sharing::{Grouped, Sharing};
 use rota_device::check::{self, Checked};
@@ -83,16 +83,21 @@ pub enum DeviceRole {
         engine: Arc<dyn Engine>,
         cores: Vec<usize>,
         threads: usize,
+        given: Arc<Given>,
     },
     /// A GPU, with our own kernels.
     Cuda {
         engine: Arc<dyn Engine>,
+        given: Arc<Given>,
     },
     /// The models of its profile file.
     Emulated {
         profiles: Vec<Arc<EmulatedProfile>>,
     },
 }
+
+/// An engine, and the cores and threads that it runs models on.
+type Serves<'a> = (&'a Arc<dyn Engine>, &'a [usize], usize);
 
 impl DeviceRole {
     /// Whether it serves this emulated model.
@@ -104,10 +109,18 @@ impl DeviceRole {
     }
 
     /// What loads model files for the device, and the cores and threads that it runs them on; `None`: it serves no files.
-    pub fn engine(&self) -> Option<(&Arc<dyn Engine>, &[usize], usize)> {
+    pub fn engine(&self) -> Option<Serves<'_>> {
         match self {
-            DeviceRole::Cpu { engine, cores, threads } => Some((engine, cores, *threads)),
-            DeviceRole::Cuda { engine } => Some((engine, &[], 1)),
+            DeviceRole::Cpu { engine, cores, threads, .. } => Some((engine, cores, *threads)),
+            DeviceRole::Cuda { engine, .. } => Some((engine, &[], 1)),
+            DeviceRole::Emulated { .. } => None,
+        }
+    }
+
+    /// The profiles that its settings give of model files; what they do not name is measured.
+    pub fn given(&self) -> Option<&Given> {
+        match self {
+            DeviceRole::Cpu { given, .. } | DeviceRole::Cuda { given, .. } => Some(given),
             DeviceRole::Emulated { .. } => None,
         }
     }
@@ -178,50 +191,26 @@ impl Loader {
 
     fn load(&mut self, id: ModelId, entry: &Entry) -> Result<Ready, String> {
         let digest = repository::digest(&entry.file).map_err(|error| format!("{}: {error}", entry.file.display()))?;
-        let mut networks: Vec<Option<Box<dyn Network>>> = Vec::new();
-        let mut profiles = Vec::new();
+        let (mut networks, mut profiles): (Networks, Vec<Option<Profile>>) = (Vec::new(), Vec::new());
         let mut checked: Option<Checked> = None;
+        let mut refused: Vec<(String, String)> = Vec::new();
         for device in &self.devices {
-            let Some((engine, cores, threads)) = device.engine() else {
-                networks.push(None);
-                profiles.push(None);
-                continue;
-            };
-            let options = compile_options(&entry.settings, cores, threads);
-            let mut network = match engine.compile(&entry.file, &options) {
-                Ok(network) => network,
-                // A GPU lacks kernels for some models that the CPU can serve.
-                Err(error) if engine.kind() == EngineKind::Cuda && self.devices.iter().any(DeviceRole::is_cpu) => {
-                    tracing::warn!(model = %entry.name, device = %engine.describe(), %error, "not served on this device");
-                    networks.push(None);
-                    profiles.push(None);
-                    continue;
-                }
-                Err(error) => return Err(error.to_string()),
-            };
-            // How a model batches is its own property: found out on the first device.
-            let checked = match &checked {
-                Some(checked) => checked,
-                None => {
-                    let found = check::check_batching(&mut *network, &hints(&entry.settings));
-                    checked.insert(found.map_err(|error| format!("{}: {error}", entry.file.display()))?)
-                }
-            };
-            network.set_signature(checked.signature.clone());
-            let class = sample::class_of(&checked.signature, &checked.hints);
-            let class = class.ok_or_else(|| format!("{}: its inputs are too large", entry.file.display()))?;
-            warm(&mut *network, &class).map_err(|error| format!("{}: {error}", entry.file.display()))?;
-            let shapes = profiled_shapes(checked);
-            let key = Key { digest: &digest, engine: &engine.describe(), threads, shapes: &shapes };
-            let profile = self.profile(entry, &key, &mut *network, checked)?;
-            profiles.push(Some(if engine.kind() == EngineKind::Cuda { stepped(&profile)? } else { profile }));
-            networks.push(Some(network));
+            let served = device.engine().and_then(|engine| {
+                let served = self.on_device((device, engine), entry, &digest, &mut checked);
+                served.map_err(|error| refused.push((engine.0.describe(), error))).ok()
+            });
+            let (network, profile) = served.unzip();
+            networks.push(network);
+            profiles.push(profile);
         }
-        let Some(checked) = checked else {
-            return Err(
-                "no device serves model files: the devices are all emulated; add a [[device]] of kind \"cpu\" or \"cuda\"".into()
-            );
+        let Some(checked) = checked.filter(|_| networks.iter().any(Option::is_some)) else {
+            let none = "no device serves model files: the devices are all emulated; add a [[device]] of kind \"cpu\" or \"cuda\"";
+            return Err(refused.into_iter().next().map_or_else(|| none.to_string(), |(_, error)| error));
         };
+        // A GPU may lack the kernels or the memory that another device has.
+        for (device, error) in refused {
+            tracing::warn!(model = %entry.name, version = entry.version, %device, %error, "not served on this device");
+        }
         if let Some(finding) = &checked.finding {
             tracing::warn!(model = %entry.name, version = entry.version, finding = %finding, "checked on load");
         }
@@ -233,6 +222,41 @@ impl Loader {
             sharing.note(&model, entry, &checked, &mut **network);
         }
         Ok((model, networks))
+    }
+
+    /// The model as one device serves it, and ℓ(b) there. How a model batches is its own property: the first device that runs it finds
+    /// it out.
+    fn on_device(
+        &self,
+        (device, (engine, cores, threads)): (&DeviceRole, Serves<'_>),
+        entry: &Entry,
+        digest: &str,
+        checked: &mut Option<Checked>,
+    ) -> Result<(Box<dyn Network>, Profile), String> {
+        let options = compile_options(&entry.settings, cores, threads);
+        let mut network = engine.compile(&entry.file, &options).map_err(|error| error.to_string())?;
+        let checked = match checked {
+            Some(checked) => checked,
+            None => {
+                let most = entry.settings.max_batch.unwrap_or(MAX_BATCH_DEFAULT);
+                let found = check::check_up_to(most, &mut *network, &hints(&entry.settings));
+                checked.insert(found.map_err(|error| format!("{}: {error}", entry.file.display()))?)
+            }
+        };
+        network.set_signature(checked.signature.clone());
+        let class = sample::class_of(&checked.signature, &checked.hints);
+        let class = class.ok_or_else(|| format!("{}: its inputs are too large", entry.file.display()))?;
+        warm(&mut *network, &class).map_err(|error| format!("{}: {error}", entry.file.display()))?;
+        let shapes = profiled_shapes(checked);
+        let key = Key { digest, engine: &engine.describe(), threads, shapes: &shapes };
+        let batches = checked.signature.batches();
+        let most = if batches { entry.settings.max_batch.unwrap_or(MAX_BATCH_DEFAULT) } else { 1 };
+        let profile = match device.given().and_then(|given| given.whole(&entry.name, most)) {
+            Some(given) => given,
+            None => self.profile(entry, &key, &mut *network, (checked, most))?,
+        };
+        let profile = if engine.kind() == EngineKind::Cuda { stepped(&profile)? } else { profile };
+        Ok((network, profile))
     }
 
     #[expect(clippy::too_many_arguments, reason = "each is a field of the model, and this is its one constructor")]
@@ -276,9 +300,8 @@ impl Loader {
         entry: &Entry,
         key: &Key<'_>,
         network: &mut dyn Network,
-        checked: &Checked,
+        (checked, most): (&Checked, u32),
     ) -> Result<Profile, String> {
-        let most = if checked.signature.batches() { entry.settings.max_batch.unwrap_or(MAX_BATCH_DEFAULT) } else { 1 };
         let points = match self.store.read(key, most) {
             Some(points) => points,
             None => {

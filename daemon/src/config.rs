@@ -75,6 +75,9 @@ pub enum DeviceSettings {
         /// "auto", "onnxruntime" or "rten".
         #[serde(default)]
         engine: EngineName,
+        /// A profile file: ℓ(b) of the models that it names, which are then not measured.
+        #[serde(default)]
+        profiles: Option<PathBuf>,
     },
     /// NVIDIA GPUs, one device each.
     Cuda {
@@ -84,6 +87,9 @@ pub enum DeviceSettings {
         /// "fp32", "tf32" or "fp16".
         #[serde(default)]
         precision: PrecisionName,
+        /// As for cores.
+        #[serde(default)]
+        profiles: Option<PathBuf>,
     },
     /// Devices that take as long as a profile file says.
     Emulated {
@@ -221,8 +227,11 @@ impl Config {
         let own = [&mut config.socket, &mut config.repository, &mut config.profile_cache];
         own.into_iter().flatten().for_each(|p| *p = base.join(&*p));
         for device in &mut config.device {
-            if let DeviceSettings::Emulated { profiles, .. } = device {
-                *profiles = base.join(&*profiles);
+            match device {
+                DeviceSettings::Emulated { profiles, .. } => *profiles = base.join(&*profiles),
+                DeviceSettings::Cpu { profiles, .. } | DeviceSettings::Cuda { profiles, .. } => {
+                    profiles.iter_mut().for_each(|profiles| *profiles = base.join(&*profiles));
+                }
             }
         }
         let queries = config.queries();
@@ -306,11 +315,15 @@ mod tests {
     #[test]
     fn devices_parse_with_their_defaults() {
         let text = "[[device]]\nkind = \"cpu\"\ncores = [1]\n[[device]]\nkind = \"emulated\"\nprofiles = \"p.toml\"\n\
-            [[device]]\nkind = \"cuda\"\ngpus = [1]\nprecision = \"tf32\"\n";
+            [[device]]\nkind = \"cuda\"\ngpus = [1]\nprecision = \"tf32\"\nprofiles = \"h100.toml\"\n";
         let config: Config = toml::from_str(text).unwrap();
-        assert_eq!(config.device[0], DeviceSettings::Cpu { cores: vec![1], threads: None, engine: EngineName::Auto });
+        assert_eq!(
+            config.device[0],
+            DeviceSettings::Cpu { cores: vec![1], threads: None, engine: EngineName::Auto, profiles: None }
+        );
         assert_eq!(config.device[1], DeviceSettings::Emulated { count: 1, profiles: "p.toml".into() });
-        assert_eq!(config.device[2], DeviceSettings::Cuda { gpus: vec![1], precision: PrecisionName::Tf32 });
+        let profiles = Some("h100.toml".into());
+        assert_eq!(config.device[2], DeviceSettings::Cuda { gpus: vec![1], precision: PrecisionName::Tf32, profiles });
     }
 
     #[test]

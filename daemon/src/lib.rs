@@ -1,7 +1,7 @@
 //! The Rota daemon: model repository, poller, control socket, command line.
 //!
 //! Threads: [`poller`] owns the rings, the requests and the dispatcher; each cpu device has its executor (in
-//! `rota-device`); [`control`] owns sockets and the catalogue of models; [`background`] does whatever takes long.
+//! `rota-device`); [`control`] owns sockets and the catalogue of models; [`background`] does whatever takes long, [`arenas`] what clients' memory takes.
 #![forbid(unsafe_code)]
 
 pub mod arenas;

@@ -1,5 +1,9 @@
 //! Profiles that were measured before, one JSON file each, so that a daemon starts without measuring again.
 
+mod given;
+
+pub use given::Given;
+
 use rota_device::Shape;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};

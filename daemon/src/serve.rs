@@ -6,11 +6,12 @@ use crate::config::{Config, ConfigError, DeviceSettings, EngineName, PrecisionNa
 use crate::control::socket::{self, Lock, SocketError};
 use crate::control::{self, Control, INBOX, Message};
 use crate::poller::{self, Poller};
-use crate::profiles::Store;
+use crate::profiles::{Given, Store};
 use crate::repository::{self, Problem};
 use crate::sharing::Sharing;
 use crate::wake::Wake;
 use rota_device::cpu::{CpuDevice, CpuOptions};
+use rota_device::cuda::driver::DriverError;
 use rota_device::cuda::{CudaEngine, CudaError};
 use rota_device::emulated::{self, EmulatedOptions, ProfileFileError};
 use rota_device::engine::{self, EngineError};
@@ -36,6 +37,9 @@ pub enum ServeError {
     /// A GPU is asked for that can't be used.
     #[error("cuda device: {0}")]
     Cuda(#[from] CudaError),
+    /// Batches of two devices would be in each other's way there.
+    #[error("GPU {gpu} is named by two [[device]] entries, or twice by one: a GPU is one device; name it once")]
+    GpuTwice { gpu: u32 },
     #[error(transparent)]
     Profiles(#[from] ProfileFileError),
     #[error("cpu device {index} on cores {cores:?}: {error}; choose among {allowed:?}")]
@@ -115,6 +119,7 @@ impl Daemon {
         let poller = poller.map_err(system("epoll"))?;
         let poller_cores = cores_without_device(&roles);
         let keeper = Keeper::new(&roles);
+        let engines = roles.iter().map(|role| role.engine().map(|(engine, ..)| Arc::clone(engine))).collect();
         let (to_keeper, changes) = channel();
         let loader = Loader {
             devices: roles,
@@ -122,7 +127,7 @@ impl Daemon {
             default_slo: Duration::from_secs_f64(config.default_slo_ms / 1e3),
             sharing: config.prefix.then(Sharing::new),
         };
-        let options = control_options(config, &socket_path, problems)?;
+        let options = control::Options { engines, ..control_options(config, &socket_path, problems)? };
         let mut control = Control::new(options, poll, listener, inbox, to_poller, wake, (to_loader, to_keeper))
             .map_err(system("the socket can't be watched"))?;
         for source in sources {
@@ -179,6 +184,7 @@ fn control_options(config: &Config, socket: &Path, problems: Vec<Problem>) -> Re
         problems,
         limits: config.limits,
         prefix: config.prefix,
+        engines: Vec::new(),
         queries: config.queries()?,
         uid: rustix::process::getuid().as_raw(),
     })
@@ -233,19 +239,23 @@ type Devices = (Vec<Box<dyn Device>>, Vec<DeviceRole>);
 fn devices(config: &Config, waker: &Waker) -> Result<Devices, ServeError> {
     let mut devices: Vec<Box<dyn Device>> = Vec::new();
     let mut roles = Vec::new();
-    let default = [DeviceSettings::Cpu { cores: Vec::new(), threads: None, engine: EngineName::Auto }];
+    let default = [DeviceSettings::Cpu { cores: Vec::new(), threads: None, engine: EngineName::Auto, profiles: None }];
     let settings = if config.device.is_empty() { &default[..] } else { &config.device[..] };
+    let mut gpus_taken = Vec::new();
     for setting in settings {
         match setting {
-            DeviceSettings::Cpu { cores, threads, engine } => {
-                let (device, role) = cpu_device(devices.len(), cores, *threads, *engine, config.spin(), waker)?;
+            DeviceSettings::Cpu { cores, threads, engine, profiles } => {
+                let given = given(profiles.as_deref())?;
+                let (device, role) =
+                    cpu_device(devices.len(), (cores, *threads, *engine, given), config.spin(), waker)?;
                 devices.push(Box::new(device));
                 roles.push(role);
             }
-            DeviceSettings::Cuda { gpus, precision } => {
-                for engine in cuda_engines(gpus, *precision)? {
+            DeviceSettings::Cuda { gpus, precision, profiles } => {
+                let given = given(profiles.as_deref())?;
+                for engine in cuda_engines(gpus, *precision, &mut gpus_taken)? {
                     let index = devices.len();
-                    let (device, role) = cuda_device(index, engine, config.spin(), waker)?;
+                    let (device, role) = cuda_device(index, engine, given.clone(), config.spin(), waker)?;
                     devices.push(Box::new(device));
                     roles.push(role);
                 }
@@ -268,11 +278,14 @@ fn devices(config: &Config, waker: &Waker) -> Result<Devices, ServeError> {
     Ok((devices, roles))
 }
 
+/// The profiles of a file, or none.
+fn given(file: Option<&Path>) -> Result<Arc<Given>, ProfileFileError> {
+    Ok(Arc::new(file.map(Given::read).transpose()?.unwrap_or_default()))
+}
+
 fn cpu_device(
     index: usize,
-    cores: &[usize],
-    threads: Option<usize>,
-    engine: EngineName,
+    (cores, threads, engine, given): (&[usize], Option<usize>, EngineName, Arc<Given>),
     spin: Duration,
     waker: &Waker,
 ) -> Result<(CpuDevice, DeviceRole), ServeError> {
@@ -302,31 +315,47 @@ fn cpu_device(
         error,
         allowed,
     })?;
-    Ok((device, DeviceRole::Cpu { engine: opened.engine, cores, threads }))
+    Ok((device, DeviceRole::Cpu { engine: opened.engine, cores, threads, given }))
 }
 
-/// The GPUs `ordinals`, or all of the host.
-fn cuda_engines(ordinals: &[u32], precision: PrecisionName) -> Result<Vec<CudaEngine>, CudaError> {
-    let all: Vec<u32> = match ordinals {
+/// The GPUs `ordinals`, or all of the host; `taken` are those of other settings.
+fn cuda_engines(
+    ordinals: &[u32],
+    precision: PrecisionName,
+    taken: &mut Vec<u32>,
+) -> Result<Vec<CudaEngine>, ServeError> {
+    let chosen: Vec<u32> = match ordinals {
         [] => CudaEngine::gpus()?.iter().map(|gpu| gpu.ordinal).collect(),
         chosen => chosen.to_vec(),
     };
-    all.into_iter().map(|ordinal| CudaEngine::open(ordinal, precision.into())).collect()
+    if chosen.is_empty() {
+        return Err(CudaError::Driver(DriverError::NoDevice).into());
+    }
+    let open = |gpu: u32| {
+        if taken.contains(&gpu) {
+            return Err(ServeError::GpuTwice { gpu });
+        }
+        taken.push(gpu);
+        Ok(CudaEngine::open(gpu, precision.into())?)
+    };
+    chosen.into_iter().map(open).collect()
 }
 
 fn cuda_device(
     index: usize,
     engine: CudaEngine,
+    given: Arc<Given>,
     spin: Duration,
     waker: &Waker,
 ) -> Result<(CpuDevice, DeviceRole), ServeError> {
     let allowed = allowed_cores();
     let near: Vec<usize> = engine.info().near_cores().into_iter().filter(|core| allowed.contains(core)).collect();
     let name = format!("cuda{index}");
-    let options = CpuOptions { name, engine: engine.describe(), cores: near, roams: true, threads: 1, spin };
+    let described = format!("GPU {}, {}", engine.info().ordinal, engine.describe());
+    let options = CpuOptions { name, engine: described, cores: near, roams: true, threads: 1, spin };
     let device = CpuDevice::spawn(options, Arc::clone(waker))
         .map_err(|error| ServeError::System { what: "a GPU's thread can't be started", error })?;
-    Ok((device, DeviceRole::Cuda { engine: Arc::new(engine) }))
+    Ok((device, DeviceRole::Cuda { engine: Arc::new(engine), given }))
 }
 
 /// Cores that this process may run on.

@@ -35,7 +35,7 @@ pub enum CheckError {
     #[error("the network does not run on generated inputs: {text}; give sizes for {unknown}")]
     NoSizes { unknown: String, text: RunError },
     /// One item did not run, and there was no size to choose.
-    #[error("the network does not run on generated inputs: {0}")]
+    #[error("the check on load, a run on generated inputs, failed: {0}")]
     DoesNotRun(RunError),
     #[error("input '{0}' is too large at the given sizes")]
     TooLarge(String),
@@ -53,6 +53,12 @@ const ITEMS_MAX: u32 = 3;
 
 /// Settles the network's signature by running it. Takes a few executions of it.
 pub fn check_batching(network: &mut dyn Network, hints: &Hints) -> Result<Checked, CheckError> {
+    check_up_to(ITEMS_MAX, network, hints)
+}
+
+/// As [`check_batching`], for a network that is given at most `most` items at once: it may have no memory for more. Two are tried in any
+/// case.
+pub fn check_up_to(most: u32, network: &mut dyn Network, hints: &Hints) -> Result<Checked, CheckError> {
     let (hints, shared) = find_sizes(network, hints)?;
     let mut signature = network.signature().clone();
     if !signature.batches() {
@@ -60,7 +66,8 @@ pub fn check_batching(network: &mut dyn Network, hints: &Hints) -> Result<Checke
         return Ok(Checked { signature, finding, remark: None, hints });
     }
     let mut remark = None;
-    let finding = match examine(network, &signature, &hints, &shared)? {
+    let most = most.clamp(2, ITEMS_MAX) as usize;
+    let finding = match examine(network, (&signature, most), &hints, &shared)? {
         Ok((axes, rounding)) => {
             signature.outputs.iter_mut().zip(axes).for_each(|(output, axis)| output.batch_axis = axis);
             remark = rounding;
@@ -134,7 +141,7 @@ type Examined = Result<(Vec<Option<usize>>, Option<String>), String>;
 
 fn examine(
     network: &mut dyn Network,
-    signature: &Signature,
+    (signature, most): (&Signature, usize),
     hints: &Hints,
     shared: &[HostTensor],
 ) -> Result<Examined, CheckError> {
@@ -150,7 +157,7 @@ fn examine(
         items.push(inputs);
     }
     let mut together = Vec::new();
-    for count in 2..=items.len() {
+    for count in 2..=most.min(items.len()) {
         let batch = join(signature, &items[..count])?;
         match network.run(&batch) {
             Ok(outputs) => together.push(outputs),

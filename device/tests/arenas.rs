@@ -35,7 +35,9 @@ impl Host {
         static ALONE: Mutex<()> = Mutex::new(());
         let alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let faults = std::env::temp_dir().join(format!("rota-arenas-{}", std::process::id()));
-        let settings = [("ROTA_STANDIN_GPUS", "2"), ("ROTA_STANDIN_FAULTS", faults.to_str().unwrap())];
+        // Without pools, so that memory is taken by the plain calls at least here.
+        let pools = ("ROTA_STANDIN_POOLS", "0");
+        let settings = [("ROTA_STANDIN_GPUS", "2"), ("ROTA_STANDIN_FAULTS", faults.to_str().unwrap()), pools];
         let standin = Standin::load(&settings);
         let engines = [0, 1].map(|ordinal| CudaEngine::open(ordinal, Precision::Fp32).unwrap());
         let file = faults.with_extension("onnx");

@@ -102,6 +102,23 @@ fn copies_each_way_go_side_by_side_and_those_of_one_way_one_after_the_other() {
 }
 
 #[test]
+fn a_slower_gpu_takes_so_many_times_as_long() {
+    let settings = [&H100[..], &[("ROTA_STANDIN_SLOWER", "500")]].concat();
+    if !has_settings("a_slower_gpu_takes_so_many_times_as_long", &settings) {
+        return;
+    }
+    let bench = Bench::new();
+    let stream = bench.stream();
+    let begin = bench.mark(&stream);
+    bench.copy_in(&stream);
+    assert_took(&begin, &bench.mark(&stream), 500 * COPY);
+    stream.clear(bench.gpu.address(), BYTES).unwrap();
+    let begin = bench.mark(&stream);
+    bench.launch(&stream, &bench.softmax(64));
+    assert_took(&begin, &bench.mark(&stream), 500 * KERNEL_LEAST);
+}
+
+#[test]
 fn what_waits_for_an_event_begins_when_that_has_come() {
     if !has_settings("what_waits_for_an_event_begins_when_that_has_come", &H100) {
         return;
@@ -274,6 +291,7 @@ fn settings_that_make_no_sense_are_refused_in_words() {
     for (settings, expected) in [
         ([("ROTA_STANDIN_GPU", "h900")], "ROTA_STANDIN_GPU is h900, known are h100, h200, a100, l4, t4"),
         ([("ROTA_STANDIN_HOST", "slow")], "ROTA_STANDIN_HOST is slow, it may be real or none"),
+        ([("ROTA_STANDIN_SLOWER", "0")], "ROTA_STANDIN_SLOWER may be 1 to 1000000"),
         ([("ROTA_STANDIN_TIMES", "/nowhere")], "ROTA_STANDIN_TIMES: /nowhere can't be read"),
         ([("ROTA_STANDIN_TIMES", file.text())], "line 1: expected a kernel"),
     ] {

@@ -188,7 +188,17 @@ impl Daemon {
     }
 
     /// Waits until its status is as `done` wants it; panics with the log when that takes too long or it ended.
-    pub fn wait_until(&mut self, what: &str, mut done: impl FnMut(&serde_json::Value) -> bool) {
+    pub fn wait_until(&mut self, what: &str, done: impl FnMut(&serde_json::Value) -> bool) {
+        self.wait_as_long_as(PATIENCE, what, done);
+    }
+
+    /// As [`Daemon::wait_until`], for what takes long on a machine that is no GPU.
+    pub fn wait_as_long_as(
+        &mut self,
+        patience: Duration,
+        what: &str,
+        mut done: impl FnMut(&serde_json::Value) -> bool,
+    ) {
         let begin = Instant::now();
         loop {
             // It may not listen yet.
@@ -199,7 +209,7 @@ impl Daemon {
             let ended = self.process.try_wait().unwrap();
             let log = self.log();
             assert!(ended.is_none(), "waiting until {what}, the daemon ended with {ended:?}:\n{log}");
-            assert!(begin.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}, but {status:?}:\n{log}");
+            assert!(begin.elapsed() < patience, "{what}: not after {patience:?}, but {status:?}:\n{log}");
             std::thread::sleep(Duration::from_millis(10));
         }
     }

@@ -4,6 +4,7 @@
 use super::Failure;
 use super::lines::{self, Line, Writer};
 use super::references::{self, Reference};
+use super::timetable::{self, Overlap, Timetable};
 use crate::folder::Folder;
 use crate::load::arrivals::{Part, Pattern};
 use crate::load::driver::Window;
@@ -78,16 +79,20 @@ fn serving(settings: &Settings, models: &[(Reference, PathBuf)], lines: &mut Wri
     let daemon = start(settings, &settings.repository, "")?;
     let sizes = sizes(models);
     let mut reached = Vec::new();
+    let mut timetable = Timetable::of_environment();
     for (reference, folder) in models {
         let session = SessionSpec { slo: Some(SLO_CLOSED), ..session(reference, folder, 1.0) };
         let offer = Offer::Closed(BATCHES_IN_FLIGHT * reference.max_batch);
+        timetable.as_mut().map(Timetable::since).transpose()?;
         let report = load(&daemon, vec![session], &sizes, offer, settings.length)?;
         let (items_per_s, batch) = (report.total.answered_per_s, report.total.mean_batch.unwrap_or(0.0));
         let name = &reference.model;
         lines.write(&figure("throughput", format!("{name}, full batches"), items_per_s, "items/s"))?;
         lines.write(&figure("throughput", format!("{name}, mean batch"), batch, "items"))?;
-        for line in overlap(settings, reference, items_per_s, batch)? {
-            lines.write(&line)?;
+        let events = timetable.as_mut().map(Timetable::since).transpose()?;
+        let virtual_lines = events.as_deref().and_then(Overlap::of).map(|overlap| in_virtual_time(name, overlap));
+        for line in overlap(settings, reference, items_per_s, batch)?.iter().chain(virtual_lines.iter().flatten()) {
+            lines.write(line)?;
         }
         reached.push(items_per_s);
     }
@@ -140,6 +145,18 @@ fn overlap(settings: &Settings, reference: &Reference, items_per_s: f64, batch: 
         line("a batch every", period, "µs"),
         line("hidden of the shorter", hidden * 100.0, "%"),
     ])
+}
+
+/// The same by the stand-in's timetable, of the GPU whose times it has.
+fn in_virtual_time(model: &str, overlap: Overlap) -> [Line; 3] {
+    let line = |what: &str, share: f64| {
+        figure("overlap", format!("{model}, full batches, by the stand-in's timetable: {what}"), share * 100.0, "%")
+    };
+    [
+        line("copies in under kernels", overlap.copies_in),
+        line("copies out under kernels", overlap.copies_out),
+        line("kernels run", overlap.busy),
+    ]
 }
 
 /// Batches come every `period`; without overlap a batch takes `copies` and `execute` one after the other, with a full one
@@ -237,7 +254,11 @@ fn prefix(settings: &Settings, _: &[(Reference, PathBuf)], lines: &mut Writer) -
 /// A daemon that has loaded all that is in `repository`.
 fn start(settings: &Settings, repository: &Path, extra: &str) -> Result<Daemon, Failure> {
     let repository = repository.canonicalize()?;
-    let config = format!("{extra}repository = {repository:?}\nprofile_cache = \"profiles\"\n{}\n", settings.devices);
+    // The defaults, on a GPU that is so much slower.
+    let leads = |slower: u64| format!("prepare_lead_us = {}\nstart_lead_us = {}\n", 200 * slower, 100 * slower);
+    let leads = timetable::slower().map(leads).unwrap_or_default();
+    let config =
+        format!("{extra}{leads}repository = {repository:?}\nprofile_cache = \"profiles\"\n{}\n", settings.devices);
     let daemon = Daemon::start(&settings.rota, &config, &[])?;
     let begin = Instant::now();
     loop {

@@ -11,6 +11,7 @@ pub mod lines;
 pub mod models;
 pub mod references;
 pub mod report;
+pub mod timetable;
 
 pub use crate::rounds::Failure;
 

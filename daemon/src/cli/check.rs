@@ -3,7 +3,7 @@
 use super::output::{self, one_line};
 use super::progress::Progress;
 use super::{NEGATIVE, Outcome};
-use crate::background::{compile_options, hints};
+use crate::background::{MAX_BATCH_DEFAULT, compile_options, hints};
 use crate::config::EngineName;
 use crate::model::tensor_info;
 use crate::repository::{self, Entry, Problem};
@@ -96,7 +96,9 @@ fn examine(engine: &dyn Engine, entry: &Entry) -> Result<Served, String> {
     };
     let compiled = engine.compile(&entry.file, &options);
     let mut network = compiled.map_err(|error| without_file(error.to_string()))?;
-    let checked = check::check_batching(&mut *network, &hints(&entry.settings)).map_err(|error| error.to_string())?;
+    let most = entry.settings.max_batch.unwrap_or(MAX_BATCH_DEFAULT);
+    let checked =
+        check::check_up_to(most, &mut *network, &hints(&entry.settings)).map_err(|error| error.to_string())?;
     Ok(Served {
         name: entry.name.clone(),
         version: entry.version,

@@ -4,6 +4,7 @@ use super::connection::{Connection, TIMEOUT};
 use super::output;
 use super::{NEGATIVE, Outcome};
 use crate::serve::allowed_cores;
+use rota_device::cuda::driver::{DriverError, LIBRARY_VARIABLE};
 use rota_device::cuda::{CudaEngine, CudaError, Precision};
 use rota_device::{EngineChoice, engine};
 use rota_ipc::client::{Control, Error};
@@ -118,13 +119,18 @@ fn cuda() -> Finding {
     let there = Path::new("/dev/nvidia0").exists();
     let gpus = match CudaEngine::gpus() {
         Ok(gpus) => gpus,
+        Err(error @ CudaError::Driver(DriverError::Library { .. })) => {
+            let advice = format!("models run on the CPU; correct {LIBRARY_VARIABLE} or unset it");
+            return Finding::warn(what, error.to_string(), advice);
+        }
         Err(error) if there => {
             return Finding::warn(what, error.to_string(), "models run on the CPU until the driver is there");
         }
         Err(error) => return Finding::ok(what, format!("no GPU here ({error}); models run on the CPU")),
     };
     let names: Vec<String> = gpus.iter().map(|gpu| format!("{} ({} MB)", gpu.name, gpu.memory_bytes >> 20)).collect();
-    let found = format!("{} GPUs: {}", gpus.len(), names.join(", "));
+    let gpus_there = if gpus.len() == 1 { "GPU" } else { "GPUs" };
+    let found = format!("{} {gpus_there}: {}", gpus.len(), names.join(", "));
     match gpus.first().map(|gpu| CudaEngine::open(gpu.ordinal, Precision::Fp32)) {
         None => Finding::ok(what, "the driver is there and has no GPU; models run on the CPU"),
         Some(Ok(_)) => {

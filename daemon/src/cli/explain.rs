@@ -95,8 +95,12 @@ pub fn run(arguments: Arguments) -> Outcome {
     let model = Model::read(&arguments.model, &compile_options(&settings, &[], 1))?;
     let gpu = GPUS.iter().find(|gpu| gpu.name == arguments.device).ok_or("no such GPU")?;
     let lower = |fuse: bool| -> Result<Program, Failure> {
-        let (precision, multiprocessors) = (arguments.precision.into(), gpu.multiprocessors);
-        let options = Options { fuse, precision, multiprocessors, ..Options::default() };
+        let options = Options {
+            fuse,
+            precision: arguments.precision.into(),
+            multiprocessors: gpu.multiprocessors,
+            ..Options::default()
+        };
         let program = model.program(arguments.batch, &hints(&settings), options);
         program.map_err(|error| format!("{}: {error}", arguments.model.display()).into())
     };

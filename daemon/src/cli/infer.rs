@@ -63,11 +63,12 @@ pub struct Arguments {
     threads: Option<usize>,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum DeviceName {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum DeviceName {
     /// Cores of this host
+    #[default]
     Cpu,
-    /// Its first GPU
+    /// Its GPUs; of several the first, for a single request
     Cuda,
 }
 
@@ -77,7 +78,7 @@ pub fn run(arguments: Arguments) -> Outcome {
 
 fn run_here(arguments: &Arguments) -> Outcome {
     let file = Path::new(&arguments.model);
-    let (engine, threads): (Arc<dyn Engine>, usize) = match arguments.device.unwrap_or(DeviceName::Cpu) {
+    let (engine, threads): (Arc<dyn Engine>, usize) = match arguments.device.unwrap_or_default() {
         DeviceName::Cpu => {
             let opened = engine::open(&arguments.engine.unwrap_or_default().choice())?;
             (opened.engine, arguments.threads.unwrap_or(allowed_cores().len()))

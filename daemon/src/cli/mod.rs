@@ -2,7 +2,7 @@
 
 mod check;
 mod connection;
-mod demo;
+pub mod demo;
 mod doctor;
 mod drain;
 mod explain;

@@ -120,6 +120,20 @@ struct Device {
     description: String,
     batches: u64,
     busy_ms: f64,
+    lost: bool,
+    /// Of a GPU that is not lost.
+    memory: Option<Memory>,
+}
+
+/// In bytes.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Memory {
+    weights: u64,
+    plans: u64,
+    activations: u64,
+    free: u64,
+    total: u64,
 }
 
 #[derive(Deserialize, Default)]
@@ -201,6 +215,7 @@ impl Status {
             ("sessions", self.sessions(), "no session is open"),
             ("queries", self.queries(), ""),
             ("devices", self.devices(), "no device"),
+            ("memory of GPUs", self.memory(), ""),
             (
                 &plan.map_or("plan".to_string(), Plan::title),
                 plan.map_or(Table::new(&[]), Plan::slots),
@@ -329,7 +344,23 @@ impl Status {
         for d in &self.devices {
             let busy_s = d.busy_ms / 1e3;
             let share = if self.uptime_s > 0.0 { 100.0 * busy_s / self.uptime_s } else { 0.0 };
-            table.row(vec![d.description.clone(), d.batches.to_string(), significant(busy_s), format!("{share:.1}")]);
+            let description = format!("{}{}", d.description, if d.lost { " (lost)" } else { "" });
+            table.row(vec![description, d.batches.to_string(), significant(busy_s), format!("{share:.1}")]);
+        }
+        table
+    }
+
+    /// What lies in the memory of each GPU.
+    fn memory(&self) -> Table {
+        let mut table =
+            Table::new(&["device", "weights MB", "plans MB", "activations MB", "other MB", "free MB", "all MB"]);
+        for (device, memory) in self.devices.iter().filter_map(|device| Some((device, device.memory.as_ref()?))) {
+            // The context, the kernels, and whatever other processes have there.
+            let known = memory.free + memory.weights + memory.plans + memory.activations;
+            let bytes = [memory.weights, memory.plans, memory.activations, memory.total.saturating_sub(known)];
+            let bytes = bytes.into_iter().chain([memory.free, memory.total]);
+            let mb = bytes.map(|bytes| significant(bytes as f64 / 1e6));
+            table.row(std::iter::once(device.description.clone()).chain(mb).collect());
         }
         table
     }

@@ -25,13 +25,13 @@ use connection::{Connection, Waiting};
 use mio::net::UnixListener;
 use mio::{Events, Interest, Poll, Token};
 use queries::Queries;
+use rota_device::Engine;
 use rota_ipc::control::{ErrorCode, Reply};
 use slab::Slab;
 use std::collections::HashMap;
-use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
+use std::{io, sync::Arc};
 
 /// What other threads tell the control thread.
 pub enum Message {
@@ -58,6 +58,8 @@ pub struct Options {
     pub limits: Limits,
     /// Whether models that share a part are served together.
     pub prefix: bool,
+    /// By device index: what says what lies in the device's memory, if it has some of its own.
+    pub engines: Vec<Option<Arc<dyn Engine>>>,
     /// Those of the settings; their names differ.
     pub queries: Vec<Spec>,
     pub uid: u32,
@@ -344,7 +346,6 @@ impl Control {
                 }
                 self.finish(key, true);
             }
-            // Nobody to keep it is nobody to let it go.
             Notice::Left { arena } => drop(self.arenas.send(Change::Gone(arena))),
             Notice::Demand(asked) => {
                 if self.jobs.send(Job::Plan(asked)).is_err() {
@@ -377,7 +378,8 @@ impl Control {
         let Loaded { name, version, result } = loaded;
         let outcome = match result {
             Ok((model, networks)) => {
-                let batch_of_one_ms = crate::clock::millis(model.batch_of_one());
+                // To the nanosecond: an f64 shows more digits than there are.
+                let batch_of_one_ms = (crate::clock::millis(model.batch_of_one()) * 1e6).round() / 1e6;
                 tracing::info!(model = %name, version, max_batch = model.max_batch, batch_of_one_ms, "serving");
                 self.catalogue.loaded(Arc::clone(&model));
                 self.tell_poller(Command::Add { model, networks });

@@ -7,9 +7,10 @@ use crate::arenas::Change;
 use crate::background::Source;
 use crate::clock::millis;
 use crate::model::Model;
-use crate::poller::messages::{Command, ConnectionId, OpenError, PollerReport, SessionSnapshot};
+use crate::poller::messages::{Command, ConnectionId, DeviceReport, OpenError, PollerReport, SessionSnapshot};
 use crate::repository;
 use crate::stats::{Percentiles, SessionReport};
+use rota_device::Engine;
 use rota_ipc::control::{ErrorCode, ModelInfo, Reply, Request};
 use rota_ipc::wire::{SLOTS_MAX, SLOTS_MIN, VERSION};
 use std::sync::Arc;
@@ -269,11 +270,24 @@ impl Control {
             "sessions": report.sessions,
             "queries": report.queries,
             "query_problems": self.query_problems(),
-            "devices": poller.devices,
+            "devices": self.devices_report(poller.devices),
             "plan": self.plan_report(),
             "clients": poller.clients,
             "requests_in_flight": poller.requests_in_flight,
         })
+    }
+
+    /// The poller's, with what lies in the memory of those that have some of their own: `memory`, in bytes.
+    fn devices_report(&self, devices: Vec<DeviceReport>) -> Vec<serde_json::Value> {
+        let engines = self.options.engines.iter().map(Option::as_ref).chain(std::iter::repeat(None));
+        let report = |(device, engine): (DeviceReport, Option<&Arc<dyn Engine>>)| {
+            let mut report = serde_json::json!(device);
+            if let Some(usage) = engine.and_then(|engine| engine.usage()) {
+                report["memory"] = serde_json::json!(usage);
+            }
+            report
+        };
+        devices.into_iter().zip(engines).map(report).collect()
     }
 
     /// The plan that holds; `null` before the first.

@@ -8,7 +8,7 @@ use crate::planning::Cause;
 use rota_device::{Batch, Early, Outcome, Span, Written};
 use rota_ipc::server::Record;
 use rota_ipc::wire::{Completion, OutputRecord, RANK_MAX, Reason, Status, Submission};
-use rota_sched::{DeviceId, DropReason, Event, Instant, RequestId, SessionId};
+use rota_sched::{DeviceId, DropReason, Event, Instant, ModelId, RequestId, SessionId};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,9 +45,12 @@ impl Poller {
         }
         state.lost = lost;
         let id = DeviceId(device as u32);
+        let description = state.device.describe();
+        let is_last = self.devices.iter().all(|state| state.lost);
         match lost {
-            true => tracing::error!(device, description = %state.device.describe(), "lost; the others go on"),
-            false => tracing::warn!(device, description = %state.device.describe(), "back"),
+            true if is_last => tracing::error!(device, %description, "lost; no device is left"),
+            true => tracing::error!(device, %description, "lost; the others go on"),
+            false => tracing::warn!(device, %description, "back"),
         }
         self.dispatcher.handle(if lost { Event::Lost(id) } else { Event::Back(id) }, self.clock.now());
         self.ask_for_plan(Cause::Devices);
@@ -85,6 +88,8 @@ impl Poller {
         let (unit, queue) = (first.unit, first.queue);
         let model = Arc::clone(&self.models[unit.0 as usize].as_ref().expect("its requests run").model);
         self.count_batch(&batch, queue, items);
+        // What fails with its device is not at fault: asked again, it may well be answered.
+        let is_lost = self.devices[device.0 as usize].device.is_lost();
         for index in 0..batch.requests.len() {
             let request = &batch.requests[index];
             let id = RequestId(request.key);
@@ -100,6 +105,10 @@ impl Poller {
                     self.answer_ran(id, run, Some((Reason::OutputTooSmall, &text)), now);
                 }
                 Outcome::Told => self.forget_told(id),
+                Outcome::Failed(text) if is_lost => {
+                    let text = format!("its device was lost ({text})");
+                    self.answer_ran(id, run, Some((Reason::DeviceLost, &text)), now);
+                }
                 Outcome::Failed(text) => self.answer_ran(id, run, Some((Reason::Engine, text)), now),
                 Outcome::Pending => {
                     self.answer_ran(id, run, Some((Reason::DeviceLost, "the device gave it back unexecuted")), now);
@@ -193,12 +202,17 @@ impl Poller {
                 }
             }
         }
-        self.call_ended(id, status, now);
+        self.call_ended(id, (status, reason), now);
         self.answer(id, status, reason, completion, record);
     }
 
     pub(super) fn answer_dropped(&mut self, id: RequestId, reason: DropReason, now: Instant) {
         let (status, reason, text) = match reason {
+            DropReason::Hopeless if self.is_unserved(self.requests[id].unit) => (
+                Status::Dropped,
+                Reason::Hopeless,
+                "all devices that serve its model are lost, and none came back in time",
+            ),
             DropReason::Hopeless => {
                 (Status::Dropped, Reason::Hopeless, "it could no longer be answered by its deadline")
             }
@@ -208,11 +222,18 @@ impl Poller {
         self.answer_unrun(id, status, reason, text, now);
     }
 
+    /// Whether every device that serves this model is lost.
+    fn is_unserved(&self, unit: ModelId) -> bool {
+        let unit = self.models[unit.0 as usize].as_ref();
+        let serving = unit.iter().flat_map(|unit| unit.model.profiles.iter().zip(&self.devices));
+        serving.filter(|(profile, _)| profile.is_some()).all(|(_, state)| state.lost)
+    }
+
     /// Answers a request that never ran.
     pub(super) fn answer_unrun(&mut self, id: RequestId, status: Status, reason: Reason, text: &str, now: Instant) {
         let queued_ns = nanos(now.since(self.requests[id].arrival));
         let completion = Completion { queued_ns, ..Default::default() };
-        self.call_ended(id, status, now);
+        self.call_ended(id, (status, reason), now);
         self.answer(id, status, reason, completion, Record::Text(text));
     }
 

@@ -197,6 +197,7 @@ impl Poller {
         run.calls.push(id);
         let count = &mut run.stages[usize::from(call.stage)];
         count.calls += 1;
+        count.lost = count.lost.saturating_sub(1);
         count.items = count.items.saturating_add(request.items);
     }
 
@@ -205,8 +206,8 @@ impl Poller {
         self.end_run(call.run, Ending::Lost(Lost::Late), now);
     }
 
-    /// A request has ended: where it is a call, so much of its run.
-    pub(super) fn call_ended(&mut self, id: RequestId, status: Status, now: Instant) {
+    /// A request has ended: where it is a call, so much of its run. One that was lost with its device may be made again.
+    pub(super) fn call_ended(&mut self, id: RequestId, (status, reason): (Status, Reason), now: Instant) {
         let Some(InRun { run: index, stage, place }) = self.requests[id].call.take() else { return };
         let run = &mut self.runs[index];
         run.calls.swap_remove(place as usize);
@@ -223,6 +224,12 @@ impl Poller {
                 run.answered = now;
             }
             Status::Cancelled => run.worst = run.worst.max(Worst::Cancelled),
+            Status::Failed if reason == Reason::DeviceLost => {
+                let count = &mut run.stages[usize::from(stage)];
+                count.calls -= 1;
+                count.items = count.items.saturating_sub(self.requests[id].items);
+                count.lost += 1;
+            }
             Status::Failed => run.worst = Worst::Failed,
             Status::Dropped => return self.end_run(index, Ending::Lost(Lost::Late), now),
         }
@@ -270,7 +277,9 @@ impl Poller {
             Ending::Lost(Lost::Late | Lost::NoRoom) => stats.dropped += 1,
             Ending::Lost(Lost::Expired) => stats.expired += 1,
             Ending::Lost(Lost::Unloaded) => stats.failed += 1,
-            Ending::Finished if run.worst == Worst::Failed => stats.failed += 1,
+            Ending::Finished if run.worst == Worst::Failed || run.stages.iter().any(|count| count.lost > 0) => {
+                stats.failed += 1;
+            }
             Ending::Finished if run.worst == Worst::Answered && run.answered > run.start => {
                 let good = run.answered <= run.deadline;
                 stats.answered(good, run.answered.since(run.start), now);

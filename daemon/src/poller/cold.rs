@@ -333,6 +333,7 @@ impl Poller {
             description: state.device.describe(),
             batches: state.batches,
             busy_ms: millis(state.busy),
+            lost: state.lost,
         });
         PollerReport {
             requests_in_flight: self.requests.in_flight(),

@@ -186,4 +186,6 @@ pub struct DeviceReport {
     pub description: String,
     pub batches: u64,
     pub busy_ms: f64,
+    /// It does not answer; its share of the work is the others'.
+    pub lost: bool,
 }

@@ -43,6 +43,8 @@ pub struct Count {
     /// Items that they brought.
     pub items: u32,
     pub answered_items: u32,
+    /// Calls that failed with a device that was lost and have not been made again; they are none of `calls`.
+    pub lost: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,7 +11,8 @@ use crate::repository;
 use rota_device::parts::{self, Feed, Joined, PartSpec};
 use rota_device::sample::{self, Hints};
 use rota_device::{
-    CompileOptions, Engine, HostTensor, Network, NetworkId, Outcome, Shape, Signature, TensorSpec, check, profile,
+    CompileOptions, Engine, EngineKind, HostTensor, Network, NetworkId, Outcome, Shape, Signature, TensorSpec, check,
+    profile,
 };
 use rota_graph::{Bytes, Cut, Index, Stage, split};
 use rota_sched::{ModelId, Profile};
@@ -53,12 +54,17 @@ pub(super) fn build(
     let mut profiles = Vec::new();
     let mut shared_time = 0.0;
     let mut stacked: Vec<Vec<usize>> = Vec::new();
-    for device in devices {
-        let Some((engine, cores, threads)) = device.engine() else {
+    for (at, device) in devices.iter().enumerate() {
+        let whole = members.iter().filter(|member| member.model.profiles[at].is_some()).count();
+        let Some((engine, cores, threads)) = device.engine().filter(|_| whole > 0) else {
             networks.push(None);
             profiles.push(None);
             continue;
         };
+        if whole < members.len() {
+            // Those that it serves would have to leave it.
+            return Err(format!("{} serves {whole} of these {} models", engine.describe(), members.len()).into());
+        }
         let mut options = background::compile_options(&Default::default(), cores, threads);
         options.max_batch = Some(max_batch);
         let load = |part: &Part| engine.load(&part.file, &options).map_err(|error| error.to_string());
@@ -74,7 +80,14 @@ pub(super) fn build(
         if networks.iter().all(Option::is_none) {
             cuts.compare(&mut *network, &members)?;
         }
-        let times = cuts.measure(&**engine, &options, store, &members[0].checked.hints, max_batch)?;
+        let times = match given(device, tree, &members, max_batch) {
+            Some(times) => times,
+            None => cuts.measure(&**engine, &options, store, &members[0].checked.hints, max_batch)?,
+        };
+        let times = match engine.kind() {
+            EngineKind::Cuda => times.iter().map(background::stepped).collect::<Result<_, String>>()?,
+            _ => times,
+        };
         let all = Costs { tree, times: &times, stacks: &in_use };
         profiles.push(Some(all.profile(max_batch)?));
         shared_time = all.shared_time();
@@ -90,6 +103,13 @@ pub(super) fn build(
     let profiled = cuts.profiled(&members[0].checked.hints);
     let model = Model::of_group(id, group, (cuts.signature, memory_bytes), (profiled, profiles, true));
     Ok((Arc::new(model), networks))
+}
+
+/// ℓ(b) of the shared part and of the members' own ones, where the device's settings give it.
+fn given(device: &DeviceRole, tree: &Tree, members: &[&Known], max_batch: u32) -> Option<Vec<Profile>> {
+    let names: Vec<&str> = members.iter().map(|member| &member.model.name[..]).collect();
+    // A file knows one shared part of a model.
+    device.given().filter(|_| tree.branches.len() == 1)?.parts(&names, max_batch)
 }
 
 /// A model's networks as they were when it was loaded.

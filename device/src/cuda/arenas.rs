@@ -21,7 +21,7 @@ static ARENAS: LazyLock<Arenas> = LazyLock::new(Arenas::default);
 
 #[derive(Default)]
 struct Arenas {
-    /// By where they begin. Locked for writing only to put in or take out, never while the driver registers.
+    /// By where they begin. Locked for writing to put in or take out, and while the driver registers only when a GPU comes or is lost.
     known: RwLock<HashMap<usize, Known>>,
     /// All that were begun. Held by whoever changes registrations.
     sessions: Mutex<Vec<Weak<Session>>>,

@@ -6,6 +6,7 @@ use super::model::Model;
 use super::runner::CudaRunner;
 use super::workbench::Workbench;
 use super::{CudaError, Precision, driver, lower};
+use crate::engine::Usage;
 use crate::{Arena, CompileOptions, Engine, EngineKind, engine};
 use rota_kernels::dtype::Math;
 use std::path::Path;
@@ -26,7 +27,12 @@ impl CudaEngine {
 
     /// Opens GPU `ordinal`.
     pub fn open(ordinal: u32, precision: Precision) -> Result<CudaEngine, CudaError> {
-        let gpu = Gpu::open(driver::open()?, ordinal)?;
+        let driver = driver::open()?;
+        let count = driver.count()?;
+        if ordinal >= count {
+            return Err(CudaError::NoGpu { ordinal, count });
+        }
+        let gpu = Gpu::open(driver, ordinal)?;
         let (name, capability) = (gpu.info.name.clone(), gpu.info.compute_capability);
         let needed = match precision {
             Precision::Fp32 => Math::F32,
@@ -35,7 +41,10 @@ impl CudaEngine {
         };
         match capability >= needed.capability() {
             true => Ok(CudaEngine { gpu, precision }),
-            false => Err(CudaError::Capability { gpu: name, capability, needed: needed.capability() }),
+            false => {
+                let (precision, needed) = (precision.name(), needed.capability());
+                Err(CudaError::Capability { gpu: name, precision, capability, needed })
+            }
         }
     }
 
@@ -62,12 +71,7 @@ impl CudaEngine {
 
 impl Engine for CudaEngine {
     fn describe(&self) -> String {
-        let precision = match self.precision {
-            Precision::Fp32 => "fp32",
-            Precision::Tf32 => "tf32",
-            Precision::Fp16 => "fp16",
-        };
-        format!("{}, {precision}", self.gpu.info.name)
+        format!("{}, {}", self.gpu.info.name, self.precision.name())
     }
 
     fn kind(&self) -> EngineKind {
@@ -81,6 +85,10 @@ impl Engine for CudaEngine {
 
     fn let_go(&self, arena: &Arena) -> bool {
         arenas::let_go(arena)
+    }
+
+    fn usage(&self) -> Option<Usage> {
+        self.gpu.usage()
     }
 
     fn load(&self, file: &Path, options: &CompileOptions) -> Result<engine::Loaded, engine::LoadError> {

@@ -5,14 +5,17 @@
 
 use super::CudaError;
 use super::arenas::{self, Giving};
+use super::content::{ByContent, Shared};
 use super::driver::{Context, DeviceMemory, Driver, DriverError, Function, GpuInfo, Module, Stream};
 use super::flight::Kit;
+use super::upload::Uploads;
 use crate::Arena;
+use crate::engine::Usage;
 use rota_graph::Tensor;
 use rota_kernels::Kernel;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A GPU, and the session on it that is alive.
@@ -32,8 +35,6 @@ struct Current {
 
 /// A lost GPU is asked this often whether it is back.
 const RETRY: Duration = Duration::from_millis(100);
-/// Weights are uploaded in pieces of this size, so that the copies of a batch find their turn between them.
-const UPLOAD_PIECE: usize = 4 << 20;
 
 /// What is alive on a GPU until it is lost.
 pub struct Session {
@@ -46,13 +47,18 @@ pub struct Session {
     pub copies_out: Stream,
     module: Module,
     functions: Mutex<HashMap<&'static str, Function>>,
-    uploads: Mutex<Stream>,
-    weights: Mutex<HashMap<[u8; 32], Weak<DeviceMemory>>>,
+    uploads: Uploads,
+    weights: ByContent<DeviceMemory, CudaError>,
     arena: Mutex<Option<Arc<DeviceMemory>>>,
+    /// Bytes of the plans that there are.
+    pub(super) plan_bytes: AtomicU64,
     /// Of batches that have ended.
     kits: Mutex<Vec<Kit>>,
     lost: AtomicBool,
 }
+
+/// A constant on the GPU.
+pub type Weight = Shared<DeviceMemory, CudaError>;
 
 // SAFETY: streams, modules and functions are the driver's, which may be called on them from any thread.
 unsafe impl Sync for Session {}
@@ -77,17 +83,32 @@ impl Gpu {
             return Ok(Arc::clone(session));
         }
         if current.retry_at.is_some_and(|at| Instant::now() < at) {
-            return Err(CudaError::Lost { gpu: self.info.name.clone() });
+            return Err(CudaError::Lost { gpu: self.info.label() });
         }
         current.retry_at = Some(Instant::now() + RETRY);
         if let Some(lost) = &current.session {
             arenas::leave(lost);
-            lost.context.reset().map_err(|_| CudaError::Lost { gpu: self.info.name.clone() })?;
+            lost.context.reset().map_err(|_| CudaError::Lost { gpu: self.info.label() })?;
         }
         let session = Session::begin(self.driver, &self.info, self.image)?;
         arenas::join(&session);
         *current = Current { session: Some(Arc::clone(&session)), retry_at: None };
         Ok(session)
+    }
+}
+
+impl Gpu {
+    /// What lies in its memory; `None` while it is lost, or is just coming back.
+    pub fn usage(&self) -> Option<Usage> {
+        let session = {
+            let current = self.current.try_lock().ok()?;
+            Arc::clone(current.session.as_ref().filter(|session| !session.is_lost())?)
+        };
+        let (free, total) = session.context.memory().ok()?;
+        let weights = session.weights.sum(DeviceMemory::bytes);
+        let arena = session.arena.lock().unwrap_or_else(PoisonError::into_inner);
+        let activations = arena.as_ref().map_or(0, |arena| arena.bytes());
+        Some(Usage { weights, plans: session.plan_bytes.load(Ordering::Relaxed), activations, free, total })
     }
 }
 
@@ -103,11 +124,12 @@ impl Session {
             stream: Stream::new(&context)?,
             copies_in: Stream::new(&context)?,
             copies_out: Stream::new(&context)?,
-            uploads: Mutex::new(Stream::new(&context)?),
+            uploads: Uploads::new(&context)?,
             module,
             functions: Mutex::default(),
-            weights: Mutex::default(),
+            weights: ByContent::default(),
             arena: Mutex::default(),
+            plan_bytes: AtomicU64::new(0),
             kits: Mutex::default(),
             lost: AtomicBool::new(false),
             context,
@@ -137,24 +159,19 @@ impl Session {
     }
 
     /// A constant's memory: the one that has the same content, else a new one.
-    pub fn weight(&self, tensor: &Tensor) -> Result<Arc<DeviceMemory>, CudaError> {
-        let hash = *blake3::hash(&tensor.data).as_bytes();
-        let mut weights = self.weights.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(memory) = weights.get(&hash).and_then(Weak::upgrade) {
-            return Ok(memory);
-        }
-        weights.retain(|_, memory| memory.strong_count() > 0);
-        let memory = self.allocate(tensor.data.len() as u64, "weights")?;
-        let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-        for (piece, bytes) in tensor.data.chunks(UPLOAD_PIECE).enumerate() {
-            let to = memory.address() + (piece * UPLOAD_PIECE) as u64;
-            // SAFETY: `bytes` is borrowed from the tensor and `memory` is as large as it; both live until the stream was waited for.
-            let copied = unsafe { uploads.upload(to, bytes.as_ptr(), bytes.len()) };
-            copied.and_then(|()| uploads.synchronize()).map_err(|error| self.noted(error))?;
-        }
-        let memory = Arc::new(memory);
-        weights.insert(hash, Arc::downgrade(&memory));
-        Ok(memory)
+    pub fn weight(&self, tensor: &Tensor) -> Result<Arc<Weight>, CudaError> {
+        self.weights.get(*blake3::hash(&tensor.data).as_bytes(), || {
+            let memory = self.allocate(tensor.data.len() as u64, "weights")?;
+            self.uploads.upload(memory.address(), &tensor.data).map_err(|error| self.noted(error))?;
+            Ok(memory)
+        })
+    }
+
+    /// Lets `give` give the copies of a batch's inputs to `copies_in`, which it is given: of weights that are uploaded meanwhile, at most one
+    /// piece comes before them. Arenas stay where they are meanwhile ([`Session::giving`]).
+    pub fn copy_in(&self, give: impl FnOnce(&Stream) -> Result<(), DriverError>) -> Result<(), DriverError> {
+        let _giving = self.giving();
+        self.uploads.let_pass(&self.copies_in, || give(&self.copies_in))
     }
 
     /// Events and a table for a batch.
@@ -200,9 +217,7 @@ impl Session {
 
     /// Fills memory that nobody uses yet with zeros.
     pub fn clear(&self, memory: &DeviceMemory) -> Result<(), CudaError> {
-        let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-        let cleared = uploads.clear(memory.address(), memory.bytes() as usize).and_then(|()| uploads.synchronize());
-        cleared.map_err(|error| self.noted(error))
+        self.uploads.clear(memory.address(), memory.bytes() as usize).map_err(|error| self.noted(error))
     }
 
     /// Memory of the GPU, or the refusal with the figures.

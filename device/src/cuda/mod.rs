@@ -1,11 +1,13 @@
 //! The cuda device: a model's graph lowered to our own kernels, launched through NVIDIA's driver.
 //!
 //! [`lower`] is pure: from a graph and sizes to launches over a memory plan. [`driver`] has the driver's calls. Between them `gpu`
-//! holds what networks on a GPU share, `plan` a program as it lies there, captured, and `runner` finds the plan for what comes.
+//! holds what networks on a GPU share, `arenas` the clients' memory that all GPUs reach, `content` and `upload` weights and their way, `plan` a program as it lies on
+//! a GPU, captured; `runner` finds the plan for what comes, and `warm` has plans made before it comes.
 //! [`CudaEngine`] loads models like any other engine, so whatever runs on engines runs on GPUs: whole models and parts of a
 //! prefix group, checks, profiles.
 
 mod arenas;
+mod content;
 pub mod driver;
 mod engine;
 pub(crate) mod flight;
@@ -16,6 +18,7 @@ mod model;
 mod plan;
 pub mod roofline;
 pub(crate) mod runner;
+mod upload;
 pub(crate) mod warm;
 pub mod workbench;
 
@@ -51,10 +54,15 @@ pub enum CudaError {
     #[error("{gpu} (compute capability {}.{}) does not take the kernels of this program: {error}", capability.0, capability.1)]
     Image { gpu: String, capability: (u32, u32), error: DriverError },
     /// An older GPU than the precision takes.
-    #[error("{gpu} has compute capability {}.{}, this precision takes {}.{}", capability.0, capability.1, needed.0, needed.1)]
-    Capability { gpu: String, capability: (u32, u32), needed: (u32, u32) },
+    #[error("{gpu} has compute capability {}.{}, and precision \"{precision}\" takes {}.{}: choose \"fp32\"",
+        capability.0, capability.1, needed.0, needed.1)]
+    Capability { gpu: String, precision: &'static str, capability: (u32, u32), needed: (u32, u32) },
+    /// A GPU is named that the driver does not have.
+    #[error("there is no GPU {ordinal}: {}", present(*count))]
+    NoGpu { ordinal: u32, count: u32 },
     /// Nothing changed; less has to be loaded, or a smaller batch asked for.
-    #[error("the GPU's memory does not hold {} MB more for {what}: {} of {} MB are free", bytes >> 20, free >> 20, total >> 20)]
+    #[error("the GPU's memory does not hold {:.2} MB more for {what}: {:.2} of {:.0} MB are free; unload models, or give them smaller batches",
+        mb(*bytes), mb(*free), mb(*total))]
     OutOfMemory { what: &'static str, bytes: u64, free: u64, total: u64 },
     /// It comes back by itself when it can.
     #[error("{gpu} is lost; it is asked again until it answers")]
@@ -66,6 +74,30 @@ pub enum CudaError {
     Index,
     #[error("an output has a type or more dimensions than are carried")]
     Output,
+}
+
+impl Precision {
+    /// As settings and the command line spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::Fp32 => "fp32",
+            Precision::Tf32 => "tf32",
+            Precision::Fp16 => "fp16",
+        }
+    }
+}
+
+/// Which GPUs there are, in words.
+fn present(count: u32) -> String {
+    match count {
+        0 => "the driver has none".to_owned(),
+        1 => "the driver has one, number 0".to_owned(),
+        _ => format!("the driver has {count}, numbered from 0 to {}", count - 1),
+    }
+}
+
+fn mb(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 /// The device's word for an element type of a graph.

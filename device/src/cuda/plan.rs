@@ -2,12 +2,13 @@
 
 use super::CudaError;
 use super::driver::{DeviceMemory, DriverError, Graph, PinnedMemory, Stream};
-use super::gpu::Session;
+use super::gpu::{Session, Weight};
 use super::lower::Program;
 use super::lower::program::{Members, Place, placed};
 use crate::{DType, Shape};
 use rota_kernels::{Cost, Pointer};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use zerocopy::IntoBytes;
 
 /// A program bound to a session; void when that is lost.
@@ -16,7 +17,7 @@ pub struct Plan {
     /// Captured for these addresses.
     graph: Graph,
     /// Kept for the graph, which names their addresses.
-    _weights: Vec<Arc<DeviceMemory>>,
+    _weights: Vec<Arc<Weight>>,
     _arena: Arc<DeviceMemory>,
     inputs: DeviceMemory,
     outputs: DeviceMemory,
@@ -84,7 +85,7 @@ impl Plan {
                 Place::Table { offset } => table.as_mut_ptr() as u64 + offset,
                 Place::Constant(tensor) => {
                     weights.push(session.weight(tensor)?);
-                    weights[weights.len() - 1].address()
+                    weights[weights.len() - 1].value().address()
                 }
             });
         }
@@ -103,6 +104,7 @@ impl Plan {
         });
         let output_places = output_places.collect::<Option<Vec<_>>>().ok_or(CudaError::Output)?;
         let session = Arc::clone(session);
+        session.plan_bytes.fetch_add(inputs.bytes() + outputs.bytes(), Ordering::Relaxed);
         let flag = program.flag.map(|flag| flag as usize);
         let members = program.steps.iter().filter_map(|step| step.members.as_ref()).map(|members| {
             let at = (addresses[members.table.0 as usize] - table.as_mut_ptr() as u64) as usize;
@@ -215,6 +217,12 @@ impl Plan {
     pub fn output(&self, index: usize) -> &[u8] {
         let place = &self.output_places[index];
         &self.fetched.bytes()[place.offset..place.offset + place.bytes]
+    }
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        self.session.plan_bytes.fetch_sub(self.inputs.bytes() + self.outputs.bytes(), Ordering::Relaxed);
     }
 }
 

@@ -11,7 +11,9 @@ mod network;
 mod profile_file;
 
 pub use network::{EmulatedNetwork, Pace, Timing};
-pub use profile_file::{EmulatedPrefix, EmulatedProfile, EmulatedSuffix, ProfileFileError, read_profiles};
+pub use profile_file::{
+    EmulatedPrefix, EmulatedProfile, EmulatedSuffix, ProfileFileError, Times, read_profiles, read_times,
+};
 
 use crate::cpu::{EARLY_RING, earlies, fail};
 use crate::{Batch, BatchId, Device, Early, Network, NetworkId, Outcome, Waker};

@@ -26,12 +26,15 @@
 //! ```
 //!
 //! The batch axis of each tensor follows from the names, by the rule that holds for models from files.
+//!
+//! Of a device that is not emulated the same file may say how long batches take ([`read_times`]); what the models look like then
+//! follows from their own files, and `inputs`, `outputs` and sizes may be left out.
 
 use super::Pace;
 use crate::engine::{CompileOptions, Declared, LoadError, declared_signature};
 use crate::{DType, Dim, Signature};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +48,16 @@ pub struct EmulatedProfile {
     pub pace: Pace,
     pub memory_bytes: u64,
     /// What it has behind the part that it shares, if it shares one.
+    pub suffix: Option<EmulatedSuffix>,
+}
+
+/// How long a model's batches take, as a file says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Times {
+    pub model: String,
+    /// Of the whole model.
+    pub pace: Pace,
+    /// What it has behind the part that it shares, if the file says so.
     pub suffix: Option<EmulatedSuffix>,
 }
 
@@ -81,11 +94,30 @@ pub enum ProfileFileError {
 
 /// Reads the profiles of a file, in their order.
 pub fn read_profiles(file: &Path) -> Result<Vec<EmulatedProfile>, ProfileFileError> {
-    let text = std::fs::read_to_string(file).map_err(|error| ProfileFileError::Io { file: file.to_owned(), error })?;
-    parse(file, &text)
+    parse(file, &read(file)?)
+}
+
+/// Reads how long the models of a file take, in their order.
+pub fn read_times(file: &Path) -> Result<Vec<Times>, ProfileFileError> {
+    parse_each(file, &read(file)?, |entry, prefixes, _| times(&entry, prefixes))
+}
+
+fn read(file: &Path) -> Result<String, ProfileFileError> {
+    std::fs::read_to_string(file).map_err(|error| ProfileFileError::Io { file: file.to_owned(), error })
 }
 
 fn parse(file: &Path, text: &str) -> Result<Vec<EmulatedProfile>, ProfileFileError> {
+    parse_each(file, text, |entry, prefixes, earlier| {
+        profile(file, entry, prefixes).and_then(|profile| check_inputs(profile, earlier))
+    })
+}
+
+/// What `read` makes of each profile of a file, given the shared parts and what it made of those before.
+fn parse_each<T>(
+    file: &Path,
+    text: &str,
+    read: impl Fn(Entry, &[Arc<EmulatedPrefix>], &[T]) -> Result<T, String>,
+) -> Result<Vec<T>, ProfileFileError> {
     let form = |error| ProfileFileError::Form { file: file.to_owned(), error: Box::new(error) };
     let parsed: File = toml::from_str(text).map_err(form)?;
     let mut prefixes: Vec<Arc<EmulatedPrefix>> = Vec::new();
@@ -101,12 +133,13 @@ fn parse(file: &Path, text: &str) -> Result<Vec<EmulatedProfile>, ProfileFileErr
             text,
         })?));
     }
-    let mut profiles: Vec<EmulatedProfile> = Vec::with_capacity(parsed.profile.len());
+    let mut profiles: Vec<T> = Vec::with_capacity(parsed.profile.len());
+    let mut seen = BTreeSet::new();
     for entry in parsed.profile {
         let model = entry.model.clone();
-        let result = match profiles.iter().any(|profile| profile.model == model) {
-            true => Err("it is in the file twice".into()),
-            false => profile(file, entry, &prefixes).and_then(|profile| check_inputs(profile, &profiles)),
+        let result = match seen.insert(model.clone()) {
+            false => Err("it is in the file twice".into()),
+            true => read(entry, &prefixes, &profiles),
         };
         profiles.push(result.map_err(|text| ProfileFileError::Profile { file: file.to_owned(), model, text })?);
     }
@@ -142,7 +175,9 @@ struct Entry {
     prefix: Option<String>,
     suffix_ms: Option<Table>,
     suffix_mb: Option<f64>,
+    #[serde(default)]
     inputs: Vec<Tensor>,
+    #[serde(default)]
     outputs: Vec<Tensor>,
 }
 
@@ -166,7 +201,7 @@ fn prefix(entry: PrefixEntry) -> Result<EmulatedPrefix, String> {
     Ok(EmulatedPrefix { name: entry.name, pace, memory_bytes: bytes("memory_mb", entry.memory_mb)? })
 }
 
-fn profile(file: &Path, entry: Entry, prefixes: &[Arc<EmulatedPrefix>]) -> Result<EmulatedProfile, String> {
+fn times(entry: &Entry, prefixes: &[Arc<EmulatedPrefix>]) -> Result<Times, String> {
     let suffix = match (&entry.prefix, &entry.suffix_ms) {
         (None, None) if entry.suffix_mb.is_none() => None,
         (Some(name), Some(table)) => {
@@ -182,6 +217,11 @@ fn profile(file: &Path, entry: Entry, prefixes: &[Arc<EmulatedPrefix>]) -> Resul
         (None, Some(suffix)) => suffix.prefix.pace.and(&suffix.pace),
         (None, None) => return Err("batch_ms is missing: how long batches take".into()),
     };
+    Ok(Times { model: entry.model.clone(), pace, suffix })
+}
+
+fn profile(file: &Path, entry: Entry, prefixes: &[Arc<EmulatedPrefix>]) -> Result<EmulatedProfile, String> {
+    let Times { model, pace, suffix } = times(&entry, prefixes)?;
     let both = suffix.as_ref().map_or(0, |suffix| suffix.prefix.memory_bytes + suffix.memory_bytes);
     let memory_bytes = entry.memory_mb.map_or(Ok(both), |mb| bytes("memory_mb", mb))?;
     let (inputs, outputs) = (tensors("inputs", entry.inputs)?, tensors("outputs", entry.outputs)?);
@@ -193,7 +233,7 @@ fn profile(file: &Path, entry: Entry, prefixes: &[Arc<EmulatedPrefix>]) -> Resul
             LoadError::Rank { tensor, rank, .. } => format!("'{tensor}' has {rank} dimensions; at most 8 are carried"),
             other => other.to_string(),
         })?;
-    Ok(EmulatedProfile { model: entry.model, signature, pace, memory_bytes, suffix })
+    Ok(EmulatedProfile { model, signature, pace, memory_bytes, suffix })
 }
 
 /// Models that begin with the same part take the same inputs: it is what reads them.
@@ -297,6 +337,18 @@ outputs = [{ name = "y", dtype = "f32", dims = ["batch", 2] }]
         }
         let prefix = |profile: &EmulatedProfile| profile.suffix.as_ref().unwrap().prefix.clone();
         assert!(Arc::ptr_eq(&prefix(age), &prefix(sex)));
+    }
+
+    #[test]
+    fn times_need_no_tensors_and_take_what_an_emulated_device_takes() {
+        let read = |text: &str| parse_each(Path::new("p.toml"), text, |entry, prefixes, _| times(&entry, prefixes));
+        let lines = SHARING.lines().filter(|line| !line.starts_with("inputs") && !line.starts_with("outputs"));
+        let bare = read(&lines.collect::<Vec<_>>().join("\n")).unwrap();
+        assert_eq!(bare, read(SHARING).unwrap());
+        assert_eq!((&bare[0].model[..], bare[0].pace.of(1).as_millis()), ("age", 20));
+        assert_eq!(bare[0].suffix.as_ref().unwrap().prefix.name, "trunk");
+        let error = read("[[profile]]\nmodel = \"a\"\n").unwrap_err().to_string();
+        assert_eq!(error, "p.toml: profile of model 'a': batch_ms is missing: how long batches take");
     }
 
     #[test]

@@ -31,6 +31,10 @@ pub trait Engine: Send + Sync {
     fn let_go(&self, _arena: &Arena) -> bool {
         true
     }
+    /// What lies in the device's own memory, where it has some and answers at once.
+    fn usage(&self) -> Option<Usage> {
+        None
+    }
     /// Loads a model as a network of its own.
     fn compile(&self, file: &Path, options: &CompileOptions) -> Result<Box<dyn Network>, LoadError> {
         let Loaded { signature, memory_bytes, runner } = self.load(file, options)?;
@@ -38,6 +42,18 @@ pub trait Engine: Send + Sync {
         network.reserve(options.max_batch.unwrap_or(0));
         Ok(Box::new(network))
     }
+}
+
+/// Bytes of a device's own memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Usage {
+    pub weights: u64,
+    /// Inputs and outputs of plans.
+    pub plans: u64,
+    /// The arena of activations that plans made from now on share; older, smaller ones live as long as their plans.
+    pub activations: u64,
+    pub free: u64,
+    pub total: u64,
 }
 
 /// A model that an engine has loaded: what a network is made of.

@@ -36,4 +36,31 @@ impl Standin {
         run();
         std::array::from_fn(|at| self.count(what[at]) - before[at])
     }
+
+    /// What happened to copies from the host while `run` ran, in order.
+    pub fn traced(&self, run: impl FnOnce()) -> Vec<Moment> {
+        // SAFETY: the stand-in declares the functions so; the second writes no more moments of four words than there is room for.
+        unsafe {
+            let begin = self.0.get::<unsafe extern "C" fn()>(b"rota_standin_trace_begin\0").unwrap();
+            let end = self.0.get::<unsafe extern "C" fn(*mut u64, u64) -> u64>(b"rota_standin_trace_end\0").unwrap();
+            begin();
+            run();
+            let mut words = vec![[0u64; 4]; 1 << 20];
+            let count = end(words.as_mut_ptr().cast(), words.len() as u64) as usize;
+            assert!(count <= words.len(), "{count} moments are more than there is room for");
+            words.truncate(count);
+            words.into_iter().map(|[copy, _, bytes, done]| Moment { copy, bytes, done: done != 0 }).collect()
+        }
+    }
+}
+
+/// Something that happened to a copy from the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Copies are numbered as they are given.
+    pub copy: u64,
+    /// When it is given; 0 when it is done.
+    pub bytes: u64,
+    /// It is done; else it is given.
+    pub done: bool,
 }

@@ -48,6 +48,7 @@ typedef enum CUdevice_attribute {
   CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID = 50,
   CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75,
   CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76,
+  CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED = 115,
 } CUdevice_attribute;
 
 /* How host memory is pinned: CU_MEMHOSTALLOC_* and CU_MEMHOSTREGISTER_*, which agree in the first two. */

@@ -88,7 +88,7 @@ uint64_t copy_time(uint64_t bytes);
 uint64_t inside_time(uint64_t bytes);
 uint64_t kernel_time(const std::string& kernel, const uint32_t grid[3], const void* params, size_t params_bytes);
 
-// trace.cpp: writes down what an engine does and when, if ROTA_STANDIN_TRACE names a file.
+// timetable.cpp: writes down what an engine does and when, if ROTA_STANDIN_TRACE names a file.
 void trace(const Stream& stream, const Operation& operation, uint64_t call, uint64_t asked, Span span);
 
 }  // namespace standin

@@ -120,6 +120,9 @@ void complain(const std::string& what);
 // What was asked for so far, for tests: "graph launch", "launch" (of one kernel), "upload", "staged upload", "download", "staged download",
 // "copy", "register", "unregister", "capture", "allocate".
 void count(const char* what);
+// For tests: the order in which copies to a GPU were given and done; see trace.cpp.
+uint64_t trace_given(const void* stream, size_t bytes);
+void trace_done(uint64_t number);
 const char* setting(const char* name, const char* otherwise);
 
 }  // namespace standin

@@ -3,10 +3,13 @@
 // ROTA_STANDIN_GPUS       how many GPUs there are (1)
 // ROTA_STANDIN_MEMORY_MB  memory of each (16384)
 // ROTA_STANDIN_CC         compute capability ("9.0")
+// ROTA_STANDIN_POOLS      0: as a driver without memory pools (1)
 // ROTA_STANDIN_GPU        whose times it has: h100, h200, a100, l4 or t4; unset: what the host takes to compute (clock.h)
 // ROTA_STANDIN_HOST       how the host's own time passes then: "real", or "none" (clock.h)
+// ROTA_STANDIN_SLOWER     how many times as long everything takes then (1; model.cpp)
 // ROTA_STANDIN_TIMES      a file that says what kernels take there (model.cpp)
-// ROTA_STANDIN_TRACE      a file for what happens when, as chrome://tracing shows it (trace.cpp)
+// ROTA_STANDIN_TRACE      a file for what happens when, as chrome://tracing shows it (timetable.cpp)
+// ROTA_STANDIN_COPY_US_PER_MB  how long copies from the host take at least (0)
 // ROTA_STANDIN_FAULTS     a file that is looked at before each call that a fault can hit; its lines:
 //   lost N       GPU N does not answer; when the line goes, a context that is reset works again
 //   alloc N      the Nth allocation from when the line was first seen fails, once

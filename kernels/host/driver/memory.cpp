@@ -44,6 +44,13 @@ std::shared_ptr<void> begin_copy(Device* device, const void* pointer, size_t byt
   return std::shared_ptr<void>(copies.get(), [copies](void*) { --*copies; });
 }
 
+// As long as copies from the host are to take.
+void take_time(size_t bytes) {
+  static const size_t us_per_mb = static_cast<size_t>(atoll(setting("ROTA_STANDIN_COPY_US_PER_MB", "0")));
+  const size_t us = us_per_mb * bytes >> 20;
+  if (us) std::this_thread::sleep_for(std::chrono::microseconds(us));
+}
+
 constexpr size_t ALIGNMENT = 256;
 
 }  // namespace
@@ -73,6 +80,14 @@ ROTA_DRIVER_CALL cuMemAlloc_v2(CUdeviceptr* address, size_t bytes) {
   return CUDA_SUCCESS;
 }
 
+// The pool has whatever is free; the address is good at once, as one of a real pool is.
+ROTA_DRIVER_CALL cuMemAllocAsync(CUdeviceptr* address, size_t bytes, CUstream handle) {
+  Device* device;
+  if (CUresult result = current(device)) return result;
+  if (!device->find<Stream>(handle)) return CUDA_ERROR_INVALID_HANDLE;
+  return cuMemAlloc_v2(address, bytes);
+}
+
 ROTA_DRIVER_CALL cuMemFree_v2(CUdeviceptr address) {
   Device* device;
   if (CUresult result = current(device)) return result;
@@ -83,6 +98,31 @@ ROTA_DRIVER_CALL cuMemFree_v2(CUdeviceptr address) {
   device->allocations.erase(found);
   free(reinterpret_cast<void*>(address));
   return CUDA_SUCCESS;
+}
+
+// Nothing may be given to the GPU that uses it from now on; it is free once the stream has come to this.
+ROTA_DRIVER_CALL cuMemFreeAsync(CUdeviceptr address, CUstream handle) {
+  Device* device;
+  if (CUresult result = current(device)) return result;
+  auto stream = device->find<Stream>(handle);
+  if (!stream) return CUDA_ERROR_INVALID_HANDLE;
+  size_t bytes;
+  {
+    std::lock_guard lock(device->mutex);
+    auto found = device->allocations.find(address);
+    if (found == device->allocations.end()) return CUDA_ERROR_INVALID_VALUE;
+    bytes = found->second;
+    device->allocations.erase(found);
+  }
+  // Given back even where the stream never comes to it, in a context that is lost.
+  std::shared_ptr<void> memory(reinterpret_cast<void*>(address), free);
+  const auto work = [=] {
+    std::lock_guard lock(device->mutex);
+    device->memory_used -= bytes;
+    return (void)memory, CUDA_SUCCESS;
+  };
+  uint64_t comes;
+  return stream->push_point(0, work, &comes) ? CUDA_SUCCESS : CUDA_ERROR_NOT_SUPPORTED;
 }
 
 ROTA_DRIVER_CALL cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
@@ -163,13 +203,14 @@ ROTA_DRIVER_CALL cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t b
   void* target = reinterpret_cast<void*>(to);
   const auto copy = begin_copy(device, from, bytes);
   count(copy ? "upload" : "staged upload");
+  const uint64_t number = trace_given(stream.get(), bytes);
   if (copy) {
-    const auto work = [=] { return memcpy(target, from, bytes), (void)copy, CUDA_SUCCESS; };
+    const auto work = [=] { return take_time(bytes), memcpy(target, from, bytes), (void)copy, trace_done(number), CUDA_SUCCESS; };
     stream->push({Kind::COPY_IN, "copy in", bytes, copy_time(bytes), work});
   } else {
     const char* first = static_cast<const char*>(from);
     auto staged = std::make_shared<std::vector<char>>(first, first + bytes);
-    const auto work = [=] { return memcpy(target, staged->data(), bytes), CUDA_SUCCESS; };
+    const auto work = [=] { return take_time(bytes), memcpy(target, staged->data(), bytes), trace_done(number), CUDA_SUCCESS; };
     stream->push({Kind::COPY_IN, "staged copy in", bytes, copy_time(bytes), work});
   }
   return CUDA_SUCCESS;

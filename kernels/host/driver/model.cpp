@@ -37,6 +37,13 @@ const Limits* find(const char* name) {
   return nullptr;
 }
 
+// ROTA_STANDIN_SLOWER: everything takes so many times as long. A daemon plans in real time: where this host computes for milliseconds what the
+// GPU does in microseconds, each batch overruns its profile, unless the GPU is that much slower.
+uint64_t slower() {
+  static const uint64_t factor = strtoull(setting("ROTA_STANDIN_SLOWER", "1"), nullptr, 10);
+  return factor;
+}
+
 uint64_t nanoseconds(uint64_t bytes, double bytes_per_second) {
   return static_cast<uint64_t>(std::ceil(static_cast<double>(bytes) / bytes_per_second * 1e9));
 }
@@ -101,23 +108,26 @@ bool settings_are_sound() {
   for (const Limits& limits : GPUS) known += std::string(known.empty() ? "" : ", ") + limits.name;
   if (!gpu.empty() && !limits()) return complain("ROTA_STANDIN_GPU is " + gpu + ", known are " + known), false;
   if (host != "real" && host != "none") return complain("ROTA_STANDIN_HOST is " + host + ", it may be real or none"), false;
+  if (slower() == 0 || slower() > 1'000'000) return complain("ROTA_STANDIN_SLOWER may be 1 to 1000000"), false;
   if (!times().wrong.empty()) return complain(times().wrong), false;
   return true;
 }
 
-uint64_t copy_time(uint64_t bytes) { return limits() ? COPY_START + nanoseconds(bytes, limits()->bus_bytes_per_second) : 0; }
+uint64_t copy_time(uint64_t bytes) {
+  return limits() ? slower() * (COPY_START + nanoseconds(bytes, limits()->bus_bytes_per_second)) : 0;
+}
 
 uint64_t inside_time(uint64_t bytes) {
-  return limits() ? std::max(KERNEL_LEAST, nanoseconds(bytes, limits()->memory_bytes_per_second)) : 0;
+  return limits() ? slower() * std::max(KERNEL_LEAST, nanoseconds(bytes, limits()->memory_bytes_per_second)) : 0;
 }
 
 uint64_t kernel_time(const std::string& kernel, const uint32_t grid[3], const void* params, size_t params_bytes) {
   if (!limits()) return 0;
   const auto skip = times().address_bytes.find(kernel);
-  if (skip == times().address_bytes.end() || skip->second > params_bytes) return KERNEL_LEAST;
+  if (skip == times().address_bytes.end() || skip->second > params_bytes) return slower() * KERNEL_LEAST;
   const unsigned char* scalars = static_cast<const unsigned char*>(params) + skip->second;
   const auto found = times().nanoseconds.find(Times::key(kernel, grid, fnv1a(scalars, params_bytes - skip->second)));
-  return found == times().nanoseconds.end() ? KERNEL_LEAST : std::max(KERNEL_LEAST, found->second);
+  return slower() * (found == times().nanoseconds.end() ? KERNEL_LEAST : std::max(KERNEL_LEAST, found->second));
 }
 
 }  // namespace standin

@@ -117,7 +117,8 @@ fn ask(
 /// The tensors of each request of an item, in order; without what is fed back.
 pub fn requests(manifest: &Manifest, model: &Model, item: &Item) -> Result<Vec<Tensors>, Failure> {
     if let Some(file) = &item.file {
-        let bytes = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let file = manifest.root.join(file);
+        let bytes = std::fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         let tensors = model.encode.iter().map(|(input, encoding)| match encoding {
             Encoding::Magika => {
                 let tokens = magika::tokens(&bytes).ok_or("the file is too short for magika")?;
@@ -155,7 +156,8 @@ fn take_row(tensor: &HostTensor, number: usize) -> Result<HostTensor, Failure> {
     HostTensor::from_bytes(tensor.dtype, shape, row).ok_or_else(|| "a row is too large".into())
 }
 
-fn fill(request: &mut Request, tensors: &Tensors) -> Result<(), Failure> {
+/// Writes the tensors into the request's memory.
+pub fn fill(request: &mut Request, tensors: &Tensors) -> Result<(), Failure> {
     for (name, tensor) in tensors {
         let dims = tensor.shape.dims();
         match tensor.dtype {
@@ -169,7 +171,7 @@ fn fill(request: &mut Request, tensors: &Tensors) -> Result<(), Failure> {
 }
 
 /// Room for an output of one item; where the model leaves a dimension open, for what a line of text can have.
-fn room(info: &TensorInfo) -> usize {
+pub fn room(info: &TensorInfo) -> usize {
     const OPEN: usize = 256;
     let dims = info.dims.iter().enumerate().map(|(axis, dim)| match dim {
         _ if info.batch_axis == Some(axis) => 1,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// How much load, for how long.
 pub struct Plan {
     pub length: Duration,
-    /// Share of the device that all models together are to take, each in batches of one: batching makes it less.
+    /// Share of the devices that all models together are to take, each in batches of one: batching makes it less.
     pub share: f64,
 }
 
@@ -30,6 +30,8 @@ struct Stream {
 
 /// Requests per second that are asked of one model at most: more shows nothing new on one machine.
 const RATE_MAX: f64 = 500.0;
+/// On a device that is slow for a model its SLO is at least so many times ℓ(1): what nothing can meet shows nothing.
+const SLO_FACTOR: f64 = 4.0;
 const REDRAW: Duration = Duration::from_millis(250);
 /// Between lines when nobody watches.
 const LINE: Duration = Duration::from_secs(2);
@@ -45,11 +47,19 @@ pub fn show(
 ) -> Result<(), Failure> {
     let bench = find_bench()?;
     let before = status(socket)?;
+    let devices = before["devices"].as_array().map_or(1, Vec::len).max(1) as f64;
     let models: Vec<&Model> = manifest.models.iter().filter(|m| m.task != Task::Map).collect();
     let mut streams = Vec::new();
     for (index, model) in models.iter().enumerate() {
-        let Some((batch_of_one_ms, slo_ms)) = profile_of(&before, &model.name) else { continue };
-        let rate = (plan.share / models.len() as f64 * 1e3 / batch_of_one_ms).min(RATE_MAX);
+        let Some((batch_of_one_ms, wanted_ms)) = profile_of(&before, &model.name) else { continue };
+        let slo_ms = wanted_ms.max(SLO_FACTOR * batch_of_one_ms);
+        if slo_ms > wanted_ms {
+            let name = &model.name;
+            println!(
+                "{name} takes {batch_of_one_ms:.0} ms alone here: its SLO is {slo_ms:.0} ms instead of {wanted_ms:.0}"
+            );
+        }
+        let rate = (devices * plan.share / models.len() as f64 * 1e3 / batch_of_one_ms).min(RATE_MAX);
         let inputs = write_inputs(manifest, model, workshop, index)?;
         let session = format!("{},slo_ms={slo_ms},rate={rate:.3}{inputs}{}", model.name, rooms_of(rooms, &model.name));
         let process = Command::new(&bench)
@@ -64,9 +74,10 @@ pub fn show(
         streams.push(Stream { model: model.name.clone(), slo_ms, rate, process });
     }
     println!(
-        "Poisson load from {} processes, each request with the SLO of its model; all together about {:.0} % of the device:",
+        "Poisson load from {} processes, each request with the SLO of its model; all together about {:.0} % of {}:",
         streams.len(),
-        plan.share * 1e2
+        plan.share * 1e2,
+        if devices > 1.0 { format!("the {devices} devices") } else { "the device".to_owned() },
     );
     let begin = Instant::now();
     let watched = watch(&mut streams, socket, plan.length, interrupted);
@@ -78,7 +89,7 @@ pub fn show(
     }
     let after = after?;
     println!();
-    print_table(&streams, &reports, &before, &after, took);
+    print_table(&streams, &reports, &before, &after, took.mul_f64(devices));
     Ok(())
 }
 
@@ -163,7 +174,8 @@ fn watch(streams: &mut [Stream], socket: &Path, length: Duration, interrupted: &
 }
 
 fn session<'a>(status: &'a Value, stream: &Stream) -> Option<&'a Value> {
-    let ours = |s: &&Value| s["model"] == stream.model.as_str() && s["slo_ms"].as_f64() == Some(stream.slo_ms);
+    let is_its = |slo_ms: f64| (slo_ms - stream.slo_ms).abs() < 1e-3;
+    let ours = |s: &&Value| s["model"] == stream.model.as_str() && s["slo_ms"].as_f64().is_some_and(is_its);
     status["sessions"].as_array()?.iter().find(ours)
 }
 
@@ -207,7 +219,8 @@ fn finish(stream: &mut Stream, cut_short: bool) -> Result<Value, Failure> {
     Ok(serde_json::from_str(&text)?)
 }
 
-fn print_table(streams: &[Stream], reports: &[Value], before: &Value, after: &Value, took: Duration) {
+/// `device_time`: what all devices together had.
+fn print_table(streams: &[Stream], reports: &[Value], before: &Value, after: &Value, device_time: Duration) {
     println!(
         "{:<18} {:>7} {:>9} {:>9} {:>9} {:>6} {:>8} {:>8} {:>8} {:>6} {:>7}",
         "session",
@@ -237,7 +250,7 @@ fn print_table(streams: &[Stream], reports: &[Value], before: &Value, after: &Va
             of("p99_ms"),
             of("p999_ms"),
             of("mean_batch"),
-            busy_ms / 10.0 / took.as_secs_f64(),
+            busy_ms / 10.0 / device_time.as_secs_f64(),
         );
     }
 }

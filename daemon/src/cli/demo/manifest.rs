@@ -12,6 +12,9 @@ pub struct Manifest {
     /// The folder that paths are relative to.
     #[serde(skip)]
     pub folder: PathBuf,
+    /// The project's, for an item's `file`: two levels up.
+    #[serde(skip)]
+    pub root: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -80,6 +83,7 @@ impl Manifest {
             return Err(format!("{}: schema {}, but this demo reads {SCHEMA}", path.display(), manifest.schema));
         }
         manifest.folder = path.parent().unwrap_or(Path::new(".")).to_path_buf();
+        manifest.root = manifest.folder.parent().unwrap_or(Path::new(".")).join("..");
         Ok(manifest)
     }
 

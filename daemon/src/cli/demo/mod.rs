@@ -1,9 +1,10 @@
 //! `rota demo`: a daemon, real models, real answers, and load from separate processes, in about twenty seconds.
 
-mod answers;
+pub mod answers;
+mod device;
 mod load;
 mod magika;
-mod manifest;
+pub mod manifest;
 mod ocr;
 mod processes;
 
@@ -21,7 +22,7 @@ use std::time::Duration;
 /// Serve real models, check their answers in words, and show them under load
 #[derive(clap::Args)]
 #[command(before_help = "Examples, in the project's folder; `make demo` builds it first:\n  \
-    rota demo --seconds 20\n  rota demo ocr page.png")]
+    rota demo --seconds 20\n  rota demo ocr page.png\n  rota demo --device cuda")]
 pub struct Arguments {
     #[command(subcommand)]
     part: Option<Part>,
@@ -34,9 +35,8 @@ pub struct Arguments {
     /// Share of the device that the load aims at, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
     load: u32,
-    /// Inference engine: "auto", "onnxruntime" or "rten"
-    #[arg(long, value_name = "NAME", default_value = "auto", global = true)]
-    engine: String,
+    #[command(flatten)]
+    device: device::DeviceArguments,
     /// Answers only, no load
     #[arg(long)]
     answers_only: bool,
@@ -69,6 +69,7 @@ pub fn run(arguments: Arguments) -> Outcome {
         flag::register(signal, Arc::clone(&interrupted.0))?;
     }
     let manifest = find_manifest(&arguments.models)?;
+    let device = arguments.device.settings()?;
     // Dropped in reverse: the daemon ends before its folder goes.
     let workshop = Workshop::new()?;
     let repository = manifest.folder.join(&manifest.repository);
@@ -77,8 +78,7 @@ pub fn run(arguments: Arguments) -> Outcome {
         None if ocr::is_possible(&manifest) => Some(ocr::Page::open(&Default::default(), &manifest)?),
         None => None,
     };
-    let queries = page.as_ref().map_or("", |_| ocr::QUERY);
-    let mut daemon = DaemonProcess::start(&workshop, &repository, &arguments.engine, queries)?;
+    let mut daemon = DaemonProcess::start(&workshop, &repository, &device)?;
     let done = show(&arguments, &manifest, page.as_ref(), &workshop, &mut daemon, &interrupted);
     daemon.stop();
     match done {

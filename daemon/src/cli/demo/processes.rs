@@ -46,20 +46,14 @@ pub struct DaemonProcess {
 const STOP_MAX: Duration = Duration::from_secs(10);
 
 impl DaemonProcess {
-    /// `queries` are settings.
-    pub fn start(
-        workshop: &Workshop,
-        repository: &Path,
-        engine: &str,
-        queries: &str,
-    ) -> Result<DaemonProcess, Failure> {
+    /// `settings`: its devices.
+    pub fn start(workshop: &Workshop, repository: &Path, settings: &str) -> Result<DaemonProcess, Failure> {
         let repository = repository.canonicalize().map_err(|error| format!("{}: {error}", repository.display()))?;
         let quoted = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
         let config = format!(
-            "repository = {}\nprofile_cache = {}\n[[device]]\nkind = \"cpu\"\nengine = {}\n{queries}",
+            "repository = {}\nprofile_cache = {}\n{settings}",
             quoted(&repository),
             quoted(&workshop.profiles),
-            toml::Value::String(engine.to_string()),
         );
         let config_path = workshop.folder.join("rota.toml");
         fs::write(&config_path, config)?;
@@ -90,7 +84,11 @@ impl DaemonProcess {
             interrupted.check()?;
             if let Some(status) = self.process.try_wait()? {
                 let log = fs::read_to_string(&self.log).unwrap_or_default();
-                return Err(format!("the daemon ended ({status}): {}", log.trim_end()).into());
+                let why = log.lines().rev().find_map(|line| line.strip_prefix("rota: "));
+                return Err(match why {
+                    Some(why) => format!("the demo's daemon can't start: {why}").into(),
+                    None => format!("the demo's daemon ended ({status}): {}", log.trim_end()).into(),
+                });
             }
             // It may not listen yet.
             let status = Control::connect(&self.socket, Duration::from_secs(10)).and_then(|mut c| c.status());

@@ -21,6 +21,11 @@ pub struct GpuInfo {
 }
 
 impl GpuInfo {
+    /// "GPU 0, NVIDIA H100 80GB HBM3".
+    pub fn label(&self) -> String {
+        format!("GPU {}, {}", self.ordinal, self.name)
+    }
+
     /// Cores on the GPU's own node, as the system knows them; empty where it does not.
     pub fn near_cores(&self) -> Vec<usize> {
         let file = format!("/sys/bus/pci/devices/{}/local_cpulist", self.pci);
@@ -57,12 +62,7 @@ impl Driver {
         // SAFETY: `device` is valid; one integer is written.
         check("cuDeviceTotalMem", unsafe { sys::cuDeviceTotalMem_v2(&mut bytes, device) })?;
         use sys::CUdevice_attribute as A;
-        let attribute = |attribute| {
-            let mut value = 0;
-            // SAFETY: `device` is valid; one integer is written.
-            let got = unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) };
-            check("cuDeviceGetAttribute", got).map(|()| value.max(0) as u32)
-        };
+        let attribute = |of| attribute(device, of);
         let major = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
         let minor = attribute(A::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         let multiprocessors = attribute(A::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
@@ -88,10 +88,19 @@ impl Driver {
     }
 }
 
+fn attribute(device: sys::CUdevice, attribute: sys::CUdevice_attribute) -> Result<u32, DriverError> {
+    let mut value = 0;
+    // SAFETY: the driver is initialised, which the device proves, or refuses the device; one integer is written.
+    let got = unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) };
+    check("cuDeviceGetAttribute", got).map(|()| value.max(0) as u32)
+}
+
 /// A GPU's primary context, held.
 pub struct Context {
     raw: sys::CUcontext,
     device: sys::CUdevice,
+    /// Where memory is taken and given back in order, a stream of its own; `None` where the driver has no pools.
+    memory: Option<sys::CUstream>,
     /// After a reset the driver may give the same names and addresses to others, so that ours must not be named any more.
     ended: AtomicBool,
 }
@@ -108,9 +117,50 @@ impl Context {
         let mut raw = std::ptr::null_mut();
         // SAFETY: `device` is valid; one pointer is written.
         check("cuDevicePrimaryCtxRetain", unsafe { sys::cuDevicePrimaryCtxRetain(&mut raw, device) })?;
-        let context = Context { raw, device, ended: AtomicBool::new(false) };
+        let mut context = Context { raw, device, memory: None, ended: AtomicBool::new(false) };
         context.enter()?;
+        if attribute(device, sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? != 0 {
+            let mut stream = std::ptr::null_mut();
+            let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+            // SAFETY: the context is current; one pointer is written.
+            check("cuStreamCreate", unsafe { sys::cuStreamCreate(&mut stream, flags) })?;
+            context.memory = Some(stream);
+        }
         Ok(context)
+    }
+
+    /// Takes memory of the GPU, which any stream may use at once. The context has to be the thread's.
+    pub(super) fn allocate(&self, bytes: usize) -> Result<u64, DriverError> {
+        let mut address = 0;
+        let Some(stream) = self.memory else {
+            // SAFETY: a context is current; one address is written.
+            return check("cuMemAlloc", unsafe { sys::cuMemAlloc_v2(&mut address, bytes) }).map(|()| address);
+        };
+        // SAFETY: a context is current, the stream its own; one address is written.
+        check("cuMemAllocAsync", unsafe { sys::cuMemAllocAsync(&mut address, bytes, stream) })?;
+        // Other streams may use it once this one has come to it.
+        self.settle()?;
+        Ok(address)
+    }
+
+    /// Gives back what [`Context::allocate`] gave. The context has to be the thread's.
+    ///
+    /// # Safety
+    /// Nobody uses it any more, the GPU included.
+    pub(super) unsafe fn free(&self, address: u64) {
+        match self.memory {
+            // SAFETY: ours, and out of use (the caller's promise). A failure leaves it to the context's end.
+            Some(stream) => unsafe { sys::cuMemFreeAsync(address, stream) },
+            // SAFETY: as above.
+            None => unsafe { sys::cuMemFree_v2(address) },
+        };
+    }
+
+    /// Waits until what was taken and given back is so.
+    fn settle(&self) -> Result<(), DriverError> {
+        let Some(stream) = self.memory else { return Ok(()) };
+        // SAFETY: the context's own stream.
+        check("cuStreamSynchronize", unsafe { sys::cuStreamSynchronize(stream) })
     }
 
     /// Makes it the calling thread's. An error after a [`Context::reset`].
@@ -131,6 +181,8 @@ impl Context {
     pub fn memory(&self) -> Result<(u64, u64), DriverError> {
         let (mut free, mut total) = (0, 0);
         self.enter()?;
+        // What was given back counts.
+        self.settle()?;
         // SAFETY: a context is current; two integers are written.
         check("cuMemGetInfo", unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) })?;
         Ok((free as u64, total as u64))
@@ -147,6 +199,10 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
+        if let (Some(stream), Ok(())) = (self.memory, self.enter()) {
+            // SAFETY: ours. A failure leaves it to the context's end.
+            unsafe { sys::cuStreamDestroy_v2(stream) };
+        }
         // SAFETY: balances the retain. A failure leaves the context to the driver.
         unsafe { sys::cuDevicePrimaryCtxRelease_v2(self.device) };
     }

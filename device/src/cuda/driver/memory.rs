@@ -1,4 +1,10 @@
 //! Memory: of the GPU, of the host and pinned, and of the host and registered.
+//!
+//! `cuMemAlloc` and `cuMemFree` make a GPU synchronise across all streams that execute (CUDA programming guide, "Stream Ordered Memory
+//! Allocator"): each plan that is made while others serve would stop them. So memory is taken from the driver's pool, in order on a stream on
+//! which nothing else is done (`cuMemAllocAsync`), and what is given back goes back to the system at the next synchronisation, which is the pool's
+//! default; where a driver has no pools, the plain calls do. Pinned memory has no such pool: it is taken when a session begins and when plans
+//! are made, small but for their outputs. Not run on a GPU.
 
 use super::{Context, DriverError, check};
 use cudarc::driver::sys;
@@ -16,9 +22,7 @@ impl DeviceMemory {
     /// At least one byte, aligned to 256.
     pub fn new(context: &Arc<Context>, bytes: u64) -> Result<DeviceMemory, DriverError> {
         context.enter()?;
-        let mut address = 0;
-        // SAFETY: a context is current; one address is written.
-        check("cuMemAlloc", unsafe { sys::cuMemAlloc_v2(&mut address, bytes.max(1) as usize) })?;
+        let address = context.allocate(bytes.max(1) as usize)?;
         Ok(DeviceMemory { address, bytes, context: Arc::clone(context) })
     }
 
@@ -35,8 +39,8 @@ impl DeviceMemory {
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
         if self.context.enter().is_ok() {
-            // SAFETY: ours, and its owner has waited for whatever used it. A failure leaves it to the context's end.
-            unsafe { sys::cuMemFree_v2(self.address) };
+            // SAFETY: its owner has waited for whatever used it.
+            unsafe { self.context.free(self.address) };
         }
     }
 }

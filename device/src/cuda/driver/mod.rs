@@ -15,6 +15,7 @@ pub use memory::{DeviceMemory, PinnedMemory, Registration};
 pub use stream::{Event, Stream};
 
 use cudarc::driver::sys;
+use std::error::Error;
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -34,8 +35,13 @@ pub enum DriverError {
         "no CUDA driver: libcuda.so.1 was not found; install NVIDIA's driver, or set {LIBRARY_VARIABLE} to the library"
     )]
     NotFound,
+    /// The driver is there; `CUDA_VISIBLE_DEVICES` may be empty, or a container have none.
+    #[error(
+        "the CUDA driver has no GPU (CUDA_ERROR_NO_DEVICE); is one given to this container, or hidden by CUDA_VISIBLE_DEVICES?"
+    )]
+    NoDevice,
     /// The library that was named can't be loaded.
-    #[error("CUDA driver {library}: {text}")]
+    #[error("{LIBRARY_VARIABLE} names {library}, which can't be loaded as the CUDA driver: {text}")]
     Library { library: PathBuf, text: String },
     #[error("the driver's {call} failed: {name} ({code})")]
     Call { call: &'static str, name: String, code: u32 },
@@ -91,8 +97,10 @@ fn load(library: Option<&Path>) -> Result<Driver, DriverError> {
         return Err(DriverError::NotFound);
     }
     // SAFETY: the library is there (just seen), and this is the first call that it wants.
-    check("cuInit", unsafe { sys::cuInit(0) })?;
-    Ok(Driver(()))
+    match unsafe { sys::cuInit(0) } {
+        sys::CUresult::CUDA_ERROR_NO_DEVICE => Err(DriverError::NoDevice),
+        result => check("cuInit", result).map(|()| Driver(())),
+    }
 }
 
 /// Opens a library, so that the loader takes it for the driver's when it is asked for that by name.
@@ -106,7 +114,11 @@ fn preload(library: &Path) -> Result<(), DriverError> {
             std::mem::forget(library);
             Ok(())
         }
-        Err(error) => Err(DriverError::Library { library: library.to_owned(), text: error.to_string() }),
+        Err(error) => {
+            // The loader's own words are the source.
+            let text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            Err(DriverError::Library { library: library.to_owned(), text })
+        }
     }
 }
 

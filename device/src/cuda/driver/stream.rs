@@ -129,11 +129,21 @@ unsafe impl Send for Event {}
 
 impl Event {
     pub fn new(context: &Arc<Context>) -> Result<Event, DriverError> {
+        Event::with_flags(context, 0)
+    }
+
+    fn with_flags(context: &Arc<Context>, flags: u32) -> Result<Event, DriverError> {
         context.enter()?;
         let mut raw = std::ptr::null_mut();
         // SAFETY: a context is current; one pointer is written.
-        check("cuEventCreate", unsafe { sys::cuEventCreate(&mut raw, 0) })?;
+        check("cuEventCreate", unsafe { sys::cuEventCreate(&mut raw, flags) })?;
         Ok(Event { raw, context: Arc::clone(context) })
+    }
+
+    /// One that is waited for without keeping a core busy, and has no time of its own.
+    pub fn to_wait_for(context: &Arc<Context>) -> Result<Event, DriverError> {
+        use sys::CUevent_flags as F;
+        Event::with_flags(context, F::CU_EVENT_BLOCKING_SYNC as u32 | F::CU_EVENT_DISABLE_TIMING as u32)
     }
 
     /// Comes behind all that the stream has been given so far.

@@ -13,7 +13,7 @@ mod moves;
 mod tests;
 
 use super::CudaError;
-use super::driver::{Context, DriverError, Event};
+use super::driver::{Context, DriverError, Event, Stream};
 use super::gpu::Session;
 use crate::batched::{Batched, Runner, input_layout};
 use crate::parts::{Feed, Row};
@@ -153,7 +153,7 @@ fn prepare<R: Runner>(network: &mut Batched<R>, batch: &Batch, at: usize, slot: 
     ready.map_err(|error| session.noted(error))?;
     batch.requests.iter().for_each(|request| session.register(&request.arena));
     slot.state = State::Staged;
-    slot.upload(network, batch).map_err(|error| session.noted(error))?;
+    session.copy_in(|stream| slot.upload(network, batch, stream)).map_err(|error| session.noted(error))?;
     Ok(true)
 }
 
@@ -162,12 +162,11 @@ impl Slot {
         self.equipment.as_mut().map(|(session, kit)| (&*session, kit))
     }
 
-    /// Gives the GPU the copies of the network's inputs.
-    fn upload<R: Runner>(&mut self, network: &Batched<R>, batch: &Batch) -> Result<(), DriverError> {
+    /// Gives the stream the copies of the network's inputs. The caller holds [`Session::giving`].
+    fn upload<R: Runner>(&mut self, network: &Batched<R>, batch: &Batch, stream: &Stream) -> Result<(), DriverError> {
         let Some((session, kit)) = &mut self.equipment else { return Ok(()) };
-        let _giving = session.giving();
         look_up(batch, session, &mut self.reach);
-        let (stream, moves) = (&session.copies_in, &mut self.moves);
+        let moves = &mut self.moves;
         for leg in &self.legs {
             for (at, feed) in leg.of.part(network).feeds.iter().enumerate() {
                 let (Feed::Input(input), Some(to)) = (*feed, leg.plan.input_address(at)) else { continue };

@@ -315,9 +315,9 @@ impl<'a> Builder<'a> {
     }
 
     /// A matrix product; a stack's as one of each member.
-    pub fn product(&mut self, gemm: &Gemm) -> Result<(), LowerError> {
+    pub fn matrix_product(&mut self, gemm: &Gemm) -> Result<(), LowerError> {
         let Some((problems, rows_per_item, columns)) = self.members(gemm) else {
-            return self.spread(|multiprocessors, room| gemm.launches_on(multiprocessors, room));
+            return self.product(|multiprocessors, room| gemm.launches_on(multiprocessors, room));
         };
         let bytes = (problems.len() * size_of::<GroupedProblem>()) as u64;
         let offset = self.table_bytes;
@@ -340,8 +340,8 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// The launches of what may share its depth among blocks, and then wants memory of its own for partial sums.
-    pub fn spread(
+    /// The launches of a product, which may want memory of its own for partial sums.
+    pub fn product(
         &mut self,
         launches: impl FnOnce(u32, &mut dyn FnMut(u64) -> Pointer) -> Result<Vec<Launch>, Unfit>,
     ) -> Result<(), LowerError> {

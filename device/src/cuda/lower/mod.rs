@@ -36,17 +36,17 @@ pub struct Options {
     /// Off: every node is a launch of its own; what fusion is compared with.
     pub fuse: bool,
     pub precision: Precision,
-    /// Of the GPU that launches are to fill.
-    pub multiprocessors: u32,
     /// Of a stack: how many members lie side by side in its products. Each then computes the rows alone that it is asked about
     /// ([`program::Members`]). 0 for a model that is no stack.
     pub members: u32,
+    /// Of the GPU that launches are to fill.
+    pub multiprocessors: u32,
 }
 
 impl Default for Options {
     fn default() -> Options {
         let multiprocessors = rota_kernels::MULTIPROCESSORS;
-        Options { fuse: true, precision: Precision::default(), multiprocessors, members: 0 }
+        Options { fuse: true, precision: Precision::default(), members: 0, multiprocessors }
     }
 }
 

@@ -9,7 +9,8 @@ mod picture;
 use super::manifest::{self, Manifest, Model};
 use super::{Failure, Interrupted};
 use picture::{Picture, Region};
-use rota_ipc::client::{Answer, Client, ClientOptions, Run};
+use rota_ipc::client::{Answer, Client, ClientOptions, Control, Run};
+use rota_ipc::control::{QueryDeclaration, StageDeclaration};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,20 +22,31 @@ pub struct Arguments {
     picture: Option<PathBuf>,
 }
 
-/// What the demo's daemon is told of the query. Nobody waits for it, so it may take long on a busy host.
-pub const QUERY: &str = "[[query]]
-name = \"read-page\"
-slo_ms = 20000
-stage = [
-  { name = \"find\", model = \"text-detection\" },
-  { name = \"turn\", model = \"text-orientation\", after = \"find\" },
-  { name = \"read\", model = \"text-recognition\", after = \"turn\" },
-]
-";
+/// The models of the query's stages, in order.
+const MODELS: [&str; 3] = ["text-detection", "text-orientation", "text-recognition"];
 
 /// Whether the manifest has the models that the query asks.
 pub fn is_possible(manifest: &Manifest) -> bool {
-    ["text-detection", "text-orientation", "text-recognition"].iter().all(|name| manifest.model(name).is_some())
+    MODELS.iter().all(|name| manifest.model(name).is_some())
+}
+
+/// The query, as this client declares it; settings may have it as well. Nobody waits for the page, so it may take long on a busy
+/// host, and longer on a device that takes long for its models.
+fn query(socket: &Path) -> Result<QueryDeclaration, Failure> {
+    let models = Control::connect(socket, ANSWER_MAX)?.models()?;
+    let its = models.iter().filter(|model| MODELS.contains(&&*model.name));
+    let batches_of_one_ms: f64 = its.map(|model| model.batch_of_one_ms).sum();
+    let [find, turn, read] = MODELS;
+    Ok(QueryDeclaration {
+        name: "read-page".into(),
+        slo_ms: millis(SLO_MIN).max(SLO_FACTOR * batches_of_one_ms),
+        weight: None,
+        stage: vec![
+            StageDeclaration::first("find", find),
+            StageDeclaration::after("find", "turn", turn),
+            StageDeclaration::after("turn", "read", read),
+        ],
+    })
 }
 
 /// What is to be read, and what it takes.
@@ -66,8 +78,9 @@ pub fn show(page: &Page, socket: &Path, interrupted: &Interrupted) -> Result<(),
     let options =
         ClientOptions { name: "rota demo ocr".into(), slots: 256, arena_bytes: 512 << 20, ..Default::default() };
     let mut client = Client::connect(socket, options)?;
+    let query = query(socket)?;
     let begin = Instant::now();
-    let mut run = client.query("read-page")?.start();
+    let mut run = client.declare(&query)?.start();
     let slo = run.slo();
     let mut lines = find(&mut run, picture)?;
     interrupted.check()?;
@@ -197,6 +210,12 @@ fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
+/// How long the daemon may take to say what it serves.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Of the query.
+const SLO_MIN: Duration = Duration::from_secs(20);
+/// A page's lines are several, and several times as wide as what is profiled.
+const SLO_FACTOR: f64 = 100.0;
 /// The detector finds text of twelve pixels and more; scans are often coarser.
 const SHORT_SIDE: f32 = 736.0;
 const ENLARGED_MAX: f32 = 2.0;

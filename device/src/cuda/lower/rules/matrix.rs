@@ -42,7 +42,7 @@ pub fn gemm(b: &mut Builder, site: &Site, finish: Option<(&Finish, ValueId)>) ->
     let output = b.result(site, finish)?;
     let c = Matrix::row_major(output.pointer(), columns);
     let gemm = Gemm { math: b.math(), rows, columns, depth, batches: [1, 1], a: left, b: right, c, epilogue };
-    b.product(&gemm)
+    b.product(|multiprocessors, room| gemm.launches_on(multiprocessors, room))
 }
 
 /// Products of the last two axes, for every index of those before them.
@@ -112,7 +112,7 @@ pub fn mat_mul(b: &mut Builder, site: &Site, finish: Option<(&Finish, ValueId)>)
             c: Matrix::row_major(Pointer(output.pointer().0 + step), columns).batched([each * second.size, each]),
             epilogue: shifted,
         };
-        b.product(&gemm)?;
+        b.matrix_product(&gemm)?;
     }
     Ok(())
 }

@@ -105,7 +105,7 @@ fn run(
     let w = Matrix::transposed(at(&weights, direction * gates * hidden * inputs), depth);
     let c = Matrix::row_major(all.pointer(), columns);
     let gemm = Gemm { math, rows, columns, depth, batches: [1, 1], a, b: w, c, epilogue };
-    b.product(&gemm)?;
+    b.product(|multiprocessors, room| gemm.launches_on(multiprocessors, room))?;
 
     let state_of = direction * batch * hidden;
     let mut state = [optional(b, site, 5, state_of)?, Pointer::NONE];

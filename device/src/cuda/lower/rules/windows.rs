@@ -166,7 +166,7 @@ fn convolve(
     if transposed {
         return b.push(conv.launch_transposed());
     }
-    b.spread(|multiprocessors, room| conv.launches_on(multiprocessors, room))
+    b.product(|multiprocessors, room| conv.launches_on(multiprocessors, room))
 }
 
 pub fn pool(b: &mut Builder, site: &Site, _: Option<(&Finish, ValueId)>) -> Result<(), LowerError> {
