@@ -268,7 +268,7 @@ impl Conv {
     }
 
     fn tile(&self, multiprocessors: u32) -> Result<&'static Tile, Unfit> {
-        let matrix = [self.filters / self.groups, self.columns()?];
+        let matrix = [self.filters / self.groups, self.columns()?, self.depth()?];
         Ok(choose(&TILES[self.math as usize], matrix, u64::from(self.groups), multiprocessors))
     }
 
