@@ -27,10 +27,11 @@ fn main() -> Result<(), AnyError> {
             None => drop(batches.insert(argument.parse()?)),
         }
     }
+    let options = Options { multiprocessors: gpu.multiprocessors, ..Options::default() };
     let model = Model::read(&file, &CompileOptions::default())?;
     let mut lines = BTreeSet::new();
     for items in batches {
-        let program = model.program(items, &hints, Options::default())?;
+        let program = model.program(items, &hints, options)?;
         lines.extend(program.steps.iter().map(|step| standin::time_line(&step.launch, gpu.time(step))));
     }
     lines.iter().for_each(|line| print!("{line}"));

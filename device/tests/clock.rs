@@ -271,15 +271,16 @@ fn the_driver_knows_the_gpus_of_the_roofline() {
     let library = standin::library().unwrap_or_else(|error| panic!("{error}"));
     // SAFETY: the stand-in's initialisers only fill tables.
     let library = unsafe { libloading::Library::new(&library) }.unwrap();
-    type Limits = unsafe extern "C" fn(*const std::ffi::c_char, *mut f64, *mut f64) -> i32;
+    type Limits = unsafe extern "C" fn(*const std::ffi::c_char, *mut f64, *mut f64, *mut i32) -> i32;
     // SAFETY: the stand-in declares the function so.
     let limits = unsafe { library.get::<Limits>(b"rota_standin_limits\0") }.unwrap();
     for gpu in roofline::GPUS {
         let name = std::ffi::CString::new(gpu.name).unwrap();
-        let (mut bus, mut memory) = (0.0, 0.0);
-        // SAFETY: it reads the C string and writes two numbers.
-        assert_eq!(unsafe { limits(name.as_ptr(), &mut bus, &mut memory) }, 0, "{} is not known", gpu.name);
-        assert_eq!(memory, gpu.bytes_per_second, "{}", gpu.name);
+        let (mut bus, mut memory, mut multiprocessors) = (0.0, 0.0, 0);
+        // SAFETY: it reads the C string and writes three numbers.
+        let known = unsafe { limits(name.as_ptr(), &mut bus, &mut memory, &mut multiprocessors) };
+        assert_eq!(known, 0, "{} is not known", gpu.name);
+        assert_eq!((memory, multiprocessors as u32), (gpu.bytes_per_second, gpu.multiprocessors), "{}", gpu.name);
         assert!(bus > 0.0 && bus < memory, "{}", gpu.name);
     }
 }

@@ -1,94 +1,16 @@
 //! Convolutions: `conv.cu`, `conv_mma.cu`, `depthwise.cu`, each also for NHWC (`*_nhwc.cu`), `conv_transpose.cu`, and `gemm.cu` for those of
 //! one pixel.
 
+mod kernels;
+
+pub(crate) use kernels::{DEPTHWISE, DEPTHWISE_NHWC, TILES, TILES_NHWC, TRANSPOSE};
+
 use crate::dtype::{Layout, Math};
 use crate::epilogue::Epilogue;
-use crate::gemm::{Gemm, Matrix, Tile, choose, tile};
+use crate::gemm::{Gemm, Matrix, Tile, choose};
 use crate::launch::{Cost, GRID_YZ_MAX, Kernel, Launch, Unfit, fit, spread};
 use crate::params::{ConvParams, Divider, Pointer};
 use crate::split::{Cut, MULTIPROCESSORS, Split};
-
-/// Tiles of the implicit matrix product for f32, tf32 and f16, the largest first.
-pub(crate) static TILES: [[Tile; 3]; 3] = [
-    [
-        tile::<ConvParams>("rota_conv_f32_128x64", &[256], [128, 64, 16]),
-        tile::<ConvParams>("rota_conv_f32_64x64", &[256], [64, 64, 16]),
-        tile::<ConvParams>("rota_conv_f32_16x64", &[128], [16, 64, 32]),
-    ],
-    [
-        tile::<ConvParams>("rota_conv_tf32_128x64", &[256], [128, 64, 16]),
-        tile::<ConvParams>("rota_conv_tf32_64x64", &[128], [64, 64, 16]),
-        tile::<ConvParams>("rota_conv_tf32_32x64", &[64], [32, 64, 16]),
-    ],
-    [
-        tile::<ConvParams>("rota_conv_f16_128x64", &[256], [128, 64, 32]),
-        tile::<ConvParams>("rota_conv_f16_64x64", &[128], [64, 64, 32]),
-        tile::<ConvParams>("rota_conv_f16_32x64", &[64], [32, 64, 32]),
-    ],
-];
-
-/// The same for NHWC: rows are pixels, columns filters.
-pub(crate) static TILES_NHWC: [[Tile; 3]; 3] = [
-    [
-        tile::<ConvParams>("rota_conv_f32_128x64_nhwc", &[256], [128, 64, 16]),
-        tile::<ConvParams>("rota_conv_f32_64x64_nhwc", &[256], [64, 64, 16]),
-        tile::<ConvParams>("rota_conv_f32_16x64_nhwc", &[128], [16, 64, 32]),
-    ],
-    [
-        tile::<ConvParams>("rota_conv_tf32_128x64_nhwc", &[256], [128, 64, 16]),
-        tile::<ConvParams>("rota_conv_tf32_64x64_nhwc", &[128], [64, 64, 16]),
-        tile::<ConvParams>("rota_conv_tf32_32x64_nhwc", &[64], [32, 64, 16]),
-    ],
-    [
-        tile::<ConvParams>("rota_conv_f16_128x64_nhwc", &[256], [128, 64, 32]),
-        tile::<ConvParams>("rota_conv_f16_64x64_nhwc", &[128], [64, 64, 32]),
-        tile::<ConvParams>("rota_conv_f16_32x64_nhwc", &[64], [32, 64, 32]),
-    ],
-];
-
-const BLOCKS: &[u32] = &[32, 64, 128];
-
-/// By element type: 3x3, 3x3 of stride 2, 5x5, 5x5 of stride 2, any other.
-pub(crate) static DEPTHWISE: [[Kernel; 5]; 2] = [
-    [
-        Kernel::new::<ConvParams>("rota_depthwise_f32_3x3", BLOCKS),
-        Kernel::new::<ConvParams>("rota_depthwise_f32_3x3_stride2", BLOCKS),
-        Kernel::new::<ConvParams>("rota_depthwise_f32_5x5", BLOCKS),
-        Kernel::new::<ConvParams>("rota_depthwise_f32_5x5_stride2", BLOCKS),
-        Kernel::new::<ConvParams>("rota_depthwise_f32_any", BLOCKS),
-    ],
-    [
-        Kernel::new::<ConvParams>("rota_depthwise_f16_3x3", BLOCKS),
-        Kernel::new::<ConvParams>("rota_depthwise_f16_3x3_stride2", BLOCKS),
-        Kernel::new::<ConvParams>("rota_depthwise_f16_5x5", BLOCKS),
-        Kernel::new::<ConvParams>("rota_depthwise_f16_5x5_stride2", BLOCKS),
-        Kernel::new::<ConvParams>("rota_depthwise_f16_any", BLOCKS),
-    ],
-];
-
-/// The same for NHWC.
-pub(crate) static DEPTHWISE_NHWC: [[Kernel; 5]; 2] = [
-    [
-        Kernel::new::<ConvParams>("rota_depthwise_f32_3x3_nhwc", BLOCKS),
-        Kernel::new::<ConvParams>("rota_depthwise_f32_3x3_stride2_nhwc", BLOCKS),
-        Kernel::new::<ConvParams>("rota_depthwise_f32_5x5_nhwc", BLOCKS),
-        Kernel::new::<ConvParams>("rota_depthwise_f32_5x5_stride2_nhwc", BLOCKS),
-        Kernel::new::<ConvParams>("rota_depthwise_f32_any_nhwc", BLOCKS),
-    ],
-    [
-        Kernel::new::<ConvParams>("rota_depthwise_f16_3x3_nhwc", BLOCKS),
-        Kernel::new::<ConvParams>("rota_depthwise_f16_3x3_stride2_nhwc", BLOCKS),
-        Kernel::new::<ConvParams>("rota_depthwise_f16_5x5_nhwc", BLOCKS),
-        Kernel::new::<ConvParams>("rota_depthwise_f16_5x5_stride2_nhwc", BLOCKS),
-        Kernel::new::<ConvParams>("rota_depthwise_f16_any_nhwc", BLOCKS),
-    ],
-];
-
-/// By element type.
-pub(crate) static TRANSPOSE: [Kernel; 2] = [
-    Kernel::new::<ConvParams>("rota_conv_transpose_f32", BLOCKS),
-    Kernel::new::<ConvParams>("rota_conv_transpose_f16", BLOCKS),
-];
 
 /// A convolution or, read backwards, a transposed one. Of one dimension: height and kernel height 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -263,6 +185,10 @@ impl Conv {
         if groups == 0 || !channels.is_multiple_of(groups) || !filters.is_multiple_of(groups) {
             return unfit(format!("{channels} channels and {filters} filters can't be split into {groups} groups"));
         }
+        if u64::from(groups) > GRID_YZ_MAX && !self.is_depthwise() {
+            let (what, value) = ("groups", u64::from(groups));
+            return Err(Unfit::TooLarge { kernel: "conv", what, value, max: GRID_YZ_MAX });
+        }
         if self.kernel.contains(&0) || self.strides.contains(&0) || self.dilations.contains(&0) {
             return unfit("kernel sizes, strides and dilations have to be 1 or more".to_string());
         }
@@ -413,7 +339,7 @@ impl Conv {
 
     fn tile(&self, multiprocessors: u32) -> Result<&'static Tile, Unfit> {
         let (rows, columns) = self.product()?;
-        Ok(choose(self.tiles(), [rows, columns], u64::from(self.groups), multiprocessors))
+        Ok(choose(self.tiles(), [rows, columns, self.depth()?], u64::from(self.groups), multiprocessors))
     }
 
     /// Products per output.
@@ -426,7 +352,7 @@ impl Conv {
     fn implicit(&self, tile: &'static Tile, cut: Cut, partial: Pointer) -> Result<Launch, Unfit> {
         let (rows, columns) = self.product()?;
         let blocks = fit("conv", "number of tiles", tile.count(rows, columns))?;
-        let grid = [blocks, u64::from(self.groups).min(GRID_YZ_MAX) as u32, cut.parts];
+        let grid = [blocks, self.groups, cut.parts];
         let (whole, cost) = match partial.is_some() {
             true => {
                 let sums = Conv { y: Pointer::NONE, epilogue: Epilogue::default(), ..*self };

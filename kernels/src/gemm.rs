@@ -103,20 +103,23 @@ impl Tile {
     }
 }
 
-/// The largest tile that still makes a block for each of `multiprocessors` and of which more than half is used; else the smallest that the
-/// rows need.
+/// The largest tile that still makes a block for each of `multiprocessors` and of which more than half is used.
+///
+/// Else multiprocessors stay without one. Then the depth of the middle tile is shared, where that is worth it; where it is not, the smallest
+/// tile is no slower in any block, and there are more of them. What has few rows has the smallest in any case.
 pub(crate) fn choose(
     tiles: &'static [Tile; 3],
-    [rows, columns]: [u32; 2],
+    [rows, columns, depth]: [u32; 3],
     batches: u64,
     multiprocessors: u32,
 ) -> &'static Tile {
-    let fits = |tile: &&Tile| {
-        let blocks = tile.count(rows, columns) * batches;
-        rows * 2 > tile.rows && columns * 2 > tile.columns && blocks >= u64::from(multiprocessors)
-    };
+    let blocks = |tile: &Tile| tile.count(rows, columns) * batches;
+    let enough = u64::from(multiprocessors);
+    let fits = |tile: &&Tile| rows * 2 > tile.rows && columns * 2 > tile.columns && blocks(tile) >= enough;
     let [.., middle, smallest] = tiles;
-    tiles.iter().find(fits).unwrap_or(if rows <= smallest.rows { smallest } else { middle })
+    let cut = || Cut::best(blocks(middle), depth, middle, multiprocessors).parts > 1;
+    let spread = || blocks(smallest) <= enough && !cut();
+    tiles.iter().find(fits).unwrap_or(if rows <= smallest.rows || spread() { smallest } else { middle })
 }
 
 /// One operand: where it begins and how far apart, in elements, its neighbours are.
@@ -214,7 +217,9 @@ impl Gemm {
 
     fn tile(&self, multiprocessors: u32) -> &'static Tile {
         let tiles = self.copied().unwrap_or(&TILES[self.math as usize]);
-        self.few_rows().unwrap_or_else(|| choose(tiles, [self.rows, self.columns], self.batch_count(), multiprocessors))
+        self.few_rows().unwrap_or_else(|| {
+            choose(tiles, [self.rows, self.columns, self.depth], self.batch_count(), multiprocessors)
+        })
     }
 
     fn tiles(&self) -> impl Iterator<Item = &'static Tile> {
@@ -333,7 +338,7 @@ impl Gemm {
         (u32::from(a), u32::from(b))
     }
 
-    /// What it costs, in one launch.
+    /// What it costs with its depth whole.
     pub fn cost(&self) -> Cost {
         self.products_cost() + self.outputs_cost()
     }

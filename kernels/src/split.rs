@@ -22,7 +22,8 @@ const PARTS_MAX: u64 = 32;
 /// More blocks than these fill nothing any more.
 const BLOCKS_PER_MULTIPROCESSOR: u64 = 2;
 
-/// What a second launch takes, in waits for memory, of which a tile that loads one step ahead has one per step: a launch has a few.
+/// What a second launch takes, in waits for memory, of which a tile that loads one step ahead has one per step: a launch has a few. Assumed,
+/// not measured, as is the next.
 const WAITS_PER_LAUNCH: u64 = 4;
 /// What a block takes to write its sums and to read them again, in the same unit: a tile's sums are about as many bytes as its operands in
 /// two steps.

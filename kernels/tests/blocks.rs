@@ -4,7 +4,7 @@ mod support;
 
 use rota_kernels::host::{Host, Memory, Order, folder, shared_object};
 use rota_kernels::params::SoftmaxParams;
-use rota_kernels::{Conv, Cost, Epilogue, Gemm, Kernel, Launch, Math, Matrix, Pointer};
+use rota_kernels::{Conv, Cost, Epilogue, Gemm, Kernel, Launch, Layout, Math, Matrix, Pointer};
 use support::{Numbers, to_f16};
 
 /// Enough blocks, each of them long enough, that helpers come.
@@ -36,6 +36,8 @@ fn cases() -> Vec<(&'static str, Memory, Launch)> {
         strides: [1, 1],
         dilations: [1, 1],
         pads: [1, 1],
+        layout: Layout::Nchw,
+        x_layout: Layout::Nchw,
         x: pictures.upload(&numbers(5, 3 * 8 * 33 * 35)),
         w: pictures.upload(&numbers(6, 70 * 8 * 9)),
         y: pictures.alloc(3 * 70 * 33 * 35 * 4),

@@ -165,8 +165,8 @@ fn check_nhwc(shape: &Shape, conv: &Conv, types: [Float; 4], tensors: &[Tensor; 
         let y = memory.alloc(expected.len() * types[3].bytes() as usize);
         let epilogue = Epilogue { bias, residual, ..conv.epilogue };
         let conv = Conv { layout: Layout::Nhwc, x_layout, x, w, y, epilogue, ..*conv };
-        let has =
-            !conv.is_depthwise() || conv.channels == conv.filters && conv.channels % 4 == 0 && x_layout == Layout::Nhwc;
+        let has = !conv.is_depthwise()
+            || conv.channels == conv.filters && conv.channels.is_multiple_of(4) && x_layout == Layout::Nhwc;
         assert_eq!(conv.launch().is_ok(), has, "{conv:?}");
         if !has {
             continue;

@@ -227,6 +227,30 @@ fn a_large_product_takes_the_largest_tile_and_a_flat_one_the_flattest() {
 }
 
 #[test]
+fn where_neither_tiles_nor_parts_of_the_depth_fill_a_gpu_the_smallest_tile_does_most() {
+    // 480 filters of 196 pixels, 80 deep, as an H100 and an L4 (58 multiprocessors) take them: 32 tiles of 64x64, or 120 of 16x64.
+    let gemm = Gemm {
+        math: Math::F32,
+        rows: 480,
+        columns: 196,
+        depth: 80,
+        batches: [1, 1],
+        a: Matrix::row_major(Pointer(256), 80),
+        b: Matrix::row_major(Pointer(256), 196),
+        c: Matrix::row_major(Pointer(256), 196),
+        epilogue: Epilogue::default(),
+    };
+    for multiprocessors in [132, 58] {
+        let launches = gemm.launches_on(multiprocessors, |_| panic!("no room is wanted")).unwrap();
+        assert_eq!((launches[0].kernel.name, launches[0].blocks()), ("rota_gemm_f32_16x64", 120));
+    }
+    // 480 deep, the parts of 64x64 are the better way.
+    let deep = Gemm { depth: 480, ..gemm };
+    let launches = deep.launches_on(132, |_| Pointer(256)).unwrap();
+    assert_eq!((launches[0].kernel.name, launches.len()), ("rota_gemm_f32_64x64", 2));
+}
+
+#[test]
 fn operands_that_can_be_copied_as_they_are_take_the_tiles_that_do() {
     let gemm = |math, b_width: u32, depth: u32, address| Gemm {
         math,

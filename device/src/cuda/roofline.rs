@@ -6,7 +6,8 @@
 //! - memory: all bytes, at the memory's rate or at what the multiprocessors that have a block can take from L2 together, whichever is less.
 //!
 //! The longer of the two, since they overlap. With blocks for all, evenly, that is the usual roofline. Waiting is not in it: neither for memory,
-//! nor of a launch for the one before it; nor are caches and clocks below the highest.
+//! nor of a launch for the one before it; nor are caches and clocks below the highest. So a product of f16 whose depth is split for the sake of
+//! waits that run side by side may look the slower here for its partial sums, which count as the memory's bytes and stay in L2.
 
 use super::lower::program::Step;
 use rota_kernels::{Cost, Launch};

@@ -78,6 +78,7 @@ struct Limits {
   const char* full_name;
   double bus_bytes_per_second;     // each way
   double memory_bytes_per_second;
+  int multiprocessors;
 };
 // The named GPU's; null when none is.
 const Limits* limits();

@@ -147,7 +147,7 @@ ROTA_DRIVER_CALL cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, 
   switch (attribute) {
     case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK: *value = 1024; break;
     case CU_DEVICE_ATTRIBUTE_WARP_SIZE: *value = 32; break;
-    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = 132; break;
+    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = limits() ? limits()->multiprocessors : 132; break;
     case CU_DEVICE_ATTRIBUTE_PCI_BUS_ID: *value = 0x10 + ordinal; break;
     case CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID:
     case CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID: *value = 0; break;

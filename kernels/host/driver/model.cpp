@@ -18,11 +18,14 @@
 namespace standin {
 namespace {
 
-// NVIDIA's data sheets: PCI Express 5.0, 4.0 and 3.0 with 16 lanes, which their figures give for both ways together. The memory's rates and the
-// names are those of device/src/cuda/roofline.rs, which a test holds.
+// NVIDIA's data sheets: PCI Express 5.0, 4.0 and 3.0 with 16 lanes, which their figures give for both ways together. The memory's rates, the
+// multiprocessors and the names are those of device/src/cuda/roofline.rs, which a test holds.
 const Limits GPUS[] = {
-    {"h100", "H100 SXM", 64e9, 3.35e12},  {"h200", "H200 SXM", 64e9, 4.8e12}, {"a100", "A100 SXM 80 GB", 32e9, 2.039e12},
-    {"l4", "L4", 32e9, 300e9},            {"t4", "T4", 16e9, 320e9},
+    {"h100", "H100 SXM", 64e9, 3.35e12, 132},
+    {"h200", "H200 SXM", 64e9, 4.8e12, 132},
+    {"a100", "A100 SXM 80 GB", 32e9, 2.039e12, 108},
+    {"l4", "L4", 32e9, 300e9, 58},
+    {"t4", "T4", 16e9, 320e9, 40},
 };
 
 // Assumed, not measured: about what an empty kernel, and a copy of a few bytes, are seen to take on GPUs of these years.
@@ -130,10 +133,12 @@ uint64_t kernel_time(const std::string& kernel, const uint32_t grid[3], const vo
 }  // namespace standin
 
 /* What is known of a GPU of that name: 0, or 1 when nothing is. Not part of NVIDIA's interface. */
-extern "C" __attribute__((visibility("default"))) int rota_standin_limits(const char* name, double* bus, double* memory) {
+extern "C" __attribute__((visibility("default"))) int rota_standin_limits(const char* name, double* bus, double* memory,
+                                                                          int* multiprocessors) {
   const standin::Limits* found = standin::find(name);
   if (!found) return 1;
   *bus = found->bus_bytes_per_second;
   *memory = found->memory_bytes_per_second;
+  *multiprocessors = found->multiprocessors;
   return 0;
 }
