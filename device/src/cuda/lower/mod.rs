@@ -53,7 +53,7 @@ pub enum Layouts {
     Nchw,
     /// Channels last from the first convolution that has a kernel for it to the last; transposed in front of what has none.
     Nhwc,
-    /// Whichever of the two takes less by [`cost`]'s estimate, of all launches together: so transposes are weighed against what they buy.
+    /// Whichever of the two takes less by the estimate of `cost.rs`, of all launches together: so transposes are weighed against what they buy.
     /// On tensor cores that is NHWC as a rule. Weights lie as the layout wants them, so where two batch
     /// sizes of a model were to choose differently, both ways would be kept.
     #[default]
