@@ -245,6 +245,30 @@ fn a_model_that_does_not_fit_is_refused_with_the_figures() {
 }
 
 #[test]
+fn a_models_settings_say_its_precision_and_a_flag_says_it_louder() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny/repository/digits-conv/1/model.onnx");
+    let folder = std::env::temp_dir().join(format!("rota-precision-{}", std::process::id()));
+    let file = folder.join("digits/1/model.onnx");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::copy(tiny, &file).unwrap();
+    std::fs::write(folder.join("digits/model.toml"), "precision = \"fp16\"\n").unwrap();
+    let precision = |flags: &[&str]| {
+        let run = rota().args(["explain", file.to_str().unwrap(), "--json"]).args(flags).output().unwrap();
+        assert!(run.status.success(), "{}", stderr(&run));
+        let report: serde_json::Value = serde_json::from_str(&stdout(&run)).unwrap();
+        report["precision"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(precision(&[]), "fp16");
+    assert_eq!(precision(&["--precision", "tf32"]), "tf32");
+    std::fs::write(folder.join("digits/model.toml"), "precision = \"half\"\n").unwrap();
+    let run = rota().args(["explain", file.to_str().unwrap()]).output().unwrap();
+    assert!(!run.status.success());
+    let error = stderr(&run);
+    assert!(error.contains("model.toml") && error.contains("expected one of `fp32`, `tf32`, `fp16`"), "{error}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn explain_shows_what_fusion_saves_without_any_gpu() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tiny/repository/digits-conv/1/model.onnx");
     let run = rota()

@@ -138,6 +138,7 @@ impl Subject {
             batch_symbol: self.batch_symbol.clone(),
             // As the daemon found them.
             batch_axes: tensors.map(|info| (info.name.clone(), info.batch_axis)).collect(),
+            precision: None,
             stack_members: 0,
         }
     }

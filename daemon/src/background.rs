@@ -125,8 +125,8 @@ impl DeviceRole {
         }
     }
 
-    pub fn is_cpu(&self) -> bool {
-        matches!(self, DeviceRole::Cpu { .. })
+    pub fn is_gpu(&self) -> bool {
+        matches!(self, DeviceRole::Cuda { .. })
     }
 }
 
@@ -222,7 +222,10 @@ impl Loader {
         let memory_bytes = networks.iter().flatten().map(|n| n.memory_bytes()).max().unwrap_or(0);
         let signature = checked.signature.clone();
         let model = Arc::new(self.model(id, entry, digest, signature, shapes, profiles, memory_bytes));
-        if let (Some(sharing), Some(network)) = (&mut self.sharing, networks.iter_mut().flatten().next()) {
+        // What others would share with it they compute in other numbers.
+        let apart = entry.settings.precision.is_some() && self.devices.iter().any(DeviceRole::is_gpu);
+        if let (Some(sharing), Some(network), false) = (&mut self.sharing, networks.iter_mut().flatten().next(), apart)
+        {
             sharing.note(&model, entry, &checked, &mut **network);
         }
         Ok((model, networks))
@@ -252,7 +255,7 @@ impl Loader {
         let class = class.ok_or_else(|| format!("{}: its inputs are too large", entry.file.display()))?;
         warm(&mut *network, &class).map_err(|error| format!("{}: {error}", entry.file.display()))?;
         let shapes = profiled_shapes(checked);
-        let key = Key { digest, engine: &engine.describe(), threads, shapes: &shapes };
+        let key = Key { digest, engine: &engine.describe_with(&options), threads, shapes: &shapes };
         let batches = checked.signature.batches();
         let most = if batches { entry.settings.max_batch.unwrap_or(MAX_BATCH_DEFAULT) } else { 1 };
         let profile = match device.given().and_then(|given| given.whole(&entry.name, most)) {
@@ -369,6 +372,7 @@ pub fn compile_options(settings: &Settings, cores: &[usize], threads: usize) -> 
         max_batch: Some(settings.max_batch.unwrap_or(MAX_BATCH_DEFAULT)),
         batch_symbol: settings.batch_symbol.clone(),
         batch_axes: settings.batch_axis.iter().map(|(name, &a)| (name.clone(), axis(a))).collect(),
+        precision: settings.precision.map(Into::into),
         stack_members: 0,
     }
 }

@@ -1,7 +1,7 @@
 //! The model repository: Triton's layout, `<repository>/<model>/<version>/model.onnx`, with an optional `model.toml` per model,
 //! or Triton's own `config.pbtxt` where there is none.
 
-use crate::config;
+use crate::config::{self, PrecisionName};
 use crate::triton;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -56,6 +56,8 @@ pub struct Settings {
     pub batch_axis: BTreeMap<String, i32>,
     /// Range of the values of an integer input, `[lowest, highest]`, for the check on load and the profile.
     pub range: BTreeMap<String, [i64; 2]>,
+    /// In what numbers it is computed on GPUs, instead of what the device's settings say.
+    pub precision: Option<PrecisionName>,
 }
 
 #[derive(Debug, Clone, Deserialize, PartialEq, Eq)]

@@ -405,3 +405,19 @@ fn attention_and_normalisation_written_as_many_nodes_are_a_launch_each() {
     assert_eq!(kernels.len(), 5, "{kernels:?}");
     assert_eq!((kernels[0], kernels[4]), ("rota_normalize_f32", "rota_attention_f32"), "{kernels:?}");
 }
+
+#[test]
+fn a_model_may_be_computed_in_other_numbers_than_its_engine_was_opened_for() {
+    let engine = stand_in(Precision::Fp32);
+    let load = |precision| {
+        let options = CompileOptions { precision, ..CompileOptions::default() };
+        let network = engine.compile(&tiny("digits-mlp"), &options).unwrap();
+        (network, engine.describe_with(&options))
+    };
+    let ((mut plain, described), (mut half, described_half)) = (load(None), load(Some(Precision::Fp16)));
+    assert!(described.ends_with("fp32") && described_half.ends_with("fp16"), "{described}, {described_half}");
+    let given = inputs(plain.signature(), 2, &Hints::default(), 3);
+    let (exact, rounded) = (plain.run(&given).unwrap(), half.run(&given).unwrap());
+    let apart = difference(&rounded[0], &exact[0], "digits-mlp");
+    assert!(apart > 0.0 && apart <= 1e-2, "{apart} of its range");
+}

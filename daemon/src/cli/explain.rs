@@ -25,9 +25,9 @@ pub struct Arguments {
     /// Items of the batch
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
     batch: u32,
-    /// In what numbers products are computed
-    #[arg(long, value_enum, default_value = "fp32")]
-    precision: PrecisionName,
+    /// In what numbers products are computed [default: as the model's settings say, else fp32]
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionName>,
     /// How pictures lie between launches: as the compiler chooses, or one way throughout, to compare
     #[arg(long, value_enum, default_value = "auto")]
     layout: LayoutName,
@@ -115,11 +115,12 @@ pub fn run(arguments: Arguments) -> Outcome {
     let mut settings = described.settings;
     settings.shape.extend(arguments.shapes.iter().cloned());
     let model = Model::read(&arguments.model, &compile_options(&settings, &[], 1))?;
+    let precision = arguments.precision.or(settings.precision).unwrap_or_default();
     let gpu = GPUS.iter().find(|gpu| gpu.name == arguments.device).ok_or("no such GPU")?;
     let lower = |fuse: bool| -> Result<Program, Failure> {
         let options = Options {
             fuse,
-            precision: arguments.precision.into(),
+            precision: precision.into(),
             multiprocessors: gpu.multiprocessors,
             layout: arguments.layout.into(),
             ..Options::default()
@@ -147,7 +148,7 @@ pub fn run(arguments: Arguments) -> Outcome {
         model: arguments.model.clone(),
         gpu: gpu.full_name,
         batch: arguments.batch,
-        precision: format!("{:?}", arguments.precision).to_lowercase(),
+        precision: format!("{precision:?}").to_lowercase(),
         launches: program.steps.iter().map(launch).collect(),
         unfused: Sum::of(&unfused, gpu),
         weight_bytes: program.weight_bytes(),

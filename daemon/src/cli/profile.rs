@@ -92,6 +92,7 @@ pub fn run(arguments: Arguments) -> Outcome {
     let mut settings = described.settings;
     settings.max_batch = arguments.max_batch.or(settings.max_batch);
     settings.shape.extend(arguments.shapes.iter().cloned());
+    settings.precision = arguments.precision.or(settings.precision);
     let (engine, threads) = open(&arguments)?;
     let options = compile_options(&settings, &arguments.cores, threads);
     let mut network = engine.compile(&arguments.model, &options)?;
@@ -101,7 +102,7 @@ pub fn run(arguments: Arguments) -> Outcome {
     let points = measure(&mut *network, &checked, &settings).map_err(|e| in_model(e.to_string()))?;
     let report = Report {
         model: arguments.model.clone(),
-        engine: engine.describe(),
+        engine: engine.describe_with(&options),
         threads,
         cores: arguments.cores,
         sizes: checked.hints.sizes,

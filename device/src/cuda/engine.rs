@@ -35,17 +35,23 @@ impl CudaEngine {
             return Err(CudaError::NoGpu { ordinal, count });
         }
         let gpu = Gpu::open(driver, ordinal)?;
-        let (name, capability) = (gpu.info.name.clone(), gpu.info.compute_capability);
-        let needed = match precision {
+        let engine = CudaEngine { gpu, precision, layout: Layouts::Auto };
+        engine.can(precision).map(|()| engine)
+    }
+
+    /// Whether the GPU is new enough for a precision.
+    fn can(&self, precision: Precision) -> Result<(), CudaError> {
+        let math = match precision {
             Precision::Fp32 => Math::F32,
             Precision::Tf32 => Math::Tf32,
             Precision::Fp16 => Math::F16,
         };
-        match capability >= needed.capability() {
-            true => Ok(CudaEngine { gpu, precision, layout: Layouts::Auto }),
+        let (capability, needed) = (self.gpu.info.compute_capability, math.capability());
+        match capability >= needed {
+            true => Ok(()),
             false => {
-                let (precision, needed) = (precision.name(), needed.capability());
-                Err(CudaError::Capability { gpu: name, precision, capability, needed })
+                let (gpu, precision) = (self.gpu.info.name.clone(), precision.name());
+                Err(CudaError::Capability { gpu, precision, capability, needed })
             }
         }
     }
@@ -85,6 +91,10 @@ impl Engine for CudaEngine {
         EngineKind::Cuda
     }
 
+    fn describe_with(&self, options: &CompileOptions) -> String {
+        format!("{}, {}", self.gpu.info.name, options.precision.unwrap_or(self.precision).name())
+    }
+
     /// Registers it with the driver, for all GPUs; the first that is asked does it.
     fn adopt(&self, arena: &Arena) {
         arenas::register(arena);
@@ -99,19 +109,22 @@ impl Engine for CudaEngine {
     }
 
     fn load(&self, file: &Path, options: &CompileOptions) -> Result<engine::Loaded, engine::LoadError> {
+        let precision = options.precision.unwrap_or(self.precision);
+        let unfit = |error: CudaError| engine::LoadError::Model { file: file.to_owned(), text: error.to_string() };
+        self.can(precision).map_err(unfit)?;
         let model = Model::read(file, options)?;
         let (signature, memory_bytes) = (model.signature.clone(), model.graph.weight_bytes());
-        let runner = self.runner(model, options.stack_members);
+        let runner = self.runner(model, options);
         Ok(engine::Loaded { signature, memory_bytes, runner: Box::new(runner) })
     }
 }
 
 impl CudaEngine {
-    /// What runs the model; `members` as in [`CompileOptions::stack_members`].
-    pub(super) fn runner(&self, model: Model, members: u32) -> CudaRunner {
+    /// What runs the model.
+    pub(super) fn runner(&self, model: Model, options: &CompileOptions) -> CudaRunner {
         let settled = model.settled();
-        let (precision, layout) = (self.precision, self.layout);
-        let options = lower::Options { precision, layout, members, ..lower::Options::default() };
+        let (precision, members) = (options.precision.unwrap_or(self.precision), options.stack_members);
+        let options = lower::Options { precision, layout: self.layout, members, ..lower::Options::default() };
         CudaRunner::new(Arc::clone(&self.gpu), Arc::new(model.graph), options, settled)
     }
 }

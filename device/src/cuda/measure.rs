@@ -55,7 +55,7 @@ impl CudaEngine {
         budget: Duration,
     ) -> Result<Measured, MeasureError> {
         let begin = Instant::now();
-        let plan = self.runner(Model::read(file, options)?, options.stack_members).find(SLOT, &Batch(inputs))?;
+        let plan = self.runner(Model::read(file, options)?, options).find(SLOT, &Batch(inputs))?;
         let prepared_in = begin.elapsed();
         let session = &plan.session;
         session.context.enter().map_err(|error| session.noted(error))?;

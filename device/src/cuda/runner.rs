@@ -35,6 +35,21 @@ struct Known {
     plan: Arc<Plan>,
 }
 
+impl Known {
+    /// Whether it was made for such inputs: their dimensions, and the content that is compiled in.
+    fn is_for(&self, inputs: &dyn Inputs) -> bool {
+        let is_for = |(index, given): (usize, &Given)| {
+            let View { shape, bytes, .. } = inputs.get(index);
+            let same = |dims: &[u64]| shape.dims().iter().map(|&dim| u64::from(dim)).eq(dims.iter().copied());
+            match given {
+                Given::Dims(dims) => same(dims),
+                Given::Content { dims, bytes: content } => same(dims) && bytes == &content[..],
+            }
+        };
+        self.given.len() == inputs.count() && self.given.iter().enumerate().all(is_for)
+    }
+}
+
 impl CudaRunner {
     pub fn new(gpu: Arc<Gpu>, graph: Arc<Graph>, options: lower::Options, settled: Vec<bool>) -> CudaRunner {
         CudaRunner { gpu, graph, options, settled, plans: Vec::new() }
@@ -88,14 +103,11 @@ impl CudaRunner {
 
     /// The plan that was made for these inputs before, as the last used.
     fn known(&mut self, slot: usize, inputs: &dyn Inputs) -> Option<Arc<Plan>> {
-        [false, true].into_iter().find_map(|content| {
-            let given = self.given(inputs, content);
-            let at = self.plans.iter().position(|known| known.slot == slot && known.given == given)?;
-            let known = self.plans.remove(at);
-            let plan = Arc::clone(&known.plan);
-            self.plans.push(known);
-            Some(plan)
-        })
+        let at = self.plans.iter().position(|known| known.slot == slot && known.is_for(inputs))?;
+        let known = self.plans.remove(at);
+        let plan = Arc::clone(&known.plan);
+        self.plans.push(known);
+        Some(plan)
     }
 
     fn lower(&self, inputs: &dyn Inputs) -> Result<(Vec<Given>, Program), CudaError> {

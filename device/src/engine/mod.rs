@@ -12,6 +12,7 @@ mod wire_check;
 pub(crate) use signature::{Declared, signature as declared_signature};
 
 use crate::batched::{Batched, Runner};
+use crate::cuda::Precision;
 use crate::{Arena, Network, Signature};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,10 @@ pub trait Engine: Send + Sync {
     /// "ONNX Runtime 1.32.0".
     fn describe(&self) -> String;
     fn kind(&self) -> EngineKind;
+    /// The same for a network that is loaded so: what its times depend on.
+    fn describe_with(&self, _options: &CompileOptions) -> String {
+        self.describe()
+    }
     /// Loads the ONNX model in `file`, whole or part of one. Slow (seconds for large models): not for a thread that serves.
     fn load(&self, file: &Path, options: &CompileOptions) -> Result<Loaded, LoadError>;
     /// A client has come with this memory: whatever makes copies from and to it faster may be done now. Slow: not for a thread that serves.
@@ -97,6 +102,8 @@ pub struct CompileOptions {
     pub batch_symbol: Option<String>,
     /// By name of input or output: its batch axis, or `None` for a tensor that has none. Comes before any rule.
     pub batch_axes: BTreeMap<String, Option<usize>>,
+    /// In what numbers a GPU computes products; `None`: as its engine was opened. Other engines compute as the model says.
+    pub precision: Option<Precision>,
     /// Of a stack ([`crate::parts::StackSpec`]): how many members it has. A device may then compute less of it than all members' answers
     /// to all items. 0 for what is none.
     pub stack_members: u32,
