@@ -60,9 +60,9 @@ impl CudaRunner {
         let given = |index: usize| {
             let view = inputs.get(index);
             let dims = view.shape.dims().iter().map(|&dim| u64::from(dim)).collect();
-            // Without bytes its content is not known, or it has none.
-            let compiled_in = content && self.settled[index] && !view.bytes.is_empty();
-            match compiled_in && view.bytes.len() <= CONTENT_BYTES_MAX {
+            // Nobody may have said what is in it.
+            let is_known = view.shape.elements().is_some_and(|all| all * view.dtype.bytes() == view.bytes.len());
+            match content && self.settled[index] && is_known && view.bytes.len() <= CONTENT_BYTES_MAX {
                 true => Given::Content { dims, bytes: view.bytes.into() },
                 false => Given::Dims(dims),
             }
