@@ -10,7 +10,7 @@ mod demo;
 
 use demo::{PATIENCE, Question, add, listen, models, profiles, published, serve};
 use rota::cli::demo::manifest::{self, Manifest};
-use rota_device::cuda::{driver, standin};
+use rota_device::cuda::driver;
 use rota_ipc::client::{OpenQuery, Session, Ticket};
 use rota_ipc::{Client, ClientOptions};
 use serde_json::Value;
@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
-use support::{Daemon, Folder, PATIENT, rota, stderr, stdout};
+use support::{Daemon, Folder, PATIENT, driver_library, rota, stderr, stdout};
 
 /// What is served, and what is asked.
 struct Scope {
@@ -320,7 +320,7 @@ fn a_page_is_read_by_a_query_while_a_gpu_is_lost_in_the_middle_of_a_run() {
 
 /// `rota demo ARGUMENTS` on two GPUs, with the models of this folder.
 fn demo_on_gpus(models: &Path, arguments: &[&str]) -> Output {
-    let library = standin::library().unwrap_or_else(|error| panic!("{error}"));
+    let library = driver_library();
     let mut command = rota();
     command.args(["demo", "--device", "cuda", "--models"]).arg(models).args(arguments);
     command.env(driver::LIBRARY_VARIABLE, library).env("ROTA_STANDIN_GPUS", "2").output().unwrap()

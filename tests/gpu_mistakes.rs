@@ -4,7 +4,7 @@
 #[allow(dead_code, reason = "not every test file uses all of it")]
 mod support;
 
-use rota_device::cuda::{driver, standin};
+use rota_device::cuda::driver;
 use rota_graph::examples::{Sketch, noise};
 use rota_ipc::Client;
 use rota_ipc::client::{Answer, Open, Session};
@@ -12,13 +12,13 @@ use rota_ipc::wire::{Reason, Status};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use support::{Daemon, Folder, PATIENT, rota, stderr, stdout};
+use support::{Daemon, Folder, PATIENT, driver_library, rota, stderr, stdout};
 
 const CUDA: &str = "repository = \"repository\"\n[[device]]\nkind = \"cuda\"\n";
 
 /// A daemon on the stand-in's GPUs, with these variables.
 fn serve(folder: &Folder, config: &str, variables: &[(&str, &Path)]) -> Daemon {
-    let library = standin::library().unwrap_or_else(|error| panic!("{error}"));
+    let library = driver_library();
     let environment = [&[(driver::LIBRARY_VARIABLE, &*library)], variables].concat();
     let mut daemon = Daemon::start_in(folder, &folder.path().join("rota.sock"), config, &environment);
     daemon.wait_until("models are loaded", |status| status["loading"] == false);
@@ -75,7 +75,7 @@ fn settings_that_name_gpus_wrongly_are_refused_with_what_would_be_right() {
             "zero.toml: profile of model 'small': latency of batch 1 must be above zero",
         ),
     ];
-    let library = standin::library().unwrap_or_else(|error| panic!("{error}"));
+    let library = driver_library();
     for (settings, variables, expected) in cases {
         let config = folder.write("rota.toml", format!("{CUDA}{settings}"));
         let mut command: Command = rota();
@@ -200,7 +200,7 @@ fn a_profile_that_was_measured_on_a_gpu_is_given_to_a_device_as_it_was_printed()
     let folder = Folder::new("gpu-profile");
     add(&folder, "small", 8);
     let file = folder.path().join("repository/small/1/model.onnx");
-    let library = standin::library().unwrap_or_else(|error| panic!("{error}"));
+    let library = driver_library();
     let profile = |arguments: &[&str]| {
         let mut command = rota();
         command.arg("profile").arg(&file).args(arguments).env(driver::LIBRARY_VARIABLE, &library).output().unwrap()

@@ -3,7 +3,7 @@
 #[allow(dead_code, reason = "not every test file uses all of it")]
 mod support;
 
-use rota_device::cuda::{driver, standin};
+use rota_device::cuda::driver;
 use rota_device::engine::{self, CompileOptions, EngineChoice};
 use rota_device::{HostTensor, Network, npy};
 use rota_graph::examples::{Sketch, noise};
@@ -11,13 +11,9 @@ use rota_ipc::client::{Session, Ticket};
 use rota_ipc::wire::Status;
 use rota_ipc::{Client, ClientOptions};
 use std::path::{Path, PathBuf};
-use support::{Daemon, Folder, PATIENCE, PATIENT, rota, stderr, stdout};
+use support::{Daemon, Folder, PATIENCE, PATIENT, driver_library, rota, stderr, stdout};
 
 const IN: u32 = 64;
-
-fn driver_library() -> PathBuf {
-    standin::library().unwrap_or_else(|error| panic!("{error}"))
-}
 
 /// A model `x [batch, 64]` → `y [batch, classes]` that shares its first layers with the others, and has a head of its own.
 fn model(head: u64, classes: usize) -> Vec<u8> {

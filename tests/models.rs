@@ -4,7 +4,7 @@
 mod support;
 
 use rota::repository::Settings;
-use rota_device::cuda::{driver, standin};
+use rota_device::cuda::driver;
 use rota_device::engine::{self, CompileOptions, Engine, EngineChoice};
 use rota_device::{HostTensor, Network, check};
 use rota_ipc::client::{Answer, Control, Error, Open, Request, Session};
@@ -16,7 +16,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use support::{Daemon, Folder, PATIENCE, PATIENT, model_file};
+use support::{Daemon, Folder, PATIENCE, PATIENT, driver_library, model_file};
 
 /// A cpu device with this engine and one thread, and the folder's repository.
 fn serve(folder: &Folder, engine: &str) -> Daemon {
@@ -26,7 +26,7 @@ fn serve(folder: &Folder, engine: &str) -> Daemon {
 
 /// So many GPUs of the stand-in driver, and the folder's repository.
 fn serve_on_gpus(folder: &Folder, gpus: &str) -> Daemon {
-    let library = standin::library().unwrap_or_else(|error| panic!("{error}"));
+    let library = driver_library();
     let environment = [(driver::LIBRARY_VARIABLE, &*library), ("ROTA_STANDIN_GPUS", Path::new(gpus))];
     let config = "repository = \"repository\"\n[[device]]\nkind = \"cuda\"\n";
     let mut daemon = Daemon::start_in(folder, &folder.path().join("rota.sock"), config, &environment);

@@ -140,8 +140,8 @@ impl Conv {
         }
     }
 
-    /// The two launches with each tile of the implicit product (none for a depthwise one), with the depth in up to `parts`, for the same. `partial` has room for that many
-    /// outputs' sums in f32.
+    /// The two launches with each tile of the implicit product, with the depth in up to `parts`, for the same; none for a depthwise one.
+    /// `partial` has room for that many outputs' sums in f32.
     pub fn split_launches(&self, parts: u32, partial: Pointer) -> Result<Vec<[Launch; 2]>, Unfit> {
         self.check()?;
         if self.is_depthwise() {
@@ -184,10 +184,6 @@ impl Conv {
         let (channels, filters, groups) = (self.channels, self.filters, self.groups);
         if groups == 0 || !channels.is_multiple_of(groups) || !filters.is_multiple_of(groups) {
             return unfit(format!("{channels} channels and {filters} filters can't be split into {groups} groups"));
-        }
-        if u64::from(groups) > GRID_YZ_MAX && !self.is_depthwise() {
-            let (what, value) = ("groups", u64::from(groups));
-            return Err(Unfit::TooLarge { kernel: "conv", what, value, max: GRID_YZ_MAX });
         }
         if self.kernel.contains(&0) || self.strides.contains(&0) || self.dilations.contains(&0) {
             return unfit("kernel sizes, strides and dilations have to be 1 or more".to_string());
@@ -352,6 +348,10 @@ impl Conv {
     fn implicit(&self, tile: &'static Tile, cut: Cut, partial: Pointer) -> Result<Launch, Unfit> {
         let (rows, columns) = self.product()?;
         let blocks = fit("conv", "number of tiles", tile.count(rows, columns))?;
+        if u64::from(self.groups) > GRID_YZ_MAX {
+            let (what, value) = ("number of groups", u64::from(self.groups));
+            return Err(Unfit::TooLarge { kernel: "conv", what, value, max: GRID_YZ_MAX });
+        }
         let grid = [blocks, self.groups, cut.parts];
         let (whole, cost) = match partial.is_some() {
             true => {

@@ -1,9 +1,9 @@
 //! The demo's models and what they are known to answer, for a daemon that serves them on GPUs of the stand-in driver.
 
-use crate::support::{Daemon, Folder};
+use crate::support::{Daemon, Folder, driver_library};
 use rota::cli::demo::answers::{self, Tensors};
 use rota::cli::demo::manifest::{self, Item, Manifest, Model, Task};
-use rota_device::cuda::{driver, standin};
+use rota_device::cuda::driver;
 use rota_device::engine::{self, CompileOptions, EngineChoice};
 use rota_device::{HostTensor, check, npy};
 use rota_ipc::Client;
@@ -67,7 +67,7 @@ pub fn profiles(models: &[&str], heads: &[&str]) -> String {
 /// The daemon of a folder that has `repository` and `gpu.toml`, on so many GPUs, once all is loaded and grouped. A file `faults` in
 /// the folder is what goes wrong with them.
 pub fn serve(folder: &Folder, gpus: u32, settings: &str) -> Daemon {
-    let library = standin::library().unwrap_or_else(|error| panic!("{error}"));
+    let library = driver_library();
     let faults = folder.path().join("faults");
     let count = gpus.to_string();
     let environment = [

@@ -8,6 +8,7 @@
 //! let mut client = daemon.client();
 //! ```
 
+use rota_device::cuda::standin;
 use rota_ipc::client::{Control, Open, Request};
 use rota_ipc::{Client, ClientOptions};
 use std::fs::{self, File};
@@ -15,6 +16,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+/// The driver that is loaded instead of NVIDIA's: any number of GPUs that are none.
+pub fn driver_library() -> PathBuf {
+    standin::library().unwrap_or_else(|error| panic!("{error}"))
+}
 
 /// A folder of the test's own, removed when dropped.
 pub struct Folder {

@@ -6,9 +6,9 @@ use super::{Failure, Outcome};
 use crate::background::{compile_options, hints};
 use crate::config::PrecisionName;
 use crate::repository;
-use rota_device::cuda::Model;
 use rota_device::cuda::lower::{Layout, Layouts, Options, Program};
 use rota_device::cuda::roofline::{GPUS, GpuLimits};
+use rota_device::cuda::{Model, Precision};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -61,7 +61,7 @@ struct Report {
     model: PathBuf,
     gpu: &'static str,
     batch: u32,
-    precision: String,
+    precision: &'static str,
     launches: Vec<Launch>,
     sum: Sum,
     /// With a launch for each node.
@@ -115,12 +115,12 @@ pub fn run(arguments: Arguments) -> Outcome {
     let mut settings = described.settings;
     settings.shape.extend(arguments.shapes.iter().cloned());
     let model = Model::read(&arguments.model, &compile_options(&settings, &[], 1))?;
-    let precision = arguments.precision.or(settings.precision).unwrap_or_default();
+    let precision = Precision::from(arguments.precision.or(settings.precision).unwrap_or_default());
     let gpu = GPUS.iter().find(|gpu| gpu.name == arguments.device).ok_or("no such GPU")?;
     let lower = |fuse: bool| -> Result<Program, Failure> {
         let options = Options {
             fuse,
-            precision: precision.into(),
+            precision,
             multiprocessors: gpu.multiprocessors,
             layout: arguments.layout.into(),
             ..Options::default()
@@ -148,7 +148,7 @@ pub fn run(arguments: Arguments) -> Outcome {
         model: arguments.model.clone(),
         gpu: gpu.full_name,
         batch: arguments.batch,
-        precision: format!("{precision:?}").to_lowercase(),
+        precision: precision.name(),
         launches: program.steps.iter().map(launch).collect(),
         unfused: Sum::of(&unfused, gpu),
         weight_bytes: program.weight_bytes(),

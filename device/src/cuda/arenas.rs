@@ -57,14 +57,15 @@ pub(super) fn register(memory: &Arena) {
     }
 }
 
-/// As [`register`], but only when that is nobody's work at this moment: for a thread that serves.
-pub(super) fn register_unless_busy(memory: &Arena) {
+/// As [`register`], but only when that is nobody's work at this moment: for a thread that serves. Whether it was done, which leaves the
+/// thread in whichever context.
+pub(super) fn register_unless_busy(memory: &Arena) -> bool {
     if ARENAS.knows(memory) {
-        return;
+        return false;
     }
-    if let Ok(sessions) = ARENAS.sessions.try_lock() {
-        ARENAS.register(memory, sessions);
-    }
+    let Ok(sessions) = ARENAS.sessions.try_lock() else { return false };
+    ARENAS.register(memory, sessions);
+    true
 }
 
 /// Lets go of an arena that only the caller has any more; false while somebody else, a batch, still has it.

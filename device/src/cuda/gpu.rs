@@ -130,7 +130,8 @@ impl Session {
             weights: ByContent::default(),
             arena: Mutex::default(),
             plan_bytes: AtomicU64::new(0),
-            kits: Mutex::default(),
+            // As many batches as a GPU has at a time.
+            kits: Mutex::new(vec![Kit::new(&context)?, Kit::new(&context)?]),
             lost: AtomicBool::new(false),
             context,
         }))
@@ -188,9 +189,10 @@ impl Session {
     /// Makes an arena known to the driver, so that copies from and to it need no step in between. At once, when somebody else has done it or is
     /// about other arenas; else it pins every page.
     pub fn register(&self, memory: &Arena) {
-        arenas::register_unless_busy(memory);
-        // A failure shows in the next call.
-        let _ = self.context.enter();
+        if arenas::register_unless_busy(memory) {
+            // A failure shows in the next call.
+            let _ = self.context.enter();
+        }
     }
 
     /// The address by which kernels on this GPU reach a client's arena, its first byte; `None` when it is not registered: copies from and to it

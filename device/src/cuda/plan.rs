@@ -24,8 +24,8 @@ pub struct Plan {
     /// Where each input of the program lies in `inputs`; `None`: its content is part of the program.
     input_offsets: Vec<Option<u64>>,
     pub output_places: Vec<OutputPlace>,
-    /// What the launches read of the host's when they run: the products of a stack's members.
-    table: PinnedMemory,
+    /// What the launches read of the host's when they run: the products of a stack's members. A model that is no stack has none.
+    table: Option<PinnedMemory>,
     members: Vec<TableEntry>,
     /// The outputs on the host, once they were fetched.
     fetched: PinnedMemory,
@@ -72,8 +72,11 @@ impl Plan {
         session.clear(&inputs)?;
         let outputs = session.allocate(program.output_bytes, "outputs")?;
         let arena = session.arena(program.arena.peak)?;
-        let table = PinnedMemory::new(&session.context, program.table_bytes as usize);
-        let table = table.map_err(|error| session.noted(error))?;
+        let table =
+            (program.table_bytes > 0).then(|| PinnedMemory::new(&session.context, program.table_bytes as usize));
+        let table = table.transpose().map_err(|error| session.noted(error))?;
+        // Pinned memory has one address for host and GPU (unified addressing, on every 64-bit host).
+        let table_address = table.as_ref().map_or(0, |table| table.as_mut_ptr() as u64);
         let mut weights = Vec::new();
         let mut addresses = Vec::with_capacity(program.buffers.len());
         for buffer in &program.buffers {
@@ -81,8 +84,7 @@ impl Plan {
                 Place::Input(number) => inputs.address() + input_offsets[*number as usize].unwrap_or(0),
                 Place::Output { offset } => outputs.address() + offset,
                 Place::Arena { offset } => arena.address() + offset,
-                // Pinned memory has one address for host and GPU (unified addressing, on every 64-bit host).
-                Place::Table { offset } => table.as_mut_ptr() as u64 + offset,
+                Place::Table { offset } => table_address + offset,
                 Place::Constant(tensor) => {
                     weights.push(session.weight(tensor)?);
                     weights[weights.len() - 1].value().address()
@@ -107,7 +109,7 @@ impl Plan {
         session.plan_bytes.fetch_add(inputs.bytes() + outputs.bytes(), Ordering::Relaxed);
         let flag = program.flag.map(|flag| flag as usize);
         let members = program.steps.iter().filter_map(|step| step.members.as_ref()).map(|members| {
-            let at = (addresses[members.table.0 as usize] - table.as_mut_ptr() as u64) as usize;
+            let at = (addresses[members.table.0 as usize] - table_address) as usize;
             let mut members = members.clone();
             members.problems.iter_mut().for_each(|problem| problem.relocate(|pointer| located(pointer, &addresses)));
             TableEntry { at, members }
@@ -139,6 +141,7 @@ impl Plan {
     /// # Safety
     /// The plan does not run meanwhile, and has nothing given to it that has not ended.
     pub unsafe fn ask(&self, items: impl Fn(usize) -> Option<(usize, usize)>) {
+        let Some(table) = &self.table else { return };
         for TableEntry { at, members: Members { problems, rows_per_item, element_bytes, .. } } in &self.members {
             for (member, problem) in problems.iter().enumerate() {
                 let rows = |items: usize| (items as u32).saturating_mul(*rows_per_item).min(problem.rows);
@@ -147,7 +150,7 @@ impl Plan {
                     None => *problem,
                 };
                 // SAFETY: no kernel reads the table now (the caller's promise).
-                unsafe { self.table.write(at + member * size_of_val(&problem), problem.as_bytes()) };
+                unsafe { table.write(at + member * size_of_val(&problem), problem.as_bytes()) };
             }
         }
     }

@@ -5,7 +5,7 @@
 //! and activations share the session's arena. Sizes are made from the largest down, so that the arena is made once.
 
 use super::CudaError;
-use super::flight::views;
+use super::flight::{Of, views};
 use super::plan::Plan;
 use super::runner::ALONE;
 use crate::ShapeClass;
@@ -38,20 +38,13 @@ pub(crate) fn warm<R: Runner>(network: &mut Batched<R>, class: &ShapeClass) -> R
 /// The plans of all parts and stacks for one size.
 fn make<R: Runner>(network: &mut Batched<R>, class: &ShapeClass, items: u32, slots: &[usize]) -> Result<(), CudaError> {
     let mut made: Vec<Arc<Plan>> = Vec::with_capacity(network.parts.len());
-    for index in 0..network.parts.len() + network.stacks.len() {
-        let stack = index.checked_sub(network.parts.len());
-        let feeds = match stack {
-            None => &network.parts[index].feeds,
-            Some(stack) => &network.stacks[stack].part.feeds,
-        };
+    let parts = (0..network.parts.len()).map(Of::Part);
+    for of in parts.chain((0..network.stacks.len()).map(Of::Stack)) {
         // A class of another network's, or a part that does not give what it says: its batches go the slow way, and are told.
+        let feeds = &of.part(network).feeds;
         let views = views(network, class, feeds, items as usize, |part| made.get(part).cloned());
         let Some(views) = views else { return Ok(()) };
-        let runner = match stack {
-            None => network.parts[index].runner.on_gpu(),
-            Some(stack) => network.stacks[stack].part.runner.on_gpu(),
-        };
-        let Some(runner) = runner else { return Ok(()) };
+        let Some(runner) = of.runner(network) else { return Ok(()) };
         made.push(runner.make(slots, &views)?);
     }
     Ok(())

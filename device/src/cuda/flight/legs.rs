@@ -2,6 +2,7 @@
 
 use super::super::CudaError;
 use super::super::plan::Plan;
+use super::super::runner::CudaRunner;
 use crate::batched::{Batched, Form, Runner, check_output, wants};
 use crate::parts::{Feed, Part, Row};
 use crate::view::View;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 /// What runs in a leg, by its place in the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Of {
+pub(crate) enum Of {
     Part(usize),
     Stack(usize),
 }
@@ -38,6 +39,14 @@ impl Of {
         match self {
             Of::Part(part) => &network.parts[part],
             Of::Stack(stack) => &network.stacks[stack].part,
+        }
+    }
+
+    /// What runs it; `None`: no GPU does.
+    pub fn runner<R: Runner>(self, network: &mut Batched<R>) -> Option<&mut CudaRunner> {
+        match self {
+            Of::Part(part) => network.parts[part].runner.on_gpu(),
+            Of::Stack(stack) => network.stacks[stack].part.runner.on_gpu(),
         }
     }
 
@@ -125,11 +134,7 @@ pub(super) fn plan<R: Runner>(
     let above = |part: usize| Some(Arc::clone(&legs.iter().find(|leg| leg.of == Of::Part(part))?.plan));
     let views = views(network, &batch.class, feeds, items, above).filter(|_| feeds.iter().all(in_order));
     let Some(views) = views else { return Ok(None) };
-    let runner = match of {
-        Of::Part(part) => network.parts[part].runner.on_gpu(),
-        Of::Stack(stack) => network.stacks[stack].part.runner.on_gpu(),
-    };
-    let Some(runner) = runner else { return Ok(None) };
+    let Some(runner) = of.runner(network) else { return Ok(None) };
     let leg = Leg { of, rows, items, plan: runner.find(slot, &views)? };
     if !fits(network, batch, &leg) {
         return Ok(None);

@@ -19,8 +19,9 @@ use crate::batched::{Batched, Runner, input_layout};
 use crate::parts::{Feed, Row};
 use crate::strided::Strided;
 use crate::{Batch, BatchId, Outcome, Span, Written};
+pub(crate) use legs::Of;
 pub(crate) use legs::views;
-use legs::{Leg, Made, Of, line_up, made};
+use legs::{Leg, Made, line_up, made};
 use moves::{Moves, Table, Way};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -222,6 +223,7 @@ impl Slot {
     /// Nothing of the batch is with the GPU any more.
     fn free(&mut self) {
         self.state = State::Free;
+        self.moves.clear();
         self.spare.extend(self.legs.drain(..).map(|leg| leg.rows));
         if let Some((session, kit)) = self.equipment.take() {
             session.keep(kit);

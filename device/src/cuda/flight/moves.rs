@@ -92,10 +92,17 @@ impl Moves {
     ) -> Result<(), DriverError> {
         // SAFETY: the caller's promise, for the pieces of this list.
         let given = unsafe { self.give_all(session, stream, table, way) };
-        self.pieces.clear();
+        self.clear();
         given
     }
 
+    /// Forgets all of them: what of a batch that was given up is still there must not go with the next one's.
+    pub fn clear(&mut self) {
+        self.pieces.clear();
+    }
+
+    /// # Safety
+    /// As [`Moves::give`].
     unsafe fn give_all(
         &mut self,
         session: &Session,
