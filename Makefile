@@ -42,7 +42,7 @@ test: models kernels operators
 	$(MAKE) loom fuzz
 
 # What takes minutes on top: the demo's models in full on the stand-in driver, each with its time; and all of the demo on its GPUs:
-# that took 14 minutes on 2 cores of a cloud VM that were busy with other work, 6 minutes of processor time (2026-11-25).
+# beside what `test` takes, 2 minutes and 6 on 2 cores of a cloud VM (2026-11-26).
 test-full: test
 	$(CARGO) test --release -p rota-device --test cuda -- --ignored --nocapture
 	$(CARGO) test -p rota --test demo_gpus -- --ignored --nocapture
